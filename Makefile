@@ -1,0 +1,34 @@
+# Everything runs in a virtual environment of its own, made on first use from nothing but Python and a package index.
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: demo test check bench clean
+
+demo: $(VENV)/ready  ## an agent with tools, in the terminal
+	@$(RUN) -m kimi_agent demo
+
+test: $(VENV)/dev-ready  ## the whole suite
+	$(RUN) -m pytest -q
+
+check: $(VENV)/dev-ready  ## format, lint, types
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m pyright
+
+bench: $(VENV)/dev-ready  ## the figures, as ratios within one run
+	$(RUN) tests/bench/imports.py
+	$(RUN) tests/bench/prompt.py
+	$(RUN) tests/bench/stream.py
+
+$(VENV)/ready: pyproject.toml
+	@$(PYTHON) -m venv $(VENV)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/dev-ready: pyproject.toml $(VENV)/ready
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV)

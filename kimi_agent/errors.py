@@ -1,0 +1,286 @@
+"""Everything that can go wrong, as one tree, in three families by whose mistake it was.
+
+KimiAgentError
+├── ChatProviderError                      the provider, or the way to it
+│   ├── APIConnectionError                 no connection, or one that broke
+│   │   └── StreamInterruptedError         the answer stopped before its end; `.partial` has what came
+│   ├── APITimeoutError                    the provider was silent for too long
+│   ├── APIStatusError                     the provider answered with an error
+│   │   ├── BadRequestError                400: the request is malformed
+│   │   │   └── ContextLengthError         400: the prompt is longer than the model's window
+│   │   ├── ContentFilterError             400: moderation refused the request
+│   │   ├── AuthenticationError            401: wrong key, or the key of another platform
+│   │   ├── PermissionDeniedError          402, 403: the key may not do this
+│   │   ├── NotFoundError                  404: no such model or file
+│   │   ├── RequestTooLargeError           413: the body is too large
+│   │   ├── RateLimitError                 429: too fast, or the servers are busy; wait and try again
+│   │   ├── QuotaExceededError             429: the balance is used up; waiting does not help
+│   │   └── ServerError                    5xx
+│   ├── APIEmptyResponseError              an answer without text and without calls
+│   └── StreamProtocolError                bytes that are no chat-completions answer
+├── FunctionCallException                  the model called a function and it did not work
+│   ├── WrappedCallException               the function raised; `.original` is what it raised
+│   ├── NoSuchFunction                     the function does not exist
+│   └── ToolArgumentsError                 the arguments do not fit the function
+├── ModelRetry                             raised by a function: "model, do it differently"
+├── FunctionSpecError                      a function that cannot be described to a model
+├── PromptError                            a prompt that cannot be built
+│   ├── PromptTooLong                      the pinned messages alone do not fit
+│   └── MessageTooLong                     the newest message or exchange does not fit
+├── RoundInProgressError                   the agent is in the middle of a round
+├── UsageLimitExceeded                     a limit that the caller set was reached
+├── SessionError                           a session that cannot be read or written
+│   └── SessionConflictError               somebody else wrote to the same session
+└── StructuredOutputError                  the answer does not have the wanted shape; `.raw` is its text
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .message import Message
+
+__all__ = [
+    "APIConnectionError",
+    "APIEmptyResponseError",
+    "APIStatusError",
+    "APITimeoutError",
+    "AuthenticationError",
+    "BadRequestError",
+    "ChatProviderError",
+    "ContentFilterError",
+    "ContextLengthError",
+    "FunctionCallException",
+    "FunctionSpecError",
+    "KimiAgentError",
+    "MessageTooLong",
+    "ModelRetry",
+    "NoSuchFunction",
+    "NotFoundError",
+    "PermissionDeniedError",
+    "PromptError",
+    "PromptTooLong",
+    "QuotaExceededError",
+    "RateLimitError",
+    "RequestTooLargeError",
+    "RoundInProgressError",
+    "ServerError",
+    "SessionConflictError",
+    "SessionError",
+    "StreamInterruptedError",
+    "StreamProtocolError",
+    "StructuredOutputError",
+    "ToolArgumentsError",
+    "UsageLimitExceeded",
+    "WrappedCallException",
+]
+
+
+class KimiAgentError(Exception):
+    """The root of the tree: `except KimiAgentError` catches whatever this package raises on purpose."""
+
+
+# ---- the provider ----
+
+
+class ChatProviderError(KimiAgentError):
+    """The provider did not answer as it should, or could not be asked."""
+
+
+class APIConnectionError(ChatProviderError):
+    """The provider could not be reached, or the connection broke."""
+
+
+class StreamInterruptedError(APIConnectionError):
+    """The answer stopped before a `finish_reason` or `[DONE]` said that it was whole.
+
+    `partial` is the message as far as it came. It is not in the history.
+    """
+
+    def __init__(self, message: str, partial: Message) -> None:
+        super().__init__(message)
+        self.partial = partial
+
+
+class APITimeoutError(ChatProviderError):
+    """The provider was silent for longer than the timeout allows."""
+
+
+class APIStatusError(ChatProviderError):
+    """The provider answered with an error.
+
+    Args:
+        status_code: the HTTP status. For an error that came inside a stream, whose HTTP status was 200: the status that
+            Kimi gives this `type` of error elsewhere.
+        message: what the provider said.
+        type: `error.type` of the body, such as `rate_limit_reached_error`.
+        code: `error.code` of the body; often absent.
+        body: the decoded JSON of the body, or its text when it is no JSON.
+        request_id: quote it in a bug report.
+        trace_id: the provider's `x-trace-id`.
+        retry_after: seconds after which the provider wants to be asked again.
+    """
+
+    def __init__(
+        self,
+        status_code: int,
+        message: str,
+        *,
+        type: str | None = None,
+        code: str | None = None,
+        body: Any = None,
+        request_id: str | None = None,
+        trace_id: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status_code = status_code
+        self.type = type
+        self.code = code
+        self.body = body
+        self.request_id = request_id
+        self.trace_id = trace_id
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        kind = f"{self.status_code} {self.type}" if self.type else str(self.status_code)
+        return f"{super().__str__()} ({kind})"
+
+
+class AuthenticationError(APIStatusError):
+    """401. The key is wrong, or it belongs to the other platform (`.ai` and `.cn` have separate keys)."""
+
+
+class PermissionDeniedError(APIStatusError):
+    """402 or 403. The key is known and may not do this."""
+
+
+class NotFoundError(APIStatusError):
+    """404. No such model or file, or the account may not use it."""
+
+
+class BadRequestError(APIStatusError):
+    """400. The request is malformed; sending it again does not help."""
+
+
+class ContextLengthError(BadRequestError):
+    """400. The prompt, or the prompt and the completion limit together, exceed the model's window."""
+
+
+class ContentFilterError(APIStatusError):
+    """400. Moderation refused the request."""
+
+
+class RequestTooLargeError(APIStatusError):
+    """413. The body is too large: send fewer or smaller pictures."""
+
+
+class RateLimitError(APIStatusError):
+    """429. Too many requests or tokens a minute, or the servers are busy. Wait `retry_after` seconds and try again."""
+
+
+class QuotaExceededError(APIStatusError):
+    """429. The balance or the quota is used up. Waiting does not help."""
+
+
+class ServerError(APIStatusError):
+    """5xx. Something failed on the provider's side."""
+
+
+class APIEmptyResponseError(ChatProviderError):
+    """The answer has neither text nor calls."""
+
+
+class StreamProtocolError(ChatProviderError):
+    """What came back is no chat-completions answer: broken JSON, HTML, a delta that belongs to no call."""
+
+
+# ---- the model ----
+
+
+class FunctionCallException(KimiAgentError):
+    """A function call of the model did not work.
+
+    Args:
+        retry: whether the model may try again.
+        message: what to tell the model.
+    """
+
+    def __init__(self, retry: bool, message: str = "") -> None:
+        super().__init__(message)
+        self.retry = retry
+
+
+class WrappedCallException(FunctionCallException):
+    """The function raised. `original` is the exception, also as `__cause__`."""
+
+    def __init__(self, retry: bool, original: BaseException) -> None:
+        super().__init__(retry, f"{type(original).__name__}: {original}")
+        self.original = original
+        self.__cause__ = original
+
+
+class NoSuchFunction(FunctionCallException):
+    """The model called a function that does not exist."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(True, f"there is no function named {name!r}")
+        self.name = name
+
+
+class ToolArgumentsError(FunctionCallException):
+    """The arguments of a call are no JSON object, or do not fit the function.
+
+    The text names the field and what was expected, for the model to read.
+    """
+
+    def __init__(self, message: str, *, retry: bool = True) -> None:
+        super().__init__(retry, message)
+
+
+class ModelRetry(KimiAgentError):
+    """Raise it in a function to tell the model in your own words what to do differently."""
+
+
+# ---- the caller ----
+
+
+class FunctionSpecError(KimiAgentError):
+    """A function cannot be described to a model: a parameter without a type, `*args`, a name that Kimi refuses."""
+
+
+class PromptError(KimiAgentError):
+    """No prompt can be built from the messages."""
+
+
+class PromptTooLong(PromptError):
+    """The system prompt, the always included messages and the functions alone do not fit the window."""
+
+
+class MessageTooLong(PromptError):
+    """The newest message, or the newest exchange of calls and results, does not fit the window."""
+
+
+class RoundInProgressError(KimiAgentError):
+    """A tool, hook or handler asked the agent of its own round for another one, or a closed round was resumed."""
+
+
+class UsageLimitExceeded(KimiAgentError):
+    """A limit that the caller set was reached."""
+
+
+class SessionError(KimiAgentError):
+    """A session or a saved file cannot be read or written; the text says which one and where."""
+
+
+class SessionConflictError(SessionError):
+    """Two writers had the same session open; this one lost."""
+
+
+class StructuredOutputError(KimiAgentError):
+    """The answer does not have the wanted shape. `raw` is its text."""
+
+    def __init__(self, message: str, raw: str) -> None:
+        super().__init__(message)
+        self.raw = raw

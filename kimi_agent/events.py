@@ -1,0 +1,200 @@
+"""What happens, as values: the frames of a stream and the events of an agent.
+
+`ToolCall` and `ToolResult` are frames themselves. All others are frozen slotted dataclasses, made for `match`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from .message import Message, TokenUsage, ToolCall
+from .tools.base import ToolResult
+
+__all__ = [
+    "Append",
+    "End",
+    "Event",
+    "HistoryCompacted",
+    "Reasoning",
+    "RequestRetried",
+    "RequestSent",
+    "RoundFinished",
+    "RoundStarted",
+    "StreamCancelled",
+    "StreamCompleted",
+    "StreamFailed",
+    "StreamFrame",
+    "StreamFrameReceived",
+    "StreamStarted",
+    "ToolCallDelta",
+    "ToolCallFinished",
+    "ToolCallStarted",
+]
+
+
+# ==== frames ====
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """More text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """More reasoning. An empty one says that the model reasoned about nothing, which Kimi wants to hear again."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """More of a call that is being written. `id` and `name` come once; `arguments` is the new piece of JSON."""
+
+    index: int | str
+    id: str | None
+    name: str | None
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The end of one model turn."""
+
+    finish_reason: str | None
+    """`stop`, `tool_calls`, `length` or `content_filter`; `None` when the provider gave none."""
+    usage: TokenUsage | None
+    message: Message
+
+    @property
+    def truncated_calls(self) -> tuple[ToolCall, ...]:
+        """The calls of an answer that was cut off: in the message, never a `ToolCall` frame, never run."""
+        return (self.message.tool_calls or ()) if self.finish_reason in CUT_OFF else ()
+
+
+CUT_OFF = ("length", "content_filter")
+"""The finish reasons after which calls may be incomplete."""
+
+StreamFrame: TypeAlias = Append | Reasoning | ToolCallDelta | ToolCall | ToolResult | End
+"""A piece of a stream. More kinds may be added: end a `match` with `case _`."""
+
+
+# ==== events ====
+
+
+@dataclass(frozen=True, slots=True)
+class RoundStarted:
+    """A round has the turn; `query` is the user's message, if there is one."""
+
+    query: Message | None
+
+
+@dataclass(frozen=True, slots=True)
+class RoundFinished:
+    """A round gave the turn back: at its end, after an error, or because it was closed, cancelled or dropped."""
+
+    outcome: Literal["completed", "failed", "closed"]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStarted:
+    """A model is about to be asked."""
+
+    model: str
+    messages: int
+    """How many messages the prompt has."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamFrameReceived:
+    """A frame came, and the reader of the stream has not seen it yet."""
+
+    frame: StreamFrame
+
+
+@dataclass(frozen=True, slots=True)
+class StreamCompleted:
+    """The answer is whole and in the history."""
+
+    message: Message
+    usage: TokenUsage | None
+    finish_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamFailed:
+    """The answer failed; nothing of it is in the history."""
+
+    error_type: str
+    error: str
+    partial: Message
+
+
+@dataclass(frozen=True, slots=True)
+class StreamCancelled:
+    """The answer was given up by its reader; nothing of it is in the history."""
+
+    partial: Message
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSent:
+    """A request went out. `body` is its exact JSON; the key is not in it."""
+
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRetried:
+    """A request failed before anything was delivered and is sent again after `delay` seconds."""
+
+    attempt: int
+    delay: float
+    error_type: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallStarted:
+    """A call is about to run."""
+
+    call: ToolCall
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallFinished:
+    """A call has its result, which is in the history. `duration` is in seconds."""
+
+    call: ToolCall
+    message: Message
+    duration: float
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryCompacted:
+    """Old messages were replaced by fewer tokens."""
+
+    messages_before: int
+    messages_after: int
+    tokens_before: int
+    tokens_after: int
+
+
+Event: TypeAlias = (
+    RoundStarted
+    | RoundFinished
+    | StreamStarted
+    | StreamFrameReceived
+    | StreamCompleted
+    | StreamFailed
+    | StreamCancelled
+    | RequestSent
+    | RequestRetried
+    | ToolCallStarted
+    | ToolCallFinished
+    | HistoryCompacted
+)
+"""Something that happened."""

@@ -1,0 +1,144 @@
+"""What makes a history one that can be sent, as pure functions.
+
+An *exchange* is an assistant message with tool calls and the tool messages that answer them. Kimi takes a history if
+
+1. every call of an exchange has exactly one result, before any other message;
+2. no result stands anywhere else;
+3. no assistant message is empty (text or calls; reasoning alone does not count).
+
+This package adds: results stand in the order of the calls, so that a prompt has the same bytes however fast its tools
+were.
+Ids are unique within their message only (`get_weather_0` comes back in every turn), so a result belongs to the nearest
+assistant message before it; among equal ids, first to first, second to second.
+
+Nothing else in the package decides what is valid. Nothing here looks at a clock, draws a random number or changes its
+input.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterable, Sequence
+
+from .message import Message, TextPart, ThinkPart, ToolCall
+
+__all__ = ["exchange_start", "open_calls", "placed", "problems", "repair"]
+
+
+def exchange_start(messages: Sequence[Message], index: int) -> int:
+    """Where the exchange that `messages[index]` belongs to begins; `index` itself when it belongs to none."""
+    start = index
+    while start > 0 and messages[start].role == "tool":
+        start -= 1
+    return start if messages[start].tool_calls else index
+
+
+def open_calls(messages: Sequence[Message]) -> tuple[ToolCall, ...]:
+    """The calls of the newest exchange that have no result yet, in the order of the calls."""
+    if not messages:
+        return ()
+    start = exchange_start(messages, len(messages) - 1)
+    calls = messages[start].tool_calls or ()
+    return tuple(call for call, result in _paired(calls, messages[start + 1 :]) if result is None)
+
+
+def placed(messages: Sequence[Message], result: Message) -> int:
+    """Where `result` has to be inserted, so that the newest exchange keeps its results in the order of the calls.
+
+    At the end, when it answers no open call of the newest exchange.
+    """
+    end = len(messages)
+    if not messages:
+        return end
+    start = exchange_start(messages, end - 1)
+    pairs = _paired(messages[start].tool_calls or (), messages[start + 1 :])
+    for position, (call, known) in enumerate(pairs):
+        if known is None and call.id == result.tool_call_id:
+            return start + 1 + sum(earlier is not None for _, earlier in pairs[:position])
+    return end
+
+
+def _paired(calls: Iterable[ToolCall], results: Iterable[Message]) -> list[tuple[ToolCall, Message | None]]:
+    """Each call with its result: first to first among equal ids."""
+    by_id: defaultdict[str | None, deque[Message]] = defaultdict(deque)
+    for result in results:
+        by_id[result.tool_call_id].append(result)
+    return [(call, by_id[call.id].popleft() if by_id[call.id] else None) for call in calls]
+
+
+def is_empty(message: Message) -> bool:
+    """Whether Kimi would refuse it as an empty assistant message: no calls, nothing but blanks or reasoning."""
+    if message.role != "assistant" or message.tool_calls or message.partial:
+        return False
+    return all(
+        isinstance(part, ThinkPart) or (isinstance(part, TextPart) and not part.text.strip())
+        for part in message.content
+    )
+
+
+def repair(messages: Sequence[Message], *, interrupted: str) -> list[Message]:
+    """The same conversation as one that can be sent.
+
+    Calls without a result get one that says `interrupted`. Results that answer no call, and second results, are left
+    out, as are empty assistant messages. Results move to their exchange, in the order of the calls. Messages that are
+    in order stay the very objects they are. Repairing twice changes nothing more.
+
+    Args:
+        messages: any list of messages.
+        interrupted: the text of a result that is made up.
+    """
+    repaired: list[Message] = []
+    position = 0
+    while position < len(messages):
+        message = messages[position]
+        position += 1
+        if message.tool_calls and message.role == "assistant":
+            results = _results_until_next_turn(messages, position)
+            repaired.append(message)
+            repaired += [
+                result or Message.tool(interrupted, call.id, name=call.name, is_tool_call_error=True)
+                for call, result in _paired(message.tool_calls, results)
+            ]
+        elif message.role != "tool" and not is_empty(message):
+            repaired.append(message)
+    return repaired
+
+
+def _results_until_next_turn(messages: Sequence[Message], position: int) -> list[Message]:
+    """The results that belong to the assistant message before `position`: all until the next assistant message."""
+    results: list[Message] = []
+    for index in range(position, len(messages)):
+        message = messages[index]
+        if message.role == "assistant":
+            break
+        if message.role == "tool":
+            results.append(message)
+    return results
+
+
+def problems(messages: Sequence[Message]) -> list[str]:
+    """What keeps the messages from being sent: a sentence each, with the index of the message."""
+    found: list[str] = []
+    pending: dict[str, int] = {}
+    caller = -1
+    for index, message in enumerate(messages):
+        if message.role == "tool":
+            found += _claim(pending, message, index)
+            continue
+        found += [f"call {call_id!r} of message {caller} has no result" for call_id in pending]
+        pending, caller = {}, index
+        if is_empty(message):
+            found.append(f"assistant message {index} is empty")
+        for call in message.tool_calls or ():
+            pending[call.id] = pending.get(call.id, 0) + 1
+    return found + [f"call {call_id!r} of message {caller} has no result" for call_id in pending]
+
+
+def _claim(pending: dict[str, int], result: Message, index: int) -> list[str]:
+    call_id = result.tool_call_id or ""
+    if call_id not in pending:
+        return [f"message {index} answers {call_id!r}, which is no open call"]
+    pending[call_id] -= 1
+    if not pending[call_id]:
+        del pending[call_id]
+    return []

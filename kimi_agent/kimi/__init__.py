@@ -1,0 +1,1 @@
+"""Kimi on the wire, and nothing else."""

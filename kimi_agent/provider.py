@@ -1,0 +1,120 @@
+"""Who answers: the two protocols that stand between an agent and a model."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias, TypedDict, runtime_checkable
+
+from .events import RequestRetried, RequestSent, StreamFrame
+from .message import Message, StreamedMessagePart, TokenUsage
+from .tools.base import Tool
+
+__all__ = ["ChatProvider", "GenerationKwargs", "StreamedMessage"]
+
+
+class GenerationKwargs(TypedDict, total=False):
+    """What a single request may ask for beyond its messages and tools. What is not given is not sent."""
+
+    max_completion_tokens: int
+    temperature: float
+    top_p: float
+    n: int
+    presence_penalty: float
+    frequency_penalty: float
+    stop: str | list[str]
+    tool_choice: str | Mapping[str, Any]
+    response_format: Mapping[str, Any]
+    reasoning_effort: str
+    prompt_cache_key: str
+    safety_identifier: str
+    extra_body: Mapping[str, Any]
+    """More top-level fields of the request, for what has no name here."""
+
+
+RequestEvent: TypeAlias = RequestSent | RequestRetried
+OnEvent: TypeAlias = Callable[[RequestEvent], Awaitable[None] | None]
+
+
+class StreamedMessage(Protocol):
+    """An answer on its way. Iterating it gives its parts, once.
+
+    A stream may also have `batches()`: an async iterator of lists of frames, one list per network read, the last frame
+    of all an `End`. Whoever reads it that way pays for no part.
+    """
+
+    def __aiter__(self) -> AsyncIterator[StreamedMessagePart]: ...
+
+    @property
+    def id(self) -> str | None:
+        """The provider's id of the answer, once known."""
+        ...
+
+    @property
+    def usage(self) -> TokenUsage | None:
+        """What it cost, known at the end."""
+        ...
+
+    @property
+    def trace_id(self) -> str | None:
+        """The provider's id of the request."""
+        ...
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why it ended, known at the end."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of the connection. Closing twice, or after the end, does nothing."""
+        ...
+
+
+@runtime_checkable
+class BatchedMessage(Protocol):
+    """A `StreamedMessage` that can hand over its frames by the network read."""
+
+    def batches(self) -> AsyncIterator[list[StreamFrame]]:
+        """One list of frames per network read; the last frame of all is an `End`."""
+        ...
+
+
+class ChatProvider(Protocol):
+    """Something that answers a conversation: `Kimi`, or a double of `kimi_agent.testing`."""
+
+    @property
+    def name(self) -> str:
+        """Of the provider, such as `kimi`."""
+        ...
+
+    @property
+    def model_name(self) -> str:
+        """Of the model, such as `kimi-k3`."""
+        ...
+
+    @property
+    def context_window(self) -> int:
+        """How many tokens prompt and completion may have together."""
+        ...
+
+    async def generate(
+        self,
+        system_prompt: str,
+        tools: Sequence[Tool],
+        history: Sequence[Message],
+        *,
+        generation_overrides: GenerationKwargs | None = None,
+        on_event: OnEvent | None = None,
+    ) -> StreamedMessage:
+        """Ask the model. Returns when it begins to answer.
+
+        Args:
+            system_prompt: goes before the history; `""` for none.
+            tools: what the model may call.
+            history: the messages; they are not changed.
+            generation_overrides: for this request only.
+            on_event: gets `RequestSent` and `RequestRetried`, and is awaited if it is async.
+
+        Raises:
+            ChatProviderError: the model could not be asked.
+        """
+        ...

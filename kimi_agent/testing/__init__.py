@@ -1,0 +1,1 @@
+"""Doubles of Kimi for tests and demos. Not imported by the top level."""
