@@ -1,0 +1,374 @@
+"""Deltas in, frames and one message out. No I/O. The only place where deltas are folded.
+
+How a piece of a tool call finds its call:
+
+| the piece has                 | it belongs to                                              |
+|-------------------------------|------------------------------------------------------------|
+| an `index`                    | the newest call with that index; 0 and "a" are keys alike  |
+| no index, an `id`             | the call with that id                                      |
+| neither, in a list of several | the call at its place in the list                          |
+| neither, alone                | the only call; with none or several: `StreamProtocolError` |
+
+A piece starts a call when its index or id is new, or when it has another id than the call that it would belong to.
+Where there are no ids at all, a name starts one if the arguments collected so far are a whole JSON object. Blank ids and
+names are absent. Late ones fill in. Calls stand in the order in which they were first seen; in the end every id is unique.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, TypeAlias, cast
+
+from ..errors import StreamInterruptedError, StreamProtocolError
+from ..events import CUT_OFF, Append, End, Reasoning, StreamFrame, ToolCallDelta
+from ..message import (
+    ContentPart,
+    Message,
+    StreamedMessagePart,
+    TextPart,
+    ThinkPart,
+    TokenUsage,
+    ToolCall,
+    ToolCallPart,
+)
+
+__all__ = ["Assembler", "fold", "part_of", "usage_of"]
+
+JSON: TypeAlias = dict[str, Any]
+Index: TypeAlias = int | str
+
+
+class Assembler:
+    """Folds the chunks of one streamed answer.
+
+    Feed it decoded chunks (`feed`) or the parts of another provider (`feed_part`); `close` gives the last frames.
+    """
+
+    def __init__(self) -> None:
+        self.id: str | None = None
+        self.finish_reason: str | None = None
+        self.done = False
+        """The stream said `[DONE]`."""
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._media: list[ContentPart] = []
+        self._calls: list[_Call] = []
+        self._by_index: dict[Index, _Call] = {}
+        self._usage: TokenUsage | JSON | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer is known to be whole."""
+        return self.done or self.finish_reason is not None
+
+    @property
+    def usage(self) -> TokenUsage | None:
+        """The latest usage that came."""
+        return usage_of(self._usage) if isinstance(self._usage, dict) else self._usage
+
+    @property
+    def message(self) -> Message:
+        """The answer as far as it came. Its buffers are joined here."""
+        content: list[ContentPart] = []
+        if self._reasoning:
+            content.append(ThinkPart(think=_joined(self._reasoning)))
+        if any(self._text):
+            content.append(TextPart(text=_joined(self._text)))
+        calls = [call for call in self._calls if call.name]
+        ids = _unique([call.id or f"{call.name}_{place}" for place, call in enumerate(calls)])
+        made = tuple(call.made(call_id) for call, call_id in zip(calls, ids, strict=True))
+        return Message(role="assistant", content=(*content, *self._media), tool_calls=made)
+
+    # ---- chunks of Kimi ----
+
+    def feed(self, chunk: Any, frames: list[StreamFrame]) -> None:
+        """Fold one chunk of `chat.completion.chunk` and append its frames to `frames`.
+
+        A whole `chat.completion` is folded just the same. Of several choices only the first one counts.
+
+        Raises:
+            StreamProtocolError: the chunk is none, or a piece belongs to no call.
+        """
+        try:
+            self._feed(chunk, frames)
+        except (AttributeError, TypeError, KeyError, IndexError, ValueError) as error:
+            raise StreamProtocolError(f"this is no chunk of an answer: {_shortened(chunk)}") from error
+
+    def _feed(self, chunk: JSON, frames: list[StreamFrame]) -> None:
+        choices = chunk.get("choices")
+        if chunk_id := chunk.get("id"):
+            self.id = chunk_id
+        if choices:
+            choice = choices[0]
+            if choice.get("index"):
+                choice = _first_choice(choices)
+            if delta := choice.get("delta") or choice.get("message"):
+                self._delta(delta, frames)
+            if reason := choice.get("finish_reason"):
+                self.finish_reason = str(reason)
+            if usage := choice.get("usage"):
+                self._usage = dict(usage)
+        if usage := chunk.get("usage"):
+            self._usage = dict(usage)
+
+    def _delta(self, delta: JSON, frames: list[StreamFrame]) -> None:
+        """Reasoning, then text, then calls."""
+        if (reasoning := delta.get("reasoning_content")) is not None:
+            self._add_reasoning(reasoning, frames)
+        if text := delta.get("content"):
+            if type(text) is not str:
+                raise TypeError("content is no string")
+            self._text.append(text)
+            frames.append(Append(text))
+        if calls := delta.get("tool_calls"):
+            for place, piece in enumerate(calls):
+                self._add_piece(piece, place if len(calls) > 1 else None, frames)
+
+    def _add_reasoning(self, reasoning: Any, frames: list[StreamFrame]) -> None:
+        """The empty string counts once: reasoned about nothing is not the same as did not reason."""
+        if type(reasoning) is not str:
+            raise TypeError("reasoning_content is no string")
+        if reasoning or not self._reasoning:
+            self._reasoning.append(reasoning)
+            frames.append(Reasoning(reasoning))
+
+    # ---- tool calls ----
+
+    def _add_piece(self, piece: JSON, place: int | None, frames: list[StreamFrame]) -> None:
+        function: JSON = piece.get("function") or {}
+        call_id, name = _present(piece.get("id")), _present(function.get("name"))
+        arguments = function.get("arguments")
+        if arguments is not None and type(arguments) is not str:
+            raise TypeError("arguments are no string")
+        call = self._call_for(piece.get("index"), call_id, place)
+        if call is None or call.is_another(call_id, name):
+            call = self._open(piece.get("index"))
+        self._append(call, call_id, name, arguments or "", frames)
+
+    def _call_for(self, index: Any, call_id: str | None, place: int | None) -> _Call | None:
+        """The call that a piece belongs to; `None` when it starts one."""
+        if index is not None:
+            return self._by_index.get(_key(index))
+        if call_id is not None:
+            return next((call for call in reversed(self._calls) if call.id == call_id), None)
+        if place is not None:
+            return self._calls[place] if place < len(self._calls) else None
+        if len(self._calls) == 1:
+            return self._calls[0]
+        raise StreamProtocolError(
+            f"a piece of a tool call has neither index nor id, and there are {len(self._calls)} calls it may belong to"
+        )
+
+    def _open(self, index: Any) -> _Call:
+        call = _Call(len(self._calls) if index is None else _key(index))
+        self._calls.append(call)
+        self._by_index[call.index] = call
+        return call
+
+    def _append(
+        self, call: _Call, call_id: str | None, name: str | None, arguments: str, frames: list[StreamFrame]
+    ) -> None:
+        new_id = call_id if call.id is None else None
+        new_name = name if call.name is None else None
+        call.id, call.name = call.id or call_id, call.name or name
+        if arguments:
+            call.pieces.append(arguments)
+        if arguments or new_id or new_name:
+            frames.append(ToolCallDelta(call.index, new_id, new_name, arguments))
+
+    # ---- parts of other providers ----
+
+    def feed_part(self, part: StreamedMessagePart, frames: list[StreamFrame]) -> None:
+        """Fold one part: a `ToolCall` starts a call, a `ToolCallPart` without an index continues the newest one.
+
+        Raises:
+            StreamProtocolError: a `ToolCallPart` belongs to no call.
+        """
+        match part:
+            case TextPart(text=text):
+                self._delta({"content": text}, frames)
+            case ThinkPart(think=think):
+                self._add_reasoning(think, frames)
+            case ToolCall():
+                call = self._open(None)
+                self._append(call, part.id, part.name, part.arguments, frames)
+            case ToolCallPart(arguments_part=arguments, index=index):
+                call = self._by_index.get(index) if index is not None else (self._calls or [None])[-1]
+                if call is None:
+                    raise StreamProtocolError("a piece of a tool call came before the call")
+                self._append(call, None, None, arguments or "", frames)
+            case _:
+                self._media.append(part)
+
+    def end(self, finish_reason: str | None, usage: TokenUsage | None) -> None:
+        """Say how a stream of parts ended."""
+        self.done = True
+        self.finish_reason, self._usage = finish_reason, usage
+
+    # ---- the end ----
+
+    def close(self) -> list[StreamFrame]:
+        """The last frames: each whole call, then `End`. Calls that were cut off come as no frame.
+
+        Raises:
+            StreamInterruptedError: the answer is not whole.
+            StreamProtocolError: a call never got a name.
+        """
+        if not self.finished:
+            raise StreamInterruptedError("the answer ended without a finish_reason and without [DONE]", self.message)
+        if any(call.name is None for call in self._calls) and self.finish_reason not in CUT_OFF:
+            raise StreamProtocolError("a tool call came without the name of its function")
+        message = self.message
+        whole = () if self.finish_reason in CUT_OFF else message.tool_calls or ()
+        return [*whole, End(self.finish_reason, self.usage, message)]
+
+
+class _Call:
+    """A call that is being written."""
+
+    __slots__ = ("_depth", "_ended", "_in_string", "_scanned", "id", "index", "name", "pieces")
+
+    def __init__(self, index: Index) -> None:
+        self.index = index
+        self.id: str | None = None
+        self.name: str | None = None
+        self.pieces: list[str] = []
+        self._scanned = self._depth = 0
+        self._in_string = self._ended = False
+
+    def is_another(self, call_id: str | None, name: str | None) -> bool:
+        """Whether a piece with this id and name starts a new call instead of going on with this one."""
+        if call_id is not None:
+            return self.id is not None and call_id != self.id
+        return name is not None and self.id is None and self._is_whole()
+
+    def made(self, call_id: str) -> ToolCall:
+        return ToolCall(
+            id=call_id, function=ToolCall.FunctionBody(name=self.name or "", arguments=_joined(self.pieces))
+        )
+
+    def _is_whole(self) -> bool:
+        """Whether the arguments are a whole JSON object. Looks at each piece once, however often it is asked."""
+        for piece in self.pieces[self._scanned :]:
+            self._scan(piece)
+        self._scanned = len(self.pieces)
+        return self._ended
+
+    def _scan(self, piece: str) -> None:
+        for mark in _MARKS.findall(piece):
+            if mark == '"':
+                self._in_string = not self._in_string
+            elif not self._in_string and mark in "{[":
+                self._depth += 1
+            elif not self._in_string and mark in "}]":
+                self._depth -= 1
+                self._ended = self._depth == 0
+
+
+_MARKS: Final = re.compile(r'\\.|["{}\[\]]', re.DOTALL)
+"""What the nesting of JSON hangs on. An escaped character is one mark, so that `\\"` ends no string."""
+
+
+def _key(index: Any) -> Index:
+    if isinstance(index, int | str):
+        return index
+    raise TypeError("the index of a tool call is neither a number nor a string")
+
+
+def _present(value: Any) -> str | None:
+    """An id or a name; blank ones are absent."""
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def _first_choice(choices: Sequence[JSON]) -> JSON:
+    return next((choice for choice in choices if not choice.get("index")), cast(JSON, {}))
+
+
+def _unique(ids: Iterable[str]) -> list[str]:
+    """The same ids, with a suffix where one was there before."""
+    taken: set[str] = set()
+    unique: list[str] = []
+    for wanted in ids:
+        call_id, number = wanted, 1
+        while call_id in taken:
+            number += 1
+            call_id = f"{wanted}_{number}"
+        taken.add(call_id)
+        unique.append(call_id)
+    return unique
+
+
+def _joined(pieces: list[str]) -> str:
+    """The pieces as one text. A surrogate pair that was cut in two becomes one character again."""
+    text = "".join(pieces)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+    return text
+
+
+def _shortened(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else text[:200] + "..."
+
+
+# ==== usage ====
+
+
+def usage_of(usage: JSON) -> TokenUsage:
+    """Kimi's usage. Cached tokens stand at the top level or in `prompt_tokens_details`; nowhere when there are none."""
+    details = usage.get("prompt_tokens_details")
+    nested = cast(JSON, details).get("cached_tokens") if isinstance(details, dict) else None
+    prompt = _count(usage.get("prompt_tokens"))
+    cached = min(_count(usage.get("cached_tokens")) or _count(nested), prompt)
+    return TokenUsage(
+        input_other=prompt - cached, output=_count(usage.get("completion_tokens")), input_cache_read=cached
+    )
+
+
+def _count(value: Any) -> int:
+    return max(int(value), 0) if isinstance(value, int | float) and value == value else 0
+
+
+# ==== frames and parts ====
+
+
+def part_of(frame: StreamFrame) -> StreamedMessagePart | None:
+    """A frame as the part that kosong's callbacks know; `None` for what is no part."""
+    match frame:
+        case Append(text):
+            return TextPart(text=text)
+        case Reasoning(text):
+            return ThinkPart(think=text)
+        case ToolCallDelta(index, call_id, name, arguments) if call_id or name:
+            body = ToolCall.FunctionBody(name=name or "", arguments=arguments or None)
+            return ToolCall(id=call_id or f"{name}_{index}", function=body)
+        case ToolCallDelta(index, _, _, arguments):
+            return ToolCallPart(arguments_part=arguments, index=index)
+        case _:
+            return None
+
+
+def fold(frames: Iterable[StreamFrame]) -> Message:
+    """The message that frames tell of, whole or not."""
+    assembler = Assembler()
+    whole: list[ToolCall] = []
+    for frame in frames:
+        match frame:
+            case End(message=message):
+                return message
+            case Append(text):
+                assembler.feed_part(TextPart(text=text), [])
+            case Reasoning(text):
+                assembler.feed_part(ThinkPart(think=text), [])
+            case ToolCallDelta(index, call_id, name, arguments):
+                piece = {"index": index, "id": call_id, "function": {"name": name, "arguments": arguments}}
+                assembler.feed({"choices": [{"delta": {"tool_calls": [piece]}}]}, [])
+            case ToolCall():
+                whole.append(frame)
+            case _:
+                pass
+    message = assembler.message
+    return message.copy_with(tool_calls=whole) if whole else message
