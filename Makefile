@@ -14,7 +14,7 @@ test: $(VENV)/dev-ready  ## the whole suite
 check: $(VENV)/dev-ready  ## format, lint, types
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
-	$(RUN) -m pyright
+	$(RUN) -m pyright --pythonpath $(RUN)
 
 bench: $(VENV)/dev-ready  ## the figures, as ratios within one run
 	$(RUN) tests/bench/imports.py

@@ -1,3 +1,262 @@
-"""Agents on Kimi: one class is one conversation."""
+"""Agents on Kimi: one class is one conversation.
+
+    class Weather(Agent):
+        @ai_function()
+        async def get_weather(self, city: Annotated[str, AIParam("City, in English")]) -> dict:
+            \"\"\"Current weather of a city.\"\"\"
+            return await lookup(city)
+
+    async with Weather(Kimi("kimi-k3"), "You are terse.") as agent:
+        async for message in agent.full_round("Which is warmer, Oslo or Bergen?"):
+            print(message.role, message.text)
+
+Names are imported from their rooms on first use, so that a program pays for what it uses.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from loguru import logger
+
+if TYPE_CHECKING:
+    from .agent import Agent
+    from .errors import (
+        APIConnectionError,
+        APIEmptyResponseError,
+        APIStatusError,
+        APITimeoutError,
+        AuthenticationError,
+        BadRequestError,
+        ChatProviderError,
+        ContentFilterError,
+        ContextLengthError,
+        FunctionCallException,
+        FunctionSpecError,
+        KimiAgentError,
+        MessageTooLong,
+        ModelRetry,
+        NoSuchFunction,
+        NotFoundError,
+        PermissionDeniedError,
+        PromptError,
+        PromptTooLong,
+        QuotaExceededError,
+        RateLimitError,
+        RequestTooLargeError,
+        RoundInProgressError,
+        ServerError,
+        SessionConflictError,
+        SessionError,
+        StreamInterruptedError,
+        StreamProtocolError,
+        StructuredOutputError,
+        ToolArgumentsError,
+        UsageLimitExceeded,
+        WrappedCallException,
+    )
+    from .events import (
+        Append,
+        End,
+        HistoryCompacted,
+        Reasoning,
+        RequestRetried,
+        RequestSent,
+        RoundFinished,
+        RoundStarted,
+        StreamCancelled,
+        StreamCompleted,
+        StreamFailed,
+        StreamFrame,
+        StreamFrameReceived,
+        StreamStarted,
+        ToolCallDelta,
+        ToolCallFinished,
+        ToolCallStarted,
+    )
+    from .generate import GenerateResult, generate
+    from .kimi.client import Kimi, KimiStreamedMessage
+    from .message import (
+        AudioURLPart,
+        ContentPart,
+        ImageURLPart,
+        Message,
+        Role,
+        StreamedMessagePart,
+        TextPart,
+        ThinkPart,
+        TokenUsage,
+        ToolCall,
+        ToolCallPart,
+        UnknownPart,
+        VideoURLPart,
+    )
+    from .provider import ChatProvider, GenerationKwargs, StreamedMessage
+    from .stream import MessageStream, Round
+    from .terminal.chat import chat_in_terminal, chat_in_terminal_async
+    from .terminal.formatters import (
+        all_message_contents,
+        assistant_message_contents,
+        assistant_message_contents_thinking,
+        assistant_message_thinking,
+    )
+    from .terminal.text import format_stream, format_width, print_stream, print_width
+    from .tools.base import (
+        BriefDisplayBlock,
+        DisplayBlock,
+        Tool,
+        ToolError,
+        ToolOk,
+        ToolResult,
+        ToolReturnValue,
+        ToolTexts,
+        UnknownDisplayBlock,
+    )
+    from .tools.function import AIFunction, AIParam, ai_function
+    from .tools.toolset import ExceptionHandleResult, FunctionCallResult, SimpleToolset, Toolset
 
 __version__ = "0.1.0"
+
+__all__ = [
+    # the conversation
+    "Agent",
+    "Round",
+    "MessageStream",
+    # functions
+    "ai_function",
+    "AIFunction",
+    "AIParam",
+    "FunctionCallResult",
+    "ExceptionHandleResult",
+    # who answers
+    "Kimi",
+    "KimiStreamedMessage",
+    "ChatProvider",
+    "StreamedMessage",
+    "StreamedMessagePart",
+    "GenerationKwargs",
+    "generate",
+    "GenerateResult",
+    # values
+    "Message",
+    "Role",
+    "ContentPart",
+    "TextPart",
+    "ThinkPart",
+    "ImageURLPart",
+    "AudioURLPart",
+    "VideoURLPart",
+    "UnknownPart",
+    "ToolCall",
+    "ToolCallPart",
+    "TokenUsage",
+    # tools
+    "Tool",
+    "Toolset",
+    "SimpleToolset",
+    "ToolReturnValue",
+    "ToolOk",
+    "ToolError",
+    "ToolResult",
+    "ToolTexts",
+    "DisplayBlock",
+    "BriefDisplayBlock",
+    "UnknownDisplayBlock",
+    # frames of a stream
+    "StreamFrame",
+    "Append",
+    "Reasoning",
+    "ToolCallDelta",
+    "End",
+    # events
+    "RoundStarted",
+    "RoundFinished",
+    "StreamStarted",
+    "StreamFrameReceived",
+    "StreamCompleted",
+    "StreamFailed",
+    "StreamCancelled",
+    "RequestSent",
+    "RequestRetried",
+    "ToolCallStarted",
+    "ToolCallFinished",
+    "HistoryCompacted",
+    # the terminal
+    "chat_in_terminal",
+    "chat_in_terminal_async",
+    "format_width",
+    "format_stream",
+    "print_width",
+    "print_stream",
+    "all_message_contents",
+    "assistant_message_contents",
+    "assistant_message_contents_thinking",
+    "assistant_message_thinking",
+    # errors
+    "KimiAgentError",
+    "ChatProviderError",
+    "APIConnectionError",
+    "StreamInterruptedError",
+    "APITimeoutError",
+    "APIStatusError",
+    "AuthenticationError",
+    "PermissionDeniedError",
+    "NotFoundError",
+    "BadRequestError",
+    "ContextLengthError",
+    "ContentFilterError",
+    "RequestTooLargeError",
+    "RateLimitError",
+    "QuotaExceededError",
+    "ServerError",
+    "APIEmptyResponseError",
+    "StreamProtocolError",
+    "FunctionCallException",
+    "WrappedCallException",
+    "NoSuchFunction",
+    "ToolArgumentsError",
+    "ModelRetry",
+    "FunctionSpecError",
+    "PromptError",
+    "PromptTooLong",
+    "MessageTooLong",
+    "RoundInProgressError",
+    "UsageLimitExceeded",
+    "SessionError",
+    "SessionConflictError",
+    "StructuredOutputError",
+]
+
+logger.disable("kimi_agent")
+
+_ROOMS = (
+    "message",
+    "errors",
+    "events",
+    "provider",
+    "tools.base",
+    "tools.function",
+    "tools.toolset",
+    "kimi.client",
+    "generate",
+    "stream",
+    "agent",
+    "terminal.chat",
+    "terminal.formatters",
+    "terminal.text",
+)
+"""Where the public names live. Light rooms first: a name is looked for in this order."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    for room in _ROOMS:
+        module = import_module(f".{room}", __name__)
+        if name in module.__all__:
+            value = globals()[name] = getattr(module, name)
+            return value
+    raise AttributeError(f"{name!r} is public but lives in no room")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,12 +1,17 @@
-"""What happens, as values: the frames of a stream and the events of an agent.
+"""What happens, as values: the frames of a stream and the events of an agent, and who is told of them.
 
 `ToolCall` and `ToolResult` are frames themselves. All others are frozen slotted dataclasses, made for `match`.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from inspect import isawaitable
+from typing import Any, Final, Literal, TypeAlias, TypeVar
+
+from loguru import logger
 
 from .message import Message, TokenUsage, ToolCall
 from .tools.base import ToolResult
@@ -104,8 +109,6 @@ class StreamStarted:
     """A model is about to be asked."""
 
     model: str
-    messages: int
-    """How many messages the prompt has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,3 +201,60 @@ Event: TypeAlias = (
     | HistoryCompacted
 )
 """Something that happened."""
+
+
+# ==== who is told ====
+
+E = TypeVar("E", bound=Event)
+T = TypeVar("T")
+Handler: TypeAlias = Callable[[E], Awaitable[None] | None]
+
+
+async def tell(callback: Callable[[T], Awaitable[None] | None], value: T) -> None:
+    """Call a sync or async callback and wait for it."""
+    if isawaitable(told := callback(value)):
+        await told
+
+
+class Handlers:
+    """The handlers of an agent's events, by type of event. What one of them raises is logged and stops nothing."""
+
+    def __init__(self) -> None:
+        self._by_type: dict[type[Any], list[Handler[Any]]] = {}
+
+    def __contains__(self, event_type: type[Event]) -> bool:
+        """Whether anybody listens: an event that nobody hears need not be made."""
+        return event_type in self._by_type
+
+    def add(self, event_type: type[E], handler: Handler[E]) -> Callable[[], None]:
+        """Add a handler behind the others of its type; returns a function that takes it away again."""
+        handlers = self._by_type.setdefault(event_type, [])
+        handlers.append(handler)
+
+        def unsubscribe() -> None:
+            if handler in handlers:
+                handlers.remove(handler)
+            if not handlers and self._by_type.get(event_type) is handlers:
+                del self._by_type[event_type]
+
+        return unsubscribe
+
+    async def emit(self, event: Event) -> None:
+        """Hand an event to its handlers, in order; async ones are awaited."""
+        for handler in tuple(self._by_type.get(type(event), ())):
+            try:
+                await tell(handler, event)
+            except Exception:
+                logger.exception("a handler of {} raised", type(event).__name__)
+
+    def emit_later(self, event: Event) -> None:
+        """Hand an event to its handlers from a place that cannot wait. Without an event loop it is lost."""
+        loop = asyncio._get_running_loop()
+        if loop is not None and type(event) in self._by_type:
+            task = loop.create_task(self.emit(event))
+            _telling.add(task)
+            task.add_done_callback(_telling.discard)
+
+
+_telling: Final[set[asyncio.Task[None]]] = set()
+"""Tasks that nobody waits for: an event loop holds its tasks weakly."""

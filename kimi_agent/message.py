@@ -1,7 +1,7 @@
 """The values of a conversation: messages, their parts, tool calls, token usage.
 
-All of them are frozen, compare by value and hash. Sequences are tuples (lists are accepted), mappings are `FrozenDict`s:
-frozen is deep. To change a value, build another one with `copy_with`.
+All of them are frozen, compare by value and hash. Sequences are tuples (lists are accepted), mappings are `FrozenDict`.
+To change a value, build another one with `copy_with`.
 
 Each value has an `extra` mapping for its owner: it is saved and never sent. A field that this version does not know is
 refused in a constructor, where it is a typing mistake, and kept in a saved file of a newer version (`KEEP_UNKNOWN`).

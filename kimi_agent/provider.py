@@ -9,7 +9,7 @@ from .events import RequestRetried, RequestSent, StreamFrame
 from .message import Message, StreamedMessagePart, TokenUsage
 from .tools.base import Tool
 
-__all__ = ["ChatProvider", "GenerationKwargs", "StreamedMessage"]
+__all__ = ["ChatProvider", "GenerationKwargs", "Overrides", "StreamedMessage"]
 
 
 class GenerationKwargs(TypedDict, total=False):
@@ -29,6 +29,24 @@ class GenerationKwargs(TypedDict, total=False):
     safety_identifier: str
     extra_body: Mapping[str, Any]
     """More top-level fields of the request, for what has no name here."""
+
+
+class Overrides(GenerationKwargs, total=False):
+    """What one round may ask for: everything that a request may, and whether the functions are in the prompt."""
+
+    include_functions: bool
+
+
+def checked(overrides: Overrides) -> dict[str, Any]:
+    """The overrides, if a request knows them all.
+
+    Raises:
+        TypeError: naming those that it does not know.
+    """
+    known = Overrides.__required_keys__ | Overrides.__optional_keys__
+    if unknown := overrides.keys() - known:
+        raise TypeError(f"a request has no {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}")
+    return dict(overrides)
 
 
 RequestEvent: TypeAlias = RequestSent | RequestRetried

@@ -10,8 +10,9 @@ How a piece of a tool call finds its call:
 | neither, alone                | the only call; with none or several: `StreamProtocolError` |
 
 A piece starts a call when its index or id is new, or when it has another id than the call that it would belong to.
-Where there are no ids at all, a name starts one if the arguments collected so far are a whole JSON object. Blank ids and
-names are absent. Late ones fill in. Calls stand in the order in which they were first seen; in the end every id is unique.
+Where there are no ids at all, a name starts one if the arguments collected so far are a whole JSON object. Blank ids
+and names are absent. Late ones fill in. Calls stand in the order in which they were first seen; in the end every id
+is unique.
 """
 
 from __future__ import annotations

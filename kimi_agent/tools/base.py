@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Protocol, TypeAlias, cast
 from pydantic import BeforeValidator
 
 from ..errors import FunctionCallException, ModelRetry, NoSuchFunction, ToolArgumentsError, WrappedCallException
-from ..message import ContentPart, FrozenMapping, Message, OpenValue, TextPart, Value, absent
+from ..message import ContentPart, FrozenMapping, Message, OpenValue, TextPart, ToolCall, Value, absent
 
 __all__ = [
     "BriefDisplayBlock",
@@ -214,12 +214,19 @@ def tool_error_from(error: FunctionCallException, texts: ToolTexts = DEFAULT_TEX
             return ToolError(message=texts.raised(error), brief="The call failed")
 
 
-def result_message(call_id: str, name: str, value: ToolReturnValue, texts: ToolTexts = DEFAULT_TEXTS) -> Message:
+def answering(message: Message, call: ToolCall) -> Message:
+    """The message as the result of `call`, whatever somebody made of it."""
+    if message.role == "tool" and message.tool_call_id == call.id:
+        return message
+    return message.copy_with(role="tool", tool_call_id=call.id, name=message.name or call.name)
+
+
+def result_message(call: ToolCall, value: ToolReturnValue, texts: ToolTexts = DEFAULT_TEXTS) -> Message:
     """The tool message that answers a call: the note (if any), then the output."""
     if isinstance(value, ToolMessage):
-        return value.written.copy_with(role="tool", tool_call_id=call_id, name=value.written.name or name)
+        return answering(value.written, call)
     note = (value.message,) if value.message else ()
     output = (value.output,) if isinstance(value.output, str) else value.output
     content = [*note, *(piece for piece in output if piece != "")]
     text = "\n".join(cast(list[str], content)) if all(isinstance(piece, str) for piece in content) else content
-    return Message.tool(text or texts.empty(), call_id, name=name, is_tool_call_error=value.is_error or None)
+    return Message.tool(text or texts.empty(), call.id, name=call.name, is_tool_call_error=value.is_error or None)

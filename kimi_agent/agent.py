@@ -1,0 +1,508 @@
+"""`Agent`: one class is one conversation.
+
+Subclass it, decorate methods with `@ai_function`, iterate `full_round`. Every step of a round is a small async method
+with a default, and may be overridden.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from functools import partial
+from time import monotonic
+from typing import Any, Self, TypeAlias, TypeVar, Unpack, cast
+
+from loguru import logger
+
+from . import history
+from .errors import FunctionCallException, StreamInterruptedError, WrappedCallException
+from .events import (
+    E,
+    Handler,
+    Handlers,
+    RequestRetried,
+    RequestSent,
+    RoundStarted,
+    StreamCancelled,
+    StreamCompleted,
+    StreamFailed,
+    StreamFrame,
+    StreamFrameReceived,
+    StreamStarted,
+    ToolCallFinished,
+    ToolCallStarted,
+)
+from .generate import GenerateResult, collect
+from .kimi.assemble import fold
+from .message import Content, FrozenDict, Message, TokenUsage, ToolCall
+from .prompt.tokens import REQUEST_COST, message_cost, quickly_counted, tools_cost
+from .prompt.window import Fit, Window, assemble, first_sent, fit
+from .provider import ChatProvider, GenerationKwargs, Overrides, StreamedMessage, checked
+from .session import file
+from .stream import FormattedMessages, FrameByFrame, MessageStream, Recording, Round, assistant_text
+from .tools.allowance import Allowance, CallOutcome
+from .tools.base import ToolLike, ToolTexts, answering, result_message, tool_error_from
+from .tools.function import functions_of
+from .tools.toolset import ExceptionHandleResult, FunctionCallResult, by_name, invoke
+from .turns import Turn, Turns
+
+__all__ = ["Agent"]
+
+Item = TypeVar("Item")
+Query: TypeAlias = Content
+
+
+class Agent:
+    """One conversation with a model, and the functions that the model may call in it.
+
+    Args:
+        provider: who answers.
+        system_prompt: goes before everything else; blanks around it are cut off, and a blank one is none.
+        always_included_messages: go behind the system prompt in every prompt; they are not in `chat_history`.
+        desired_response_tokens: room that a prompt leaves for the answer; by default a tenth of the window, at most 8192.
+        chat_history: what has been said so far; the list is copied.
+        functions: to call, beside the methods that `@ai_function` decorates.
+        retry_attempts: how often in a row the model may try again after a call went wrong.
+        trim_ratio: when the history no longer fits, how much of the room the kept part may fill. The rest is free for
+            new messages, so that the beginning of the prompt does not move at every turn.
+
+    Raises:
+        FunctionSpecError: a function cannot be described to a model, or two have one name.
+    """
+
+    texts: ToolTexts = ToolTexts()
+    """Every sentence that this package itself puts into the conversation."""
+
+    def __init__(
+        self,
+        provider: ChatProvider,
+        system_prompt: str | None = None,
+        *,
+        always_included_messages: Iterable[Message] | None = None,
+        desired_response_tokens: int | None = None,
+        chat_history: Iterable[Message] | None = None,
+        functions: Iterable[ToolLike] | None = None,
+        retry_attempts: int = 1,
+        trim_ratio: float = 0.75,
+    ) -> None:
+        self.provider = provider
+        system = [Message.system(text)] if (text := (system_prompt or "").strip()) else []
+        self.always_included_messages: list[Message] = [*system, *(always_included_messages or ())]
+        """The beginning of every prompt."""
+        self.chat_history: list[Message] = list(chat_history or ())
+        """What has been said. Change it as you like between two rounds: the next prompt shows it."""
+        if desired_response_tokens is None:
+            desired_response_tokens = min(provider.context_window // 10, 8192)
+        self.desired_response_tokens = desired_response_tokens
+        self.retry_attempts = retry_attempts
+        self.trim_ratio = trim_ratio
+        self.functions: dict[str, ToolLike] = by_name([*functions_of(self).values(), *(functions or ())])
+        """What the model may call, by name."""
+        self.usage = TokenUsage(input_other=0, output=0)
+        """What all requests of this agent cost together."""
+        self._window = Window()
+        self._turns = Turns()
+        self._handlers = Handlers()
+        self._entered: list[AsyncExitStack] = []
+        self._estimated = 0
+        self._unknown = FrozenDict()
+
+    # ==== rounds ====
+
+    async def chat_round(self, query: Query, **overrides: Unpack[Overrides]) -> Message:
+        """One question, one answer, no calls.
+
+        The functions stay in the prompt, with `tool_choice="none"`, so that its cached beginning holds.
+
+        Args:
+            query: what the user says; `None` lets the model go on.
+            overrides: for the request; see `GenerationKwargs`. `include_functions=False` leaves the functions out.
+
+        Raises:
+            ChatProviderError: the model did not answer. What the user said stays in the history; `None` tries again.
+            PromptError: what the user said does not fit the window.
+        """
+        request = self._chat_request(overrides)
+        async with Turn(self, self._turns).whole():
+            await self._begin_round(query)
+            return (await self._model_turn(request)).message
+
+    async def chat_round_str(self, query: Query, **overrides: Unpack[Overrides]) -> str:
+        """Like `chat_round`, but only the text."""
+        return (await self.chat_round(query, **overrides)).text
+
+    def chat_round_stream(self, query: Query, **overrides: Unpack[Overrides]) -> MessageStream:
+        """Like `chat_round`, as a stream. Nothing happens before the stream is iterated or awaited."""
+        request = self._chat_request(overrides)
+
+        async def produce(recording: Recording) -> GenerateResult:
+            async with Turn(self, self._turns).whole():
+                await self._begin_round(query)
+                return await self._model_turn(request, recording)
+
+        return MessageStream("assistant", produce)
+
+    def full_round(
+        self, query: Query, *, max_function_rounds: int | None = 200, **overrides: Unpack[Overrides]
+    ) -> Round[Message]:
+        """A question, and every message until the model has answered it: its own and the results of its calls.
+
+        Args:
+            query: what the user says; `None` lets the model go on.
+            max_function_rounds: how often the model may call functions before it has to answer without; `None`: always.
+            overrides: for each request; see `GenerationKwargs`.
+
+        Raises:
+            TypeError: an override that no request knows.
+            ChatProviderError: while iterating: the model did not answer. Everything until then is in the history.
+            PromptError: while iterating: the newest messages do not fit the window.
+            RoundInProgressError: while iterating: called by a tool, hook or handler of this agent's running round.
+        """
+        return self._round(query, max_function_rounds, overrides, False, anext)
+
+    def full_round_str(
+        self,
+        query: Query,
+        message_formatter: Callable[[Message], str | None] = assistant_text,
+        *,
+        max_function_rounds: int | None = 200,
+        **overrides: Unpack[Overrides],
+    ) -> Round[str]:
+        """Like `full_round`, but what `message_formatter` makes of each message; nothing and `""` are skipped."""
+        advance = FormattedMessages(message_formatter)
+        return self._round(query, max_function_rounds, overrides, False, advance)
+
+    def full_round_stream(
+        self, query: Query, *, max_function_rounds: int | None = 200, **overrides: Unpack[Overrides]
+    ) -> Round[MessageStream]:
+        """Like `full_round`, each message as a stream. The next step waits for the end of the stream before."""
+        return self._round(query, max_function_rounds, overrides, True, anext)
+
+    def full_round_frames(
+        self, query: Query, *, max_function_rounds: int | None = 200, **overrides: Unpack[Overrides]
+    ) -> Round[StreamFrame]:
+        """Like `full_round`, as one stream of frames: an `End` per answer of the model, a `ToolResult` per call."""
+        return self._round(query, max_function_rounds, overrides, True, FrameByFrame())
+
+    # ==== hooks: each has a default, each may be overridden ====
+
+    async def get_prompt(self, include_functions: bool = True, **overrides: Any) -> list[Message]:
+        """The messages of the next request. A query: it changes nothing.
+
+        The default takes `always_included_messages` and as many of the newest whole exchanges as fit the window.
+
+        Args:
+            include_functions: whether the functions are in the prompt and take room.
+            overrides: of the round.
+
+        Raises:
+            PromptTooLong: the always included messages and the functions do not fit.
+            MessageTooLong: the newest user message and the newest exchange do not fit.
+        """
+        kept = await self._fitting(await self.get_enabled_functions() if include_functions else [])
+        return assemble(self.always_included_messages, self.chat_history, kept)
+
+    async def prompt_token_len(
+        self, messages: Sequence[Message], functions: Sequence[ToolLike] | None = None, **overrides: Any
+    ) -> int:
+        """How many tokens a prompt of these messages and functions has, as estimated."""
+        return REQUEST_COST + tools_cost([f.base for f in functions or ()]) + sum(map(message_cost, messages))
+
+    async def get_enabled_functions(self) -> list[ToolLike]:
+        """The functions that the model is told of. The default leaves out those whose `enabled` is false."""
+        return [function for function in self.functions.values() if getattr(function, "enabled", True)]
+
+    async def get_model_stream(self, include_functions: bool = True, **overrides: Any) -> StreamedMessage:
+        """Ask the model with the current prompt. The answer is in nobody's history; close the stream.
+
+        Raises:
+            ChatProviderError: the model could not be asked.
+            PromptError: there is no prompt that fits.
+        """
+        prompt = await self.get_prompt(include_functions, **overrides)
+        functions = await self.get_enabled_functions() if include_functions else []
+        tools = [function.base for function in functions]
+        if not tools and overrides.get("tool_choice") == "none":
+            del overrides["tool_choice"]
+        self._window.move_to(self.chat_history, first_sent(prompt, self.chat_history))
+        self._estimated = await self.prompt_token_len(prompt, functions)
+        sendable = history.repair(prompt, interrupted=self.texts.interrupted())
+        listens = RequestSent in self._handlers or RequestRetried in self._handlers
+        return await self.provider.generate(
+            "",
+            tools,
+            sendable,
+            generation_overrides=cast(GenerationKwargs, overrides),
+            on_event=self._handlers.emit if listens else None,
+        )
+
+    async def get_model_completion(self, include_functions: bool = True, **overrides: Any) -> GenerateResult:
+        """Ask the model with the current prompt and wait for the whole answer. It is in nobody's history.
+
+        Raises:
+            ChatProviderError: the model did not answer.
+            PromptError: there is no prompt that fits.
+        """
+        stream = await self.get_model_stream(include_functions, **overrides)
+        return await collect(stream, self._on_batch(None))
+
+    async def add_completion_to_history(self, completion: GenerateResult) -> Message:
+        """Add an answer of the model to the history, and return the message that was added."""
+        await self.add_to_history(completion.message)
+        return completion.message
+
+    async def add_to_history(self, message: Message) -> None:
+        """Add a message to `chat_history`. A result takes its place in the order of the calls."""
+        place = history.placed(self.chat_history, message) if message.role == "tool" else len(self.chat_history)
+        self.chat_history.insert(place, message)
+
+    async def do_function_call(self, call: ToolCall) -> FunctionCallResult:
+        """Run one call.
+
+        Raises:
+            NoSuchFunction: there is no such function.
+            ToolArgumentsError: the arguments do not fit.
+            WrappedCallException: the function raised.
+        """
+        value = await invoke(self.functions, call, self.texts)
+        speaks_next = getattr(self.functions[call.name], "after", "assistant")
+        return FunctionCallResult(speaks_next == "assistant", result_message(call, value, self.texts))
+
+    async def handle_function_call_exception(
+        self, call: ToolCall, err: FunctionCallException, attempt: int
+    ) -> ExceptionHandleResult:
+        """Decide what becomes of a call that went wrong.
+
+        The default tells the model what happened and lets it try again, `retry_attempts` times in a row.
+
+        Args:
+            call: what the model asked for.
+            err: what `do_function_call` raised.
+            attempt: how many rounds of calls before this one went wrong in a row.
+        """
+        logger.opt(exception=err).debug("the call {} of {} went wrong", call.id, call.name)
+        message = result_message(call, tool_error_from(err, self.texts), self.texts)
+        return ExceptionHandleResult(err.retry and attempt < self.retry_attempts, message)
+
+    # ==== events ====
+
+    def on(self, event_type: type[E], handler: Handler[E]) -> Callable[[], None]:
+        """Call `handler` with each event of a type. Several handlers are called in order; async ones are awaited.
+
+        What a handler raises is logged and stops nothing. Without a handler an event costs nothing.
+
+        Returns:
+            A function that unsubscribes the handler.
+        """
+        return self._handlers.add(event_type, handler)
+
+    # ==== where it lasts ====
+
+    def save(self, path: str | bytes | os.PathLike[str]) -> None:
+        """Write the conversation to a `.json` (readable) or `.kimi` (zipped) file, whole or not at all.
+
+        Raises:
+            SessionError: it could not be written; the old file is as it was.
+        """
+        cut = self._window.start_in(self.chat_history)
+        pinned, said = tuple(self.always_included_messages), tuple(self.chat_history)
+        file.save(path, file.SessionState(pinned, said, self.usage, cut, self._unknown))
+
+    def load(self, path: str | bytes | os.PathLike[str]) -> None:
+        """Go on with a saved conversation in place of this one. Calls that were left open are answered.
+
+        Raises:
+            SessionError: the file cannot be read, or is none of ours; the agent is as it was.
+        """
+        state = file.load(path)
+        self.always_included_messages = list(state.always_included_messages)
+        self.chat_history = history.repair(state.chat_history, interrupted=self.texts.interrupted())
+        self.usage, self._unknown = state.usage, state.unknown
+        self._window = Window()
+        self._window.move_to(state.chat_history, state.cut)
+
+    async def __aenter__(self) -> Self:
+        stack = AsyncExitStack()
+        if hasattr(type(self.provider), "__aenter__"):
+            await stack.enter_async_context(cast(Any, self.provider))
+        self._entered.append(stack)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._entered.pop().aclose()
+
+    # ==== internals: a round ====
+
+    def _round(
+        self,
+        query: Query,
+        max_function_rounds: int | None,
+        overrides: Overrides,
+        streamed: bool,
+        advance: Callable[[AsyncGenerator[Any, None]], Awaitable[Item]],
+    ) -> Round[Item]:
+        turn = Turn(self, self._turns)
+        steps = self._steps(turn, query, Allowance(max_function_rounds), checked(overrides), streamed)
+        return Round(turn, steps, advance)
+
+    async def _steps(
+        self, turn: Turn, query: Query, allowance: Allowance, request: dict[str, Any], streamed: bool
+    ) -> AsyncGenerator[Any, None]:
+        """The loop of a round. It cleans nothing up at its `yield`s: that is its turn's work."""
+        await turn.begin()
+        await self._begin_round(query)
+        while True:
+            asked = request if allowance.calls else {**request, "tool_choice": "none"}
+            if streamed:
+                stream = MessageStream("assistant", partial(self._stream_turn, turn, asked))
+                turn.opened(stream)
+                yield stream
+                if (result := await _unless_closed(stream)) is None:
+                    return
+            else:
+                result = await self._model_turn(asked)
+                yield result.message
+            calls = result.message.tool_calls
+            if not calls:
+                return
+            outcomes: list[CallOutcome] = []
+            running = turn.start(calls, partial(self._answer, allowance, result))
+            for position in range(len(calls)):
+                outcome = await running.result(position)
+                outcomes.append(outcome)
+                yield MessageStream.of(outcome.message) if streamed else outcome.message
+            turn.all_answered()
+            if not allowance.goes_on(outcomes):
+                return
+
+    def _chat_request(self, overrides: Overrides) -> dict[str, Any]:
+        """A request that allows no calls, unless it is asked for the functions outright."""
+        request = checked(overrides)
+        return request if request.get("include_functions") else {**request, "tool_choice": "none"}
+
+    async def _begin_round(self, query: Query) -> None:
+        message = None if query is None else Message.user(query)
+        await self._handlers.emit(RoundStarted(message))
+        if message is not None:
+            await self.add_to_history(message)
+
+    async def _stream_turn(self, turn: Turn, request: dict[str, Any], recording: Recording) -> GenerateResult:
+        """One answer of the model in a task of its own: that of the stream's reader."""
+        with turn.inside():
+            return await self._model_turn(request, recording)
+
+    async def _model_turn(self, request: dict[str, Any], recording: Recording | None = None) -> GenerateResult:
+        """One answer of the model, committed."""
+        await self._handlers.emit(StreamStarted(self.provider.model_name))
+        try:
+            if recording is None:
+                result = await self.get_model_completion(**request)
+            else:
+                result = await collect(await self.get_model_stream(**request), self._on_batch(recording))
+            if result.usage is not None:
+                self.usage += result.usage
+                self._window.learn(self._estimated, result.usage.input)
+            result = replace(result, message=await self.add_completion_to_history(result))
+        except BaseException as error:
+            await self._report(error, recording)
+            raise
+        await self._handlers.emit(StreamCompleted(result.message, result.usage, result.finish_reason))
+        return result
+
+    async def _report(self, error: BaseException, recording: Recording | None) -> None:
+        """Tell handlers how a stream ended that did not end well."""
+        if StreamFailed in self._handlers or StreamCancelled in self._handlers:
+            partial_ = getattr(error, "partial", None) or fold(recording.frames if recording else ())
+            if isinstance(error, Exception):
+                await self._handlers.emit(StreamFailed(type(error).__name__, str(error), partial_))
+            else:
+                await self._handlers.emit(StreamCancelled(partial_))
+
+    def _on_batch(self, recording: Recording | None) -> Callable[[list[StreamFrame]], Awaitable[None] | None] | None:
+        """What to do with each batch of frames: tell handlers of each frame, if there are any, then record."""
+        record = recording.extend if recording is not None else None
+        if StreamFrameReceived not in self._handlers:
+            return record
+
+        async def announce(frames: list[StreamFrame]) -> None:
+            for frame in frames:
+                await self._handlers.emit(StreamFrameReceived(frame))
+            if record is not None:
+                record(frames)
+
+        return announce
+
+    async def _fitting(self, functions: Sequence[ToolLike]) -> Fit:
+        """What of the history fits. Long texts that nobody has counted yet are counted in a thread."""
+        pinned, said = self.always_included_messages, self.chat_history
+        measure = partial(
+            fit,
+            pinned,
+            said,
+            fixed=REQUEST_COST + tools_cost([function.base for function in functions]),
+            budget=self.provider.context_window - self.desired_response_tokens,
+            trim_ratio=self.trim_ratio,
+            cut=self._window.start_in(said),
+            scale=self._window.scale,
+        )
+        return measure() if quickly_counted(pinned) and quickly_counted(said) else await asyncio.to_thread(measure)
+
+    # ==== internals: a call ====
+
+    async def _answer(self, allowance: Allowance, result: GenerateResult, call: ToolCall) -> CallOutcome:
+        """Answer one call: run it, unless calls are not allowed any more or the message was cut off."""
+        if not allowance.calls:
+            outcome = self._not_run(call, self.texts.not_run())
+        elif result.is_cut_off:
+            goes_on = result.finish_reason == "length"
+            retry = goes_on and allowance.failures < self.retry_attempts
+            outcome = replace(self._not_run(call, self.texts.cut_off()), failed=goes_on, should_retry=retry)
+        else:
+            return await self._run(call, allowance.failures)
+        await self.add_to_history(outcome.message)
+        return outcome
+
+    def _not_run(self, call: ToolCall, text: str) -> CallOutcome:
+        message = Message.tool(text, call.id, name=call.name, is_tool_call_error=True)
+        return CallOutcome(message, is_model_turn=False)
+
+    async def _run(self, call: ToolCall, attempt: int) -> CallOutcome:
+        """Run one call; its result is in the history before anybody hears of it."""
+        started = monotonic()
+        await self._handlers.emit(ToolCallStarted(call))
+        outcome = await self._outcome(call, attempt)
+        await self.add_to_history(outcome.message)
+        await self._handlers.emit(ToolCallFinished(call, outcome.message, monotonic() - started))
+        return outcome
+
+    async def _outcome(self, call: ToolCall, attempt: int) -> CallOutcome:
+        try:
+            result = await self.do_function_call(call)
+        except Exception as error:
+            wrapped = error if isinstance(error, FunctionCallException) else WrappedCallException(True, error)
+            handled = await self.handle_function_call_exception(call, wrapped, attempt)
+            message = answering(handled.message, call).copy_with(is_tool_call_error=True)
+            return CallOutcome(message, failed=True, should_retry=handled.should_retry)
+        failed = bool(result.message.is_tool_call_error)
+        return CallOutcome(
+            answering(result.message, call), result.is_model_turn, failed, failed and attempt < self.retry_attempts
+        )
+
+    # ==== internals: what a turn needs of its conversation ====
+
+    def runs_in_thread(self, call: ToolCall) -> bool:
+        """Whether the function of a call runs in a thread, which cannot be stopped."""
+        return bool(getattr(self.functions.get(call.name), "in_thread", False))
+
+
+async def _unless_closed(stream: MessageStream) -> GenerateResult | None:
+    """What a stream gave; `None` when its reader closed it, and with it the round."""
+    try:
+        return await stream.completion()
+    except StreamInterruptedError:
+        if stream.closed:
+            return None
+        raise

@@ -1,0 +1,247 @@
+"""What of a conversation fits the model's window.
+
+A prompt is the pinned messages, then the newest whole exchanges. As long as everything from the first kept message on
+fits, that message stays the first, so that the prompt's beginning, which Kimi caches, does not move. When it overflows,
+the prompt is cut down to `trim_ratio` of the budget at once. Never cut are the newest user message and the newest
+exchange; in a long round the older exchanges may go and the user message before them stays.
+
+A result belongs to the nearest assistant message before it, as in `history`: no cut comes between the two.
+The cost is linear in what is kept. Nothing older is looked at, except to find the newest user message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final, NamedTuple
+
+from ..errors import MessageTooLong, PromptTooLong
+from ..message import Message
+from .tokens import message_cost
+
+__all__ = ["Fit", "Window", "assemble", "first_sent", "fit"]
+
+_COST_KEY: Final[str] = message_cost.key  # pyright: ignore[reportFunctionMemberAccess]
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What of a history is kept.
+
+    Args:
+        start: index of the first message of the kept end.
+        anchor: index of the newest user message when it lies before `start`; it is kept all the same.
+        tokens: the estimate for the whole prompt, as `Window.learn` wants it.
+    """
+
+    start: int
+    anchor: int | None
+    tokens: int
+
+
+def assemble(pinned: Sequence[Message], history: Sequence[Message], kept: Fit) -> list[Message]:
+    """The messages of the prompt."""
+    anchor = () if kept.anchor is None else (history[kept.anchor],)
+    return [*pinned, *anchor, *history[kept.start :]]
+
+
+def fit(
+    pinned: Sequence[Message],
+    history: Sequence[Message],
+    *,
+    fixed: int,
+    budget: int,
+    trim_ratio: float,
+    cut: int = 0,
+    scale: float = 1.0,
+) -> Fit:
+    """What of `history` to send. Nothing is changed.
+
+    Args:
+        pinned: messages that every prompt starts with.
+        history: the conversation.
+        fixed: estimated tokens of the tools and of the request itself.
+        budget: tokens that the prompt may have.
+        trim_ratio: the share of `budget` that is left after an overflow, from 0 to 1.
+        cut: index in `history` of the first message that was kept so far.
+        scale: how many tokens an estimated one really is.
+
+    Raises:
+        PromptTooLong: what is fixed and pinned does not fit.
+        MessageTooLong: the newest user message and the newest exchange do not fit beside it.
+    """
+    limit = int(budget / scale)  # in estimated tokens, as everything below
+    base = fixed + sum(map(message_cost, pinned))
+    if base > limit:
+        raise PromptTooLong(
+            f"the pinned messages and the tools need about {int(base * scale)} tokens, and {budget} are there "
+            "for the prompt; pin less, offer fewer tools, or set a lower `desired_response_tokens`"
+        )
+    if not history:
+        return Fit(0, None, base)
+    essential = _essential(history, limit - base, scale)
+    end = _kept_end(history, essential, min(cut, essential.newest), limit - base, int(limit * trim_ratio) - base)
+    anchor = essential.user if essential.user is not None and essential.user < end.start else None
+    apart = 0 if anchor is None else message_cost(history[anchor])
+    return Fit(end.start, anchor, base + apart + end.cost)
+
+
+class Window:
+    """Where the prompt of a conversation begins, and how far the estimate is off.
+
+    The beginning is remembered as a message, not as an index: the history may be edited in any way between two prompts.
+    """
+
+    def __init__(self) -> None:
+        self.scale = 1.0
+        """How many tokens an estimated one really is."""
+        self._cut: Message | None = None
+        self._hint = 0
+
+    def start_in(self, history: Sequence[Message]) -> int:
+        """The index of the first kept message; 0 when nothing was cut, or when the message is gone."""
+        if self._cut is None:
+            return 0
+        if not (self._hint < len(history) and history[self._hint] is self._cut):
+            self._hint = _index(history, self._cut)
+        return self._hint
+
+    def move_to(self, history: Sequence[Message], start: int) -> None:
+        """Begin at `history[start]` from now on. Called when a prompt is really sent, or a conversation loaded."""
+        self._cut = history[start] if 0 < start < len(history) else None
+        self._hint = start
+
+    def learn(self, estimated: int, actual: int) -> None:
+        """Correct the estimate by what the server counted for the same prompt.
+
+        Small prompts say nothing. One answer moves the scale by a quarter at most, so that an odd one does no harm and
+        the next ones make up for it.
+        """
+        if min(estimated, actual) < _TELLING:
+            return
+        step = min(max(actual / estimated, self.scale / _STEP), self.scale * _STEP)
+        self.scale = min(max(step, _LOWEST), _HIGHEST)
+
+
+_TELLING: Final = 200  # tokens
+_STEP: Final = 1.25
+_LOWEST, _HIGHEST = 0.5, 4.0
+
+
+def _index(history: Sequence[Message], message: Message) -> int:
+    for index in range(len(history) - 1, -1, -1):
+        if history[index] is message:
+            return index
+    return 0
+
+
+# ==== what is kept ====
+
+
+class _Essential(NamedTuple):
+    """What is never cut: everything from `newest` on, and the newest user message if there is one."""
+
+    newest: int
+    user: int | None
+
+
+class _End(NamedTuple):
+    """The messages from `start` to the last, and what they cost together."""
+
+    start: int
+    cost: int
+
+    def moved(self, history: Sequence[Message], start: int) -> _End:
+        """The end that begins at `start` instead; only what lies between is counted."""
+        return _End(start, self.cost + _cost(history[start : self.start]) - _cost(history[self.start : start]))
+
+
+def _essential(history: Sequence[Message], room: int, scale: float) -> _Essential:
+    essential = _Essential(_newest(history), _newest_user(history))
+    cost, named = _cost(history[essential.newest :]), _named(history, essential.newest)
+    if essential.user is not None and essential.user < essential.newest:
+        cost += message_cost(history[essential.user])
+        named = f"message {essential.user} (user) and {named}"
+    if cost > room:
+        raise MessageTooLong(
+            f"{named} of the history must be in the prompt and need about {int(cost * scale)} tokens; "
+            f"{int(room * scale)} are left beside the pinned messages and the tools"
+        )
+    return essential
+
+
+def _named(history: Sequence[Message], newest: int) -> str:
+    last = len(history) - 1
+    return (
+        f"message {last} ({history[last].role})" if newest == last else f"the exchange of messages {newest} to {last}"
+    )
+
+
+def _newest(history: Sequence[Message]) -> int:
+    """Where the newest exchange begins; the last message, when that is no result."""
+    last = len(history) - 1
+    index = last
+    while index > 0 and history[last].role == "tool" and history[index].role != "assistant":
+        index -= 1
+    return index if history[index].tool_calls else last
+
+
+def _newest_user(history: Sequence[Message]) -> int | None:
+    return next((index for index in range(len(history) - 1, -1, -1) if history[index].role == "user"), None)
+
+
+def _kept_end(history: Sequence[Message], essential: _Essential, cut: int, room: int, trimmed: int) -> _End:
+    """From `cut` on while that fits, else from as early as `trimmed` allows."""
+    user = essential.user
+    apart = message_cost(history[user]) if user is not None and user < cut else 0
+    end = _reach(history, cut, room - apart)
+    if end.start > cut:
+        end = _shorter(history, user, end, cut, trimmed)
+    return end.moved(history, _aligned(history, end.start))
+
+
+def _shorter(history: Sequence[Message], user: int | None, fitting: _End, cut: int, trimmed: int) -> _End:
+    """What is left after an overflow. `fitting` is what would fit without getting any shorter than it must."""
+    end = _reach(history, cut, trimmed)
+    if user is None or end.start <= user:
+        return end
+    if fitting.start <= user:  # all that came after the question fits; better that than a shorter prompt
+        return fitting.moved(history, user)
+    return _reach(history, max(cut, user + 1), trimmed - message_cost(history[user]))
+
+
+def _reach(history: Sequence[Message], stop: int, room: int) -> _End:
+    """The longest end that costs at most `room` and does not begin before `stop`."""
+    start, cost = len(history), 0
+    for message in islice(reversed(history), start - stop):
+        more = cost + (message.__dict__.get(_COST_KEY) or message_cost(message))
+        if more > room:
+            break
+        start, cost = start - 1, more
+    return _End(start, cost)
+
+
+def _aligned(history: Sequence[Message], start: int) -> int:
+    """The first index from `start` on that parts no result from its call."""
+    for index in range(start, len(history)):
+        role = history[index].role
+        if role == "tool":
+            start = index + 1
+        elif role == "assistant" or not start:  # before 0 nothing is cut
+            break
+    return start
+
+
+def _cost(messages: Sequence[Message]) -> int:
+    return sum([message.__dict__.get(_COST_KEY) or message_cost(message) for message in messages])
+
+
+def first_sent(prompt: Sequence[Message], history: Sequence[Message]) -> int:
+    """The index in `history` from which on `prompt` has everything, whoever built the prompt."""
+    same = 0
+    for sent, said in zip(reversed(prompt), reversed(history), strict=False):
+        if sent is not said:
+            break
+        same += 1
+    return len(history) - same

@@ -1,0 +1,50 @@
+"""How long the model may go on calling functions within one round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..message import Message
+
+__all__ = ["Allowance", "CallOutcome"]
+
+
+@dataclass(frozen=True, slots=True)
+class CallOutcome:
+    """What became of one call: its result, whether the model speaks next, and whether it may try again."""
+
+    message: Message
+    is_model_turn: bool = True
+    failed: bool = False
+    should_retry: bool = False
+
+
+class Allowance:
+    """Counts the function rounds and the failures in a row.
+
+    A function round is one message with calls, however many. It failed when one of its calls did. When no failed call
+    of a round may be tried again, or the rounds are used up, `calls` is false and stays so: the model has to answer.
+
+    Args:
+        max_function_rounds: how many function rounds there may be; `None` is no limit.
+    """
+
+    def __init__(self, max_function_rounds: int | None) -> None:
+        self.calls = max_function_rounds != 0
+        """Whether the model may call functions."""
+        self.failures = 0
+        """How many function rounds failed in a row."""
+        self._left = max_function_rounds
+
+    def goes_on(self, outcomes: Sequence[CallOutcome]) -> bool:
+        """Count a function round; whether the model speaks next."""
+        if not self.calls:
+            return False
+        failed = [outcome for outcome in outcomes if outcome.failed]
+        self.failures = self.failures + 1 if failed else 0
+        if self._left is not None:
+            self._left -= 1
+        if self._left == 0 or (failed and not any(outcome.should_retry for outcome in failed)):
+            self.calls = False
+        return bool(failed) or any(outcome.is_model_turn for outcome in outcomes)

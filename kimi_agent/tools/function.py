@@ -1,0 +1,397 @@
+"""A Python function that the model may call.
+
+What a function takes, its schema and its definition are read once, when a class first needs them, and belong to the
+class; what belongs to an instance is the bound function and `enabled`. A call ends in a value or in a
+`FunctionCallException`: nothing that the function raises gets past that, `SystemExit` included, except the cancellation
+of the caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any, Final, Literal, TypeAlias, TypeVar, cast, overload
+
+from ..errors import FunctionCallException, FunctionSpecError, KimiAgentError, ToolArgumentsError, WrappedCallException
+from .base import DEFAULT_TEXTS, Tool, ToolReturnValue, ToolTexts, tool_error_from
+from .results import to_return_value
+from .signature import AIParam, Signature, is_async, name_of, qualified_name_of, read_signature
+from .threads import TOOL_THREADS
+
+__all__ = ["AIFunction", "AIParam", "ai_function", "functions_of"]
+
+F = TypeVar("F", bound="Callable[..., Any] | staticmethod[..., Any] | classmethod[Any, ..., Any]")
+After = Literal["assistant", "user"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """What the author of a function says about it beside its code."""
+
+    after: After
+    name: str | None
+    desc: str | None
+    auto_retry: bool
+    json_schema: Mapping[str, Any] | None
+    auto_truncate: int | None
+    enabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Spec:
+    """All that does not depend on an instance."""
+
+    tool: Tool
+    options: _Options
+    signature: Signature
+    in_thread: bool
+
+
+# Kimi refuses a request with a name that this does not match.
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
+
+
+def _spec_of(function: Any, options: _Options) -> _Spec:
+    signature = read_signature(function, json_schema=options.json_schema)
+    name = _checked_name(options.name or name_of(function), function)
+    description = signature.description if options.desc is None else options.desc
+    tool = Tool(name=name, description=description, parameters=cast(Any, signature.json_schema))
+    return _Spec(tool, options, signature, in_thread=not is_async(function))
+
+
+def _checked_name(name: str, function: Any) -> str:
+    if not _NAME.fullmatch(name):
+        raise FunctionSpecError(
+            f"{qualified_name_of(function)}: Kimi refuses the function name {name!r}; pass name= with at most 64 "
+            "letters of a-z, digits, `_` and `-`, not starting with a digit or `-`"
+        )
+    return name
+
+
+class AIFunction:
+    """A function that the model may call, made from any callable. Decorated methods become one by themselves.
+
+    A function that is no `async def` runs in a thread. `await function(**arguments)` checks the arguments and gives
+    what the function returns.
+
+    Args:
+        inner: a function, bound method, partial or callable object; every parameter has a type.
+        after: who speaks after the call: the assistant, or the user.
+        name: for the model; the function's own name unless given.
+        desc: when to call it and what it gives; the docstring unless given.
+        auto_retry: whether the model may try again after an error.
+        json_schema: describes the arguments instead of the generated schema; they are checked against the types.
+        auto_truncate: the most characters of a result that the model gets.
+        enabled: whether the model may call it; may be changed at any time.
+
+    Raises:
+        FunctionSpecError: the function cannot be described to a model.
+    """
+
+    __slots__ = ("__weakref__", "_inner", "_spec", "enabled")
+
+    enabled: bool
+
+    def __init__(
+        self,
+        inner: Callable[..., Any],
+        *,
+        after: After = "assistant",
+        name: str | None = None,
+        desc: str | None = None,
+        auto_retry: bool = True,
+        json_schema: Mapping[str, Any] | None = None,
+        auto_truncate: int | None = None,
+        enabled: bool = True,
+    ) -> None:
+        self._spec = _spec_of(inner, _Options(after, name, desc, auto_retry, json_schema, auto_truncate, enabled))
+        self._inner = inner
+        self.enabled = enabled
+
+    def __repr__(self) -> str:
+        return f"AIFunction({self.name!r}, {qualified_name_of(self._inner)})"
+
+    @property
+    def inner(self) -> Callable[..., Any]:
+        """The function itself."""
+        return self._inner
+
+    @property
+    def name(self) -> str:
+        """The name that the model uses."""
+        return self._spec.tool.name
+
+    @property
+    def desc(self) -> str:
+        """What the model is told about it."""
+        return self._spec.tool.description
+
+    @property
+    def after(self) -> After:
+        """Who speaks after the call."""
+        return self._spec.options.after
+
+    @property
+    def auto_retry(self) -> bool:
+        """Whether the model may try again after an error."""
+        return self._spec.options.auto_retry
+
+    @property
+    def auto_truncate(self) -> int | None:
+        """The most characters of a result that the model gets; `None` for no limit."""
+        return self._spec.options.auto_truncate
+
+    @property
+    def json_schema(self) -> dict[str, Any]:
+        """The JSON Schema of the arguments, a copy at each access."""
+        return copy.deepcopy(self._spec.signature.json_schema)
+
+    @property
+    def base(self) -> Tool:
+        """The definition for the model; always the same object."""
+        return self._spec.tool
+
+    @property
+    def in_thread(self) -> bool:
+        """Whether it runs in a thread, where it cannot be stopped."""
+        return self._spec.in_thread
+
+    async def __call__(self, /, **arguments: Any) -> Any:
+        """Run the function with checked arguments and give what it returns.
+
+        Raises:
+            ToolArgumentsError: the arguments do not fit.
+            BaseException: what the function raises.
+        """
+        return await self._run(self._spec.signature.validate(arguments, retry=self.auto_retry))
+
+    async def invoke(self, arguments: Mapping[str, Any], *, texts: ToolTexts = DEFAULT_TEXTS) -> ToolReturnValue:
+        """Check the arguments, run the function and convert what it returns for the model.
+
+        Args:
+            arguments: by name, as JSON gives them.
+            texts: what to say for `None`.
+
+        Raises:
+            ToolArgumentsError: the arguments do not fit.
+            WrappedCallException: the function raised, or its result has no text.
+        """
+        try:
+            values = self._spec.signature.validate(arguments, retry=self.auto_retry)
+        except ToolArgumentsError:
+            raise
+        except BaseException as error:  # from a validator of the function's author
+            raise _failure(error, self.auto_retry)  # noqa: B904  the cause is set, or it is the error itself
+        try:
+            return to_return_value(await self._run(values), texts, self.auto_truncate)
+        except BaseException as error:
+            raise _failure(error, self.auto_retry)  # noqa: B904
+
+    async def call(self, arguments: Any) -> ToolReturnValue:
+        """Like `invoke`, with what goes wrong as a value."""
+        try:
+            return await self.invoke(arguments)
+        except FunctionCallException as error:
+            return tool_error_from(error)
+
+    async def _run(self, values: dict[str, Any]) -> Any:
+        if self._spec.in_thread:
+            return await TOOL_THREADS.run(self._inner, **values)
+        return await self._inner(**values)
+
+
+def _failure(error: BaseException, retry: bool) -> BaseException:
+    """What to raise for `error`: itself if it ends the caller, else the error of a call."""
+    if isinstance(error, GeneratorExit) or (isinstance(error, asyncio.CancelledError) and _is_being_cancelled()):
+        return error
+    return WrappedCallException(retry, _readable(error))
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
+def _readable(error: BaseException) -> BaseException:
+    """`error`, unless its text cannot be read."""
+    try:
+        str(error)
+    except BaseException:
+        return KimiAgentError(f"{type(error).__name__}, whose text cannot be read")
+    return error
+
+
+# ==== decorated methods ====
+
+_TAG: Final = "__ai_function__"
+_TABLE: Final = "__ai_functions__"
+
+
+@overload
+def ai_function(
+    func: F,
+    *,
+    after: After = ...,
+    name: str | None = ...,
+    desc: str | None = ...,
+    auto_retry: bool = ...,
+    json_schema: Mapping[str, Any] | None = ...,
+    auto_truncate: int | None = ...,
+    enabled: bool = ...,
+) -> F: ...
+
+
+@overload
+def ai_function(
+    func: None = None,
+    *,
+    after: After = ...,
+    name: str | None = ...,
+    desc: str | None = ...,
+    auto_retry: bool = ...,
+    json_schema: Mapping[str, Any] | None = ...,
+    auto_truncate: int | None = ...,
+    enabled: bool = ...,
+) -> Callable[[F], F]: ...
+
+
+def ai_function(
+    func: Any = None,
+    *,
+    after: After = "assistant",
+    name: str | None = None,
+    desc: str | None = None,
+    auto_retry: bool = True,
+    json_schema: Mapping[str, Any] | None = None,
+    auto_truncate: int | None = None,
+    enabled: bool = True,
+) -> Any:
+    """Mark a method as one that the model may call. Works as `@ai_function` and as `@ai_function(...)`.
+
+    The method stays what it is; it is read when an instance of its class first needs it. `@staticmethod` and
+    `@classmethod` may stand above or below. A subclass that overrides the method without decorating it takes it away
+    from the model.
+
+    Args:
+        func: the method.
+        after: who speaks after the call: the assistant, or the user.
+        name: for the model; the method's own name unless given.
+        desc: when to call it and what it gives; the docstring unless given.
+        auto_retry: whether the model may try again after an error.
+        json_schema: describes the arguments instead of the generated schema; they are checked against the types.
+        auto_truncate: the most characters of a result that the model gets.
+        enabled: whether the model may call it at first.
+    """
+    tag = _Tag(_Options(after, name, desc, auto_retry, json_schema, auto_truncate, enabled))
+
+    def mark(function: F) -> F:
+        try:
+            setattr(_undescribed(function), _TAG, tag)
+        except AttributeError:
+            raise FunctionSpecError(f"{function!r} cannot be decorated; wrap it with AIFunction(...)") from None
+        return function
+
+    return mark if func is None else mark(func)
+
+
+class _Tag:
+    """What the decorator leaves on a function, and where its spec is kept for all classes that inherit it."""
+
+    __slots__ = ("_function", "_spec", "options")
+
+    def __init__(self, options: _Options) -> None:
+        self.options = options
+        self._function: Any = None
+        self._spec: _Spec | None = None
+
+    def spec_of(self, attribute: Any, owner: type) -> _Spec:
+        """The spec of the function that `attribute` of the class `owner` is. Decorators above copy the tag."""
+        if self._spec is None or self._function is not attribute:
+            self._function, self._spec = attribute, _spec_of(_bound_to_class(attribute, owner), self.options)
+        return self._spec
+
+
+def functions_of(owner: object) -> dict[str, AIFunction]:
+    """The decorated methods of `owner`, bound to it, by name.
+
+    They come in the order of their definition, those of base classes first; an override keeps the place of what it
+    overrides. Nothing of `owner` is executed. A class is read once, so methods that it gets later are not seen.
+
+    Raises:
+        FunctionSpecError: a method cannot be described to a model, or two have the same name.
+    """
+    cls = type(owner)
+    table = cls.__dict__.get(_TABLE) or _read_class(cls)
+    functions: dict[str, AIFunction] = {}
+    new = AIFunction.__new__
+    for name, bind, spec, enabled in table:  # an `__init__` per function would be half of the cost of an agent
+        functions[name] = function = new(AIFunction)
+        function._inner = bind(owner)
+        function._spec = spec
+        function.enabled = enabled
+    return functions
+
+
+_Row: TypeAlias = tuple[str, Callable[[Any], Callable[..., Any]], _Spec, bool]
+"""A decorated method: its name for the model, what binds it to an instance, its spec, whether it starts enabled."""
+
+
+def _read_class(cls: type) -> tuple[_Row, ...]:
+    """The table of `cls`, kept in the class itself, so that it lives as long and no longer."""
+    table = tuple(_rows(cls))
+    with suppress(TypeError):  # a class built into Python takes no attributes, and has no decorated methods
+        type.__setattr__(cls, _TABLE, table)
+    return table
+
+
+def _rows(cls: type) -> Iterator[_Row]:
+    places: dict[str, str] = {}
+    for key, (attribute, owner) in _decorated(cls).items():
+        spec = _tag_of(attribute).spec_of(attribute, owner)
+        name, place = spec.tool.name, f"{owner.__qualname__}.{key}"
+        if name in places:
+            raise FunctionSpecError(f"{places[name]} and {place} both have the name {name!r}; give one another name=")
+        places[name] = place
+        yield name, _binder(attribute), spec, spec.options.enabled
+
+
+def _decorated(cls: type) -> dict[str, tuple[Any, type]]:
+    """The decorated attributes of `cls` by their keys, with the classes that define them."""
+    found: dict[str, tuple[Any, type]] = {}
+    for owner in reversed(cls.__mro__):
+        for key, attribute in vars(owner).items():
+            if _tag_of(attribute) is not None:
+                found[key] = attribute, owner
+            else:
+                found.pop(key, None)
+    return found
+
+
+def _tag_of(attribute: Any) -> Any:
+    """The tag of a decorated attribute, else `None`. Looks into `__dict__` only, so that no code of the owner runs."""
+    return getattr(_undescribed(attribute), "__dict__", {}).get(_TAG)
+
+
+def _undescribed(attribute: Any) -> Any:
+    """The function inside a static or class method."""
+    return cast(Any, attribute).__func__ if isinstance(attribute, staticmethod | classmethod) else attribute
+
+
+def _bound_to_class(attribute: Any, owner: type) -> Callable[..., Any]:
+    """`attribute` as an instance would have it, without an instance."""
+    if isinstance(attribute, classmethod) or (not isinstance(attribute, staticmethod) and _binds(attribute)):
+        return MethodType(_undescribed(attribute), owner)
+    return _undescribed(attribute)
+
+
+def _binder(attribute: Any) -> Callable[[Any], Callable[..., Any]]:
+    return attribute.__get__ if _binds(attribute) else lambda owner: attribute
+
+
+def _binds(attribute: Any) -> bool:
+    return hasattr(cast(type[object], type(attribute)), "__get__")

@@ -1,0 +1,187 @@
+"""Where functions that block run: a bounded number of daemon threads, shared by the process.
+
+Guarantee: no more than the bound run at a time, callers wait in the order they came, and a function that hangs holds up
+neither the event loop nor the end of the program. Nothing is tied to one event loop.
+
+What cannot be had: a running thread cannot be stopped. When nobody waits for it any more it is abandoned, and counted
+until it ends. Once abandoned work occupies every thread, waiting would be waiting for ever, so callers get an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final, ParamSpec, TypeVar, cast
+
+from ..errors import KimiAgentError
+from .signature import qualified_name_of
+
+__all__ = ["TOOL_THREADS", "DaemonThreads"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What a function gave: a value, or what it raised."""
+
+    value: Any = None
+    error: BaseException | None = None
+
+    def unpack(self) -> Any:
+        if self.error is None:
+            return self.value
+        try:
+            raise self.error
+        finally:
+            self.error = None  # its traceback leads back here
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """A call on its way through a thread."""
+
+    function: Callable[[], Any]
+    name: str
+    context: contextvars.Context = field(default_factory=contextvars.copy_context)
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    done: asyncio.Future[_Outcome] = field(init=False)
+    abandoned: bool = False
+
+    def __post_init__(self) -> None:
+        self.done = self.loop.create_future()
+
+    def run(self) -> _Outcome:
+        try:
+            return _Outcome(self.context.run(self.function))
+        except BaseException as error:  # SystemExit too: a function must not end the program
+            return _Outcome(error=error)
+
+    def report(self, outcome: _Outcome) -> None:
+        """Tell the loop that waits, unless it is gone."""
+        with suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(self._finish, outcome)
+
+    def _finish(self, outcome: _Outcome) -> None:
+        if not self.done.done():
+            self.done.set_result(outcome)
+
+
+class DaemonThreads:
+    """Runs functions in daemon threads, a bounded number at a time. A thread starts when it is needed and ends when
+    nothing waits.
+
+    Args:
+        bound: how many threads at most.
+    """
+
+    def __init__(self, bound: int = 32) -> None:
+        self._bound = bound
+        self._lock = threading.Lock()
+        self._running: list[_Job] = []
+        self._waiting: deque[_Job] = deque()
+
+    @property
+    def running(self) -> tuple[str, ...]:
+        """The names of the functions that run, abandoned ones included."""
+        with self._lock:
+            return tuple(job.name for job in self._running)
+
+    @property
+    def waiting(self) -> tuple[str, ...]:
+        """The names of the functions that wait for a thread, the next one first."""
+        with self._lock:
+            return tuple(job.name for job in self._waiting)
+
+    @property
+    def abandoned(self) -> tuple[str, ...]:
+        """The names of the functions that run and nobody waits for."""
+        with self._lock:
+            return tuple(job.name for job in self._running if job.abandoned)
+
+    async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `function` in a thread, with a copy of the caller's context variables, and give what it gives.
+
+        An awaitable that it returns is awaited here, on the loop. A caller that is cancelled does not wait: its
+        function is not run if it had not started, and abandoned if it had.
+
+        Raises:
+            KimiAgentError: abandoned functions occupy all threads; the text names them.
+            BaseException: what `function` raised.
+        """
+        job = _Job(functools.partial(function, *args, **kwargs), qualified_name_of(function))
+        self._submit(job)
+        try:
+            outcome = await job.done
+        except BaseException:
+            self._abandon(job)
+            raise
+        value = outcome.unpack()
+        return cast(T, await value if inspect.isawaitable(value) else value)
+
+    def _submit(self, job: _Job) -> None:
+        with self._lock:
+            self._refuse_if_stuck()
+            if len(self._running) >= self._bound:
+                self._waiting.append(job)
+                return
+            self._running.append(job)
+        self._start_thread(job)
+
+    def _start_thread(self, job: _Job) -> None:
+        try:
+            threading.Thread(target=self._work, args=(job,), name=f"kimi_agent: {job.name}", daemon=True).start()
+        except BaseException:  # the system has no more threads
+            with self._lock:
+                self._running.remove(job)
+            raise
+
+    def _work(self, job: _Job | None) -> None:
+        while job is not None:
+            outcome = job.run()
+            job = self._next_after(job, outcome)
+
+    def _next_after(self, job: _Job, outcome: _Outcome) -> _Job | None:
+        with self._lock:
+            self._running.remove(job)
+            following = self._waiting.popleft() if self._waiting else None
+            if following is not None:
+                self._running.append(following)
+        if job.abandoned and inspect.iscoroutine(outcome.value):
+            outcome.value.close()  # nobody will await it
+        job.report(outcome)
+        return following
+
+    def _abandon(self, job: _Job) -> None:
+        with self._lock:
+            job.abandoned = True
+            if job in self._waiting:
+                self._waiting.remove(job)
+            try:
+                self._refuse_if_stuck()
+            except KimiAgentError as error:
+                self._send_home(error)
+
+    def _send_home(self, error: KimiAgentError) -> None:
+        while self._waiting:
+            self._waiting.popleft().report(_Outcome(error=error))
+
+    def _refuse_if_stuck(self) -> None:
+        if len(self._running) >= self._bound and all(job.abandoned for job in self._running):
+            names = ", ".join(sorted({job.name for job in self._running}))
+            raise KimiAgentError(
+                f"all {self._bound} threads for functions are occupied by calls that were given up and still run: "
+                f"{names}. Make them end by themselves (a timeout inside), or write them as `async def`"
+            )
+
+
+TOOL_THREADS: Final = DaemonThreads(bound=32)
+"""The threads of this process."""

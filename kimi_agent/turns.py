@@ -1,0 +1,349 @@
+"""Whose turn it is: one round at a time, and whatever ends a round leaves a history that can be sent.
+
+Who asks for the turn while another one has it:
+
+| from                                                  | gets                                               |
+|-------------------------------------------------------|----------------------------------------------------|
+| a tool, hook or handler of the round that has it      | `RoundInProgressError`                             |
+| the task that last advanced it, while it is suspended | the turn: the old round is closed                  |
+| anywhere, when its event loop is gone                 | the turn: nobody can go on with the old round      |
+| another task                                          | the turn, first come first served, once it is free |
+
+A turn ends in one of two ways. `close` waits: running calls are cancelled and drained, hooks are awaited. `close_now`
+is for a round that was dropped, where nothing can be awaited: calls are cancelled, the history is completed and the
+turn is free at once. A `close` that is itself cancelled ends with `close_now`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from contextvars import ContextVar
+from typing import Any, Final, Literal, Protocol, TypeAlias
+from weakref import ReferenceType, ref
+
+from .errors import RoundInProgressError
+from .events import Handlers, RoundFinished
+from .history import open_calls
+from .message import Message, ToolCall
+from .tools.base import ToolTexts
+from .tools.toolset import RunningCalls
+
+__all__ = ["Conversation", "Turn", "Turns"]
+
+Outcome: TypeAlias = Literal["completed", "failed", "closed"]
+
+_inside: Final[ContextVar[frozenset[Turn]]] = ContextVar("kimi_agent_turns", default=frozenset())
+"""The turns that this code runs inside of. Tools, hooks and handlers inherit it; who calls a round never sees it."""
+
+
+class Conversation(Protocol):
+    """What a turn needs of an agent."""
+
+    chat_history: list[Message]
+    texts: ToolTexts
+    _handlers: Handlers
+
+    async def add_to_history(self, message: Message) -> None:
+        """The hook through which every message goes."""
+        ...
+
+    def runs_in_thread(self, call: ToolCall) -> bool:
+        """Whether the function of a call runs in a thread, which cannot be stopped."""
+        ...
+
+
+class Closable(Protocol):
+    """What a newer round closes: the older one."""
+
+    async def aclose(self) -> None:
+        """Close and wait for it."""
+        ...
+
+
+class Stream(Closable, Protocol):
+    """What ends with its turn: the stream that a round handed out."""
+
+    def close_now(self) -> None:
+        """Start closing; wait for nothing."""
+        ...
+
+
+class Turns:
+    """The queue for the turn of one conversation."""
+
+    def __init__(self) -> None:
+        self._current: Turn | None = None
+        self._waiting: deque[tuple[Turn, asyncio.Future[None]]] = deque()
+
+    async def take(self, turn: Turn) -> None:
+        """Wait until it is `turn`'s turn.
+
+        Raises:
+            RoundInProgressError: asked from inside the round that has it.
+        """
+        while (holder := self._current) is not None:
+            if holder in _inside.get():
+                raise RoundInProgressError(
+                    "a tool, hook or handler of a round cannot start another round of the same agent; use another agent"
+                )
+            if holder.is_lost():
+                holder.close_now()
+            elif holder.is_superseded():
+                await holder.supersede()
+            else:
+                return await self._wait(turn)
+        self._current = turn
+        return None
+
+    async def _wait(self, turn: Turn) -> None:
+        granted = asyncio.get_running_loop().create_future()
+        self._waiting.append((turn, granted))
+        try:
+            await granted
+        except BaseException:
+            self.release(turn)
+            raise
+
+    def release(self, turn: Turn) -> None:
+        """Give the turn to whoever waits longest. Nothing, if it is not `turn`'s."""
+        if self._current is not turn:
+            self._waiting = deque(entry for entry in self._waiting if entry[0] is not turn)
+            return
+        self._current = None
+        while self._waiting:
+            waiting, granted = self._waiting.popleft()
+            if not granted.done() and not granted.get_loop().is_closed():
+                self._current = waiting
+                _in_loop_of(granted, _grant, granted)
+                return
+
+
+def _grant(granted: asyncio.Future[None]) -> None:
+    if not granted.done():
+        granted.set_result(None)
+
+
+def _in_loop_of(future: asyncio.Future[Any], call: Callable[..., object], *args: Any) -> None:
+    """Call it now if this is the future's event loop, else there. A dropped round may be collected in any thread."""
+    loop = future.get_loop()
+    if asyncio._get_running_loop() is loop:
+        call(*args)
+    elif not loop.is_closed():
+        loop.call_soon_threadsafe(call, *args)
+
+
+class Turn:
+    """One round's claim on a conversation, and what has to be cleaned up when it ends."""
+
+    def __init__(self, conversation: Conversation, turns: Turns) -> None:
+        self.conversation = conversation
+        self.ended: Outcome | None = None
+        self.superseded = False
+        """A newer round of the same task took the turn; the old one cannot be resumed."""
+        self._turns = turns
+        self._began = False
+        self._busy = self._interrupted = False
+        self._closed: asyncio.Future[None] | None = None
+        self._owner: asyncio.Task[Any] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._round: ReferenceType[Closable] | None = None
+        self._calls: RunningCalls[Any] | None = None
+        self._stream: Stream | None = None
+
+    # ---- whose it is ----
+
+    async def begin(self) -> None:
+        """Wait for the turn.
+
+        Raises:
+            RoundInProgressError: asked from inside the round that has it.
+        """
+        self._owner, self._loop = asyncio.current_task(), asyncio.get_running_loop()
+        await self._turns.take(self)
+        self._began = True
+
+    def belongs_to(self, round_: Closable) -> None:
+        """Tell which round a newer one has to close."""
+        self._round = ref(round_)
+
+    def is_lost(self) -> bool:
+        """Whether its event loop is gone, so that nobody can go on with it."""
+        return self._loop is not None and self._loop.is_closed()
+
+    def is_superseded(self) -> bool:
+        """Whether the running task left it suspended and now asks for another one."""
+        return self._round is not None and not self._busy and self._owner is asyncio.current_task()
+
+    async def supersede(self) -> None:
+        """Close the round that has the turn, for a newer one."""
+        self.superseded = True
+        round_ = self._round() if self._round is not None else None
+        if round_ is not None:
+            await round_.aclose()
+        self.close_now()
+
+    @contextmanager
+    def running(self) -> Generator[None, None, None]:
+        """While the round works: it is busy, and what it calls is inside of it."""
+        if self._busy:
+            raise RoundInProgressError("this round is being advanced by another task; a round has one consumer")
+        self._busy, self._owner = True, asyncio.current_task()
+        try:
+            with self.inside():
+                yield
+        finally:
+            self._busy = False
+
+    @contextmanager
+    def inside(self) -> Generator[None, None, None]:
+        """What is called within is inside of the round, and cannot begin another one of the same agent."""
+        token = _inside.set(_inside.get() | {self})
+        try:
+            yield
+        finally:
+            with suppress(ValueError):  # a task that is torn down with its loop leaves in another context
+                _inside.reset(token)
+
+    @asynccontextmanager
+    async def whole(self) -> AsyncGenerator[None, None]:
+        """A turn that one task takes, uses and ends without a pause.
+
+        Raises:
+            RoundInProgressError: asked from inside the round that has the turn.
+        """
+        with self.running():
+            await self.begin()
+            try:
+                yield
+            except BaseException as error:
+                await self.close(outcome_of(error))
+                raise
+            await self.close("completed")
+
+    async def interrupt(self) -> None:
+        """If another task is advancing the round, make it stop there, and wait until it has closed the turn.
+
+        Raises:
+            RoundInProgressError: the running task is the one that advances it.
+        """
+        if not self._busy or self._owner is None or self.ended is not None:
+            return
+        if self._owner is asyncio.current_task():
+            raise RoundInProgressError("a tool, hook or handler cannot close the round that it runs in")
+        self._interrupted = True
+        self._closed = asyncio.get_running_loop().create_future()
+        self._owner.cancel()
+        await self._closed
+
+    def was_interrupted(self) -> bool:
+        """Whether the cancellation that just arrived was `interrupt`, and no cancellation of the task itself."""
+        if not self._interrupted or self._owner is None:
+            return False
+        self._interrupted = False
+        return self._owner.uncancel() == 0
+
+    # ---- what is under way ----
+
+    def start(
+        self, calls: Sequence[ToolCall], run: Callable[[ToolCall], Coroutine[Any, Any, Any]]
+    ) -> RunningCalls[Any]:
+        """Run the calls of a message; they end with the turn at the latest."""
+        self._calls = RunningCalls(calls, run)
+        return self._calls
+
+    def all_answered(self) -> None:
+        """The calls that were started have their results."""
+        self._calls = None
+
+    def opened(self, stream: Stream) -> None:
+        """A stream was handed out; it ends with the turn at the latest."""
+        self._stream = stream
+
+    # ---- its end ----
+
+    async def close(self, outcome: Outcome) -> None:
+        """End the turn: stop what runs, answer what is open, let the next one in. Twice is once."""
+        if self.ended is not None:
+            return
+        try:
+            if self._stream is not None:
+                await self._stream.aclose()
+            if self._calls is not None:
+                await self._calls.drain()
+            for answer in self._missing_answers():
+                await self.conversation.add_to_history(answer)
+        except BaseException:
+            self.close_now(outcome)
+            raise
+        self._end(outcome)
+        if self._began:
+            await self.conversation._handlers.emit(RoundFinished(outcome))
+
+    def close_now(self, outcome: Outcome = "closed") -> None:
+        """End the turn without waiting for anything. Twice is once."""
+        if self.ended is not None:
+            return
+        self._end(outcome)
+        if self._began:
+            self.conversation._handlers.emit_later(RoundFinished(outcome))
+
+    def _end(self, outcome: Outcome) -> None:
+        self.ended = outcome
+        if not self.is_lost():
+            self._stop()
+        for answer in self._missing_answers():
+            self._add_now(answer)
+        self._turns.release(self)
+        if self._closed is not None:
+            _grant(self._closed)
+
+    def drop(self) -> None:
+        """Nobody holds the round any more. It may have been collected in another thread than its own."""
+        if self._loop is not None and self.ended is None:
+            if asyncio._get_running_loop() is self._loop or self._loop.is_closed():
+                self.close_now()
+            else:
+                self._loop.call_soon_threadsafe(self.close_now)
+
+    def _stop(self) -> None:
+        if self._stream is not None:
+            self._stream.close_now()
+        if self._calls is not None:
+            self._calls.cancel()
+
+    def _missing_answers(self) -> list[Message]:
+        """A result for each call of the newest exchange that has none; earlier turns left none open."""
+        if not self._began:
+            return []
+        return [
+            Message.tool(self._why(call), call.id, name=call.name, is_tool_call_error=True)
+            for call in open_calls(self.conversation.chat_history)
+        ]
+
+    def _why(self, call: ToolCall) -> str:
+        texts = self.conversation.texts
+        if self._calls is None or call.id not in self._calls.started:
+            return texts.not_run()
+        return texts.still_running() if self.conversation.runs_in_thread(call) else texts.interrupted()
+
+    def _add_now(self, message: Message) -> None:
+        """Add to the history through the hook as far as it gets without waiting; the message is in it in any case."""
+        history = self.conversation.chat_history
+        adding = self.conversation.add_to_history(message)
+        try:
+            adding.send(None)
+        except StopIteration:
+            return
+        adding.close()
+        if not any(known is message for known in history):
+            history.append(message)
+
+
+def outcome_of(error: BaseException | None) -> Outcome:
+    """How a round ended that ended with `error`."""
+    if error is None or isinstance(error, StopAsyncIteration):
+        return "completed"
+    return "failed" if isinstance(error, Exception) else "closed"
