@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
+from .generate import GenerateResult, generate  # at once: its room has the same name and would hide it
+
 if TYPE_CHECKING:
     from .agent import Agent
     from .errors import (
@@ -73,7 +75,6 @@ if TYPE_CHECKING:
         ToolCallFinished,
         ToolCallStarted,
     )
-    from .generate import GenerateResult, generate
     from .kimi.client import Kimi, KimiStreamedMessage
     from .message import (
         AudioURLPart,
@@ -237,7 +238,6 @@ _ROOMS = (
     "tools.function",
     "tools.toolset",
     "kimi.client",
-    "generate",
     "stream",
     "agent",
     "terminal.chat",

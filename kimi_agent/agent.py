@@ -62,7 +62,7 @@ class Agent:
         provider: who answers.
         system_prompt: goes before everything else; blanks around it are cut off, and a blank one is none.
         always_included_messages: go behind the system prompt in every prompt; they are not in `chat_history`.
-        desired_response_tokens: room that a prompt leaves for the answer; by default a tenth of the window, at most 8192.
+        desired_response_tokens: room left for the answer; by default a tenth of the window, and 8192 at most.
         chat_history: what has been said so far; the list is copied.
         functions: to call, beside the methods that `@ai_function` decorates.
         retry_attempts: how often in a row the model may try again after a call went wrong.

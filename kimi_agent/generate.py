@@ -9,7 +9,7 @@ from typing import Self, TypeAlias
 from .errors import APIEmptyResponseError, StreamInterruptedError
 from .events import CUT_OFF, End, StreamFrame, tell
 from .history import is_empty
-from .kimi.assemble import Assembler, part_of
+from .kimi.assemble import Assembler, Parts
 from .message import Message, StreamedMessagePart, TokenUsage, ToolCall
 from .provider import BatchedMessage, ChatProvider, StreamedMessage
 from .tools.base import Tool
@@ -142,9 +142,11 @@ class _FoldedParts:
 
 
 def _parts_to(callback: PartCallback) -> BatchCallback:
+    parts = Parts()
+
     async def each_part(frames: list[StreamFrame]) -> None:
         for frame in frames:
-            if (part := part_of(frame)) is not None:
+            if (part := parts.of(frame)) is not None:
                 await tell(callback, part)
 
     return each_part

@@ -22,40 +22,41 @@ from collections.abc import Iterable, Sequence
 
 from .message import Message, TextPart, ThinkPart, ToolCall
 
-__all__ = ["exchange_start", "open_calls", "placed", "problems", "repair"]
+__all__ = ["calls_of", "is_empty", "open_calls", "placed", "problems", "repair"]
 
 
-def exchange_start(messages: Sequence[Message], index: int) -> int:
-    """Where the exchange that `messages[index]` belongs to begins; `index` itself when it belongs to none."""
-    start = index
-    while start > 0 and messages[start].role == "tool":
-        start -= 1
-    return start if messages[start].tool_calls else index
+def calls_of(message: Message) -> tuple[ToolCall, ...]:
+    """The calls that a message waits for: an assistant's; nobody else can call."""
+    return (message.tool_calls or ()) if message.role == "assistant" else ()
+
+
+def _newest_answer(messages: Sequence[Message]) -> int | None:
+    """Where the newest assistant message is: results belong to it, whatever else was said since."""
+    return next((index for index in range(len(messages) - 1, -1, -1) if messages[index].role == "assistant"), None)
 
 
 def open_calls(messages: Sequence[Message]) -> tuple[ToolCall, ...]:
-    """The calls of the newest exchange that have no result yet, in the order of the calls."""
-    if not messages:
+    """The calls of the newest assistant message that have no result yet, in the order of the calls."""
+    start = _newest_answer(messages)
+    if start is None:
         return ()
-    start = exchange_start(messages, len(messages) - 1)
-    calls = messages[start].tool_calls or ()
-    return tuple(call for call, result in _paired(calls, messages[start + 1 :]) if result is None)
+    pairs = _paired(calls_of(messages[start]), _results_until_next_turn(messages, start + 1))
+    return tuple(call for call, result in pairs if result is None)
 
 
 def placed(messages: Sequence[Message], result: Message) -> int:
     """Where `result` has to be inserted, so that the newest exchange keeps its results in the order of the calls.
 
-    At the end, when it answers no open call of the newest exchange.
+    At the end, when it answers no open call of the newest assistant message.
     """
-    end = len(messages)
-    if not messages:
-        return end
-    start = exchange_start(messages, end - 1)
-    pairs = _paired(messages[start].tool_calls or (), messages[start + 1 :])
+    start = _newest_answer(messages)
+    if start is None:
+        return len(messages)
+    pairs = _paired(calls_of(messages[start]), _results_until_next_turn(messages, start + 1))
     for position, (call, known) in enumerate(pairs):
         if known is None and call.id == result.tool_call_id:
             return start + 1 + sum(earlier is not None for _, earlier in pairs[:position])
-    return end
+    return len(messages)
 
 
 def _paired(calls: Iterable[ToolCall], results: Iterable[Message]) -> list[tuple[ToolCall, Message | None]]:
@@ -92,12 +93,12 @@ def repair(messages: Sequence[Message], *, interrupted: str) -> list[Message]:
     while position < len(messages):
         message = messages[position]
         position += 1
-        if message.tool_calls and message.role == "assistant":
+        if calls := calls_of(message):
             results = _results_until_next_turn(messages, position)
             repaired.append(message)
             repaired += [
                 result or Message.tool(interrupted, call.id, name=call.name, is_tool_call_error=True)
-                for call, result in _paired(message.tool_calls, results)
+                for call, result in _paired(calls, results)
             ]
         elif message.role != "tool" and not is_empty(message):
             repaired.append(message)
@@ -129,7 +130,7 @@ def problems(messages: Sequence[Message]) -> list[str]:
         pending, caller = {}, index
         if is_empty(message):
             found.append(f"assistant message {index} is empty")
-        for call in message.tool_calls or ():
+        for call in calls_of(message):
             pending[call.id] = pending.get(call.id, 0) + 1
     return found + [f"call {call_id!r} of message {caller} has no result" for call_id in pending]
 

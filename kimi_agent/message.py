@@ -22,6 +22,7 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     PlainSerializer,
+    model_serializer,
 )
 from pydantic_core import CoreSchema, core_schema, from_json
 
@@ -114,7 +115,7 @@ def absent(default: None = None) -> Any:
 class Value(BaseModel):
     """Frozen, equal by value, hashable; unknown fields are refused unless they come out of a saved file."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
 
     extra: FrozenMapping = Field(default=_EMPTY, exclude_if=_is_empty, repr=False)
     """Whatever the owner wants to keep with this value: saved, never sent."""
@@ -201,12 +202,18 @@ class OpenValue(Value):
             raise ValueError(f"a {cls.__name__} needs a `type` that is a string")
         member = cls._family.get(kind)
         if member is None:
-            return cls._unknown(kind, {key: item for key, item in fields.items() if key != "type"})
+            data = {key: item for key, item in fields.items() if key not in ("type", "extra")}
+            return cls._unknown(kind, data, fields.get("extra") or {})
         return member.model_validate(fields, context=info.context)
 
     @classmethod
-    def _unknown(cls, kind: str, data: dict[str, Any]) -> OpenValue:
+    def _unknown(cls, kind: str, data: dict[str, Any], extra: Any) -> OpenValue:
         raise ValueError(f"unknown type {kind!r}")
+
+
+def as_it_came(kind: str, data: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON of a value whose type nobody knows."""
+    return {"type": kind, **data, **({"extra": extra} if extra else {})}
 
 
 # ==== content ====
@@ -222,8 +229,8 @@ class ContentPart(OpenValue):
     _family: ClassVar[dict[str, type[OpenValue]]] = {}
 
     @classmethod
-    def _unknown(cls, kind: str, data: dict[str, Any]) -> UnknownPart:
-        return UnknownPart(type=kind, data=data)
+    def _unknown(cls, kind: str, data: dict[str, Any], extra: Any) -> UnknownPart:
+        return UnknownPart(type=kind, data=data, extra=extra)
 
 
 class TextPart(ContentPart):
@@ -281,14 +288,9 @@ class UnknownPart(ContentPart):
     type: str
     data: FrozenMapping
 
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        def flat(part: UnknownPart) -> dict[str, Any]:
-            return {"type": part.type, **part.data}
-
-        schema = handler(source)
-        schema["serialization"] = core_schema.plain_serializer_function_ser_schema(flat)
-        return schema
+    @model_serializer
+    def _as_it_came(self) -> dict[str, Any]:
+        return as_it_came(self.type, self.data, self.extra)
 
 
 # ==== tool calls ====
@@ -301,7 +303,7 @@ class ToolCall(Value):
         """The function that a call names and its arguments as the model wrote them: JSON, or an attempt at it."""
 
         name: str
-        arguments: str | None = None
+        arguments: str | None = absent()
 
     type: Literal["function"] = "function"
     id: str
@@ -401,8 +403,8 @@ def _as_parts(content: Any) -> Any:
 
 def _as_content(parts: tuple[ContentPart, ...]) -> Any:
     """The shortest JSON that reads back as the same parts."""
-    if len(parts) == 1 and isinstance(text := parts[0], TextPart) and not text.extra and not text.__pydantic_extra__:
-        return text.text
+    if len(parts) == 1 and type(part := parts[0]) is TextPart and not (part.extra or part.__pydantic_extra__):
+        return part.text or parts
     return parts
 
 

@@ -100,6 +100,12 @@ async def _read(produce: Produce, recording: Recording) -> None:
         raise
 
 
+def _forget(reader: asyncio.Task[None]) -> None:
+    _readers.discard(reader)
+    if not reader.cancelled():
+        reader.exception()  # what ended it is in its recording
+
+
 def _cancel(task: asyncio.Task[None]) -> None:
     """Cancel a task, from whatever thread the stream was collected in."""
     loop = task.get_loop()
@@ -248,7 +254,7 @@ class MessageStream:
         if self._reader is None and not self._recording.ended:
             self._reader = asyncio.get_running_loop().create_task(_read(self._produce, self._recording))
             _readers.add(self._reader)
-            self._reader.add_done_callback(_readers.discard)
+            self._reader.add_done_callback(_forget)
         return self._recording
 
     def _raise_error(self) -> None:

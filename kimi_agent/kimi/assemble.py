@@ -4,7 +4,8 @@ How a piece of a tool call finds its call:
 
 | the piece has                 | it belongs to                                              |
 |-------------------------------|------------------------------------------------------------|
-| an `index`                    | the newest call with that index; 0 and "a" are keys alike  |
+| an `index`                    | the newest call with that index; 0 and "a" are keys alike; |
+|                               | or the call with that index and its id, if that is earlier |
 | no index, an `id`             | the call with that id                                      |
 | neither, in a list of several | the call at its place in the list                          |
 | neither, alone                | the only call; with none or several: `StreamProtocolError` |
@@ -18,7 +19,9 @@ is unique.
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Iterable, Sequence
+from math import isfinite
 from typing import Any, Final, TypeAlias, cast
 
 from ..errors import StreamInterruptedError, StreamProtocolError
@@ -34,7 +37,7 @@ from ..message import (
     ToolCallPart,
 )
 
-__all__ = ["Assembler", "fold", "part_of", "usage_of"]
+__all__ = ["Assembler", "Parts", "fold", "part_of", "usage_of"]
 
 JSON: TypeAlias = dict[str, Any]
 Index: TypeAlias = int | str
@@ -56,6 +59,7 @@ class Assembler:
         self._media: list[ContentPart] = []
         self._calls: list[_Call] = []
         self._by_index: dict[Index, _Call] = {}
+        self._taken: set[Index] = set()
         self._usage: TokenUsage | JSON | None = None
 
     @property
@@ -94,7 +98,7 @@ class Assembler:
         try:
             self._feed(chunk, frames)
         except (AttributeError, TypeError, KeyError, IndexError, ValueError) as error:
-            raise StreamProtocolError(f"this is no chunk of an answer: {_shortened(chunk)}") from error
+            raise StreamProtocolError(f"this is no chunk of an answer: {reprlib.repr(chunk)}") from error
 
     def _feed(self, chunk: JSON, frames: list[StreamFrame]) -> None:
         choices = chunk.get("choices")
@@ -150,7 +154,7 @@ class Assembler:
     def _call_for(self, index: Any, call_id: str | None, place: int | None) -> _Call | None:
         """The call that a piece belongs to; `None` when it starts one."""
         if index is not None:
-            return self._by_index.get(_key(index))
+            return self._at(_key(index), call_id)
         if call_id is not None:
             return next((call for call in reversed(self._calls) if call.id == call_id), None)
         if place is not None:
@@ -161,11 +165,27 @@ class Assembler:
             f"a piece of a tool call has neither index nor id, and there are {len(self._calls)} calls it may belong to"
         )
 
+    def _at(self, index: Index, call_id: str | None) -> _Call | None:
+        """The newest call with this index, or an earlier one with this index and the same id."""
+        newest = self._by_index.get(index)
+        if newest is None or call_id is None or newest.id is None or newest.id == call_id:
+            return newest
+        return next((call for call in self._calls if call.key == index and call.id == call_id), newest)
+
     def _open(self, index: Any) -> _Call:
-        call = _Call(len(self._calls) if index is None else _key(index))
+        """A new call. Its index in the frames is its own, also where a host uses one index for two calls."""
+        place = len(self._calls)
+        key = place if index is None else _key(index)
+        call = _Call(key, self._free(key, place))
         self._calls.append(call)
-        self._by_index[call.index] = call
+        self._by_index[key] = call
         return call
+
+    def _free(self, index: Index, place: int) -> Index:
+        while index in self._taken:
+            index, place = place, place + 1
+        self._taken.add(index)
+        return index
 
     def _append(
         self, call: _Call, call_id: str | None, name: str | None, arguments: str, frames: list[StreamFrame]
@@ -193,7 +213,7 @@ class Assembler:
                 self._add_reasoning(think, frames)
             case ToolCall():
                 call = self._open(None)
-                self._append(call, part.id, part.name, part.arguments, frames)
+                self._append(call, _present(part.id), _present(part.name), part.arguments, frames)
             case ToolCallPart(arguments_part=arguments, index=index):
                 call = self._by_index.get(index) if index is not None else (self._calls or [None])[-1]
                 if call is None:
@@ -228,15 +248,18 @@ class Assembler:
 class _Call:
     """A call that is being written."""
 
-    __slots__ = ("_depth", "_ended", "_in_string", "_scanned", "id", "index", "name", "pieces")
+    __slots__ = ("_depth", "_ended", "_escaped", "_in_string", "_scanned", "id", "index", "key", "name", "pieces")
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, key: Index, index: Index) -> None:
+        self.key = key
+        """The index that the provider uses."""
         self.index = index
+        """The index that the frames use."""
         self.id: str | None = None
         self.name: str | None = None
         self.pieces: list[str] = []
         self._scanned = self._depth = 0
-        self._in_string = self._ended = False
+        self._in_string = self._escaped = self._ended = False
 
     def is_another(self, call_id: str | None, name: str | None) -> bool:
         """Whether a piece with this id and name starts a new call instead of going on with this one."""
@@ -257,7 +280,9 @@ class _Call:
         return self._ended
 
     def _scan(self, piece: str) -> None:
-        for mark in _MARKS.findall(piece):
+        marks = _MARKS.findall(piece, 1 if self._escaped else 0)
+        self._escaped = bool(marks) and marks[-1] == "\\"
+        for mark in marks:
             if mark == '"':
                 self._in_string = not self._in_string
             elif not self._in_string and mark in "{[":
@@ -267,8 +292,9 @@ class _Call:
                 self._ended = self._depth == 0
 
 
-_MARKS: Final = re.compile(r'\\.|["{}\[\]]', re.DOTALL)
-"""What the nesting of JSON hangs on. An escaped character is one mark, so that `\\"` ends no string."""
+_MARKS: Final = re.compile(r'\\.?|["{}\[\]]', re.DOTALL)
+"""What the nesting of JSON hangs on. An escaped character is one mark, so that `\\"` ends no string; a backslash at the
+end of a piece escapes the first character of the next one."""
 
 
 def _key(index: Any) -> Index:
@@ -310,11 +336,6 @@ def _joined(pieces: list[str]) -> str:
     return text
 
 
-def _shortened(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 200 else text[:200] + "..."
-
-
 # ==== usage ====
 
 
@@ -330,21 +351,43 @@ def usage_of(usage: JSON) -> TokenUsage:
 
 
 def _count(value: Any) -> int:
-    return max(int(value), 0) if isinstance(value, int | float) and value == value else 0
+    if isinstance(value, float):
+        return max(int(value), 0) if isfinite(value) else 0
+    return max(value, 0) if isinstance(value, int) else 0
 
 
 # ==== frames and parts ====
 
 
+class Parts:
+    """Frames as the parts that kosong's callbacks know. A call is held back until its name is known."""
+
+    def __init__(self) -> None:
+        self._named: set[Index] = set()
+        self._held: dict[Index, list[ToolCallDelta]] = {}
+
+    def of(self, frame: StreamFrame) -> StreamedMessagePart | None:
+        """The part that `frame` is; `None` for what is no part, or not yet."""
+        if not isinstance(frame, ToolCallDelta) or frame.index in self._named:
+            return part_of(frame)
+        held = self._held.setdefault(frame.index, [])
+        held.append(frame)
+        if frame.name is None:
+            return None
+        self._named.add(frame.index)
+        call_id = next((delta.id for delta in held if delta.id), None)
+        return part_of(ToolCallDelta(frame.index, call_id, frame.name, "".join([delta.arguments for delta in held])))
+
+
 def part_of(frame: StreamFrame) -> StreamedMessagePart | None:
-    """A frame as the part that kosong's callbacks know; `None` for what is no part."""
+    """A frame as a part, by itself: a `ToolCallDelta` with a name starts a call; `None` for what is no part."""
     match frame:
         case Append(text):
             return TextPart(text=text)
         case Reasoning(text):
             return ThinkPart(think=text)
-        case ToolCallDelta(index, call_id, name, arguments) if call_id or name:
-            body = ToolCall.FunctionBody(name=name or "", arguments=arguments or None)
+        case ToolCallDelta(index, call_id, name, arguments) if name:
+            body = ToolCall.FunctionBody(name=name, arguments=arguments or None)
             return ToolCall(id=call_id or f"{name}_{index}", function=body)
         case ToolCallDelta(index, _, _, arguments):
             return ToolCallPart(arguments_part=arguments, index=index)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Sequence
+import reprlib
+from collections.abc import AsyncIterator, Mapping, Sequence
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 from pydantic_core import from_json
 
@@ -22,8 +23,8 @@ from ..events import RequestSent, StreamFrame
 from ..message import Message, StreamedMessagePart, TokenUsage
 from ..provider import GenerationKwargs, OnEvent
 from ..tools.base import Tool
-from .assemble import Assembler, part_of
-from .http import HttpResponse, HttpTransport, error_in
+from .assemble import Assembler, Parts
+from .http import HttpTransport, error_in
 from .models import context_window
 from .sse import MESSAGE, Event, SSEDecoder
 from .wire import request_body
@@ -114,10 +115,27 @@ class Kimi:
         await self._http.leave()
 
 
+class Body(Protocol):
+    """What an answer is read from: an `HttpResponse`, or a script."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """By lower-case name."""
+        ...
+
+    async def read(self) -> bytes | None:
+        """The next bytes; `None` at the end."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of it."""
+        ...
+
+
 class KimiStreamedMessage:
     """An answer of Kimi on its way. Iterating gives its parts, once; `batches()` gives frames by the network read."""
 
-    def __init__(self, response: HttpResponse) -> None:
+    def __init__(self, response: Body) -> None:
         self._response = response
         self._assembler = Assembler()
         self._decoder = _decoder_for(response.headers.get("content-type", ""))
@@ -161,9 +179,10 @@ class KimiStreamedMessage:
         return _Batches(self)
 
     async def __aiter__(self) -> AsyncIterator[StreamedMessagePart]:
+        parts = Parts()
         async for frames in self.batches():
             for frame in frames:
-                if (part := part_of(frame)) is not None:
+                if (part := parts.of(frame)) is not None:
                     yield part
 
     async def _next_batch(self) -> list[StreamFrame] | None:
@@ -216,14 +235,19 @@ class KimiStreamedMessage:
                 assembler.done = True
             elif not assembler.done and data:
                 chunk = _decoded(data)
-                if "error" in chunk or kind == b"error":
-                    self._raise_error(chunk)
+                if "error" in chunk or kind != MESSAGE:
+                    self._check(kind, chunk)
                 assembler.feed(chunk, frames)
 
-    def _raise_error(self, chunk: Any) -> None:
+    def _check(self, kind: bytes, chunk: dict[str, Any]) -> None:
+        """Raise what an unusual event says. An event of type `error` may be the error itself."""
+        if kind == b"error" and not chunk.get("error"):
+            chunk = {"error": chunk}
         error = error_in(chunk, headers=self._response.headers)
         if error is not None:
             raise error
+        if kind == WHOLE and not chunk.get("choices"):
+            raise StreamProtocolError(f"the server sent something else than an answer: {reprlib.repr(chunk)}")
 
 
 class _Batches:
@@ -242,6 +266,10 @@ class _Batches:
         return frames
 
 
+WHOLE: Final = b"whole\nbody"
+"""The type of the one event that a body without events is. No server can send it: a type has no line end in it."""
+
+
 class _WholeBody:
     """Takes the whole body as one event: some hosts answer a streamed request with one JSON object."""
 
@@ -253,11 +281,11 @@ class _WholeBody:
         return []
 
     def close(self) -> list[Event]:
-        return [(MESSAGE, b"".join(self._pieces))]
+        return [(WHOLE, b"".join(self._pieces))]
 
 
 def _decoder_for(content_type: str) -> SSEDecoder | _WholeBody:
-    return _WholeBody() if content_type.startswith(("application/json", "text/html")) else SSEDecoder()
+    return _WholeBody() if content_type.lower().startswith(("application/json", "text/html")) else SSEDecoder()
 
 
 def _decoded(data: bytes) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import ssl
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from math import isfinite, nan
 from typing import Any, Final, cast
 from weakref import WeakKeyDictionary
 
@@ -69,6 +70,9 @@ BY_STATUS: Final[dict[int, type[APIStatusError]]] = {
     429: RateLimitError,
 }
 
+VAGUE: Final = "invalid_request_error"
+"""The type that gateways give to every refusal, whatever its status: the status says more."""
+
 TOO_LONG: Final = ("exceeded model token limit", "input token length too long")
 OUT_OF_MONEY: Final = ("account balance", "insufficient balance", "recharge", "exceeded your current token quota")
 """How a 429 speaks of billing when a gateway has dropped its type. A bare "quota" also stands in throttling texts."""
@@ -104,14 +108,15 @@ def error_in(decoded: Any, status_code: int | None = None, headers: Mapping[str,
 def _made(
     status_code: int, message: str, fields: dict[str, Any], body: Any, headers: Mapping[str, str]
 ) -> APIStatusError:
-    kind = _error_class(status_code, fields.get("type"), message.lower())
+    error_type = _text(fields.get("type"))
+    kind = _error_class(status_code, error_type, message.lower())
     if kind is AuthenticationError:
         message = f"{message}. {OTHER_PLATFORM}"
     return kind(
         status_code,
         message,
-        type=fields.get("type"),
-        code=fields.get("code"),
+        type=error_type,
+        code=_text(fields.get("code")),
         body=body,
         request_id=headers.get("msh-request-id") or headers.get("x-request-id"),
         trace_id=headers.get("x-trace-id"),
@@ -119,12 +124,17 @@ def _made(
     )
 
 
-def _error_class(status_code: int, kind: Any, message: str) -> type[APIStatusError]:
-    by_status = BY_STATUS.get(status_code, ServerError if status_code >= 500 else APIStatusError)
-    found = BY_TYPE[kind][0] if kind in BY_TYPE else by_status
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _error_class(status_code: int, kind: str | None, message: str) -> type[APIStatusError]:
+    if kind in BY_TYPE and kind != VAGUE:
+        return BY_TYPE[kind][0]
+    found = BY_STATUS.get(status_code, ServerError if status_code >= 500 else APIStatusError)
     if found is BadRequestError and any(words in message for words in TOO_LONG):
         return ContextLengthError
-    if found is RateLimitError and kind not in BY_TYPE and any(words in message for words in OUT_OF_MONEY):
+    if found is RateLimitError and any(words in message for words in OUT_OF_MONEY):
         return QuotaExceededError
     return found
 
@@ -135,14 +145,19 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     if not value:
         return None
     try:
-        return max(float(value), 0.0)
+        seconds = float(value)
     except ValueError:
-        pass
+        seconds = _seconds_until(value)
+    return max(seconds, 0.0) if isfinite(seconds) else None
+
+
+def _seconds_until(date: str) -> float:
+    """Not a number when it is no date."""
     try:
-        until = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    return max((until - datetime.now(UTC)).total_seconds(), 0.0)
+        until = parsedate_to_datetime(date)
+        return (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    except (ValueError, OverflowError):
+        return nan
 
 
 def _decoded(body: bytes) -> Any:
@@ -175,7 +190,8 @@ class HttpTransport:
 
     def __init__(self, base_url: str, api_key: str, http_client: httpx.AsyncClient | None = None) -> None:
         self.base_url = base_url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {api_key}", "Content-Type": "application/json"}
+        # httpx.Headers masks the key in its repr, which log tools with variables in their tracebacks print
+        self._headers = httpx.Headers({"Authorization": f"Bearer {api_key}", "Content-Type": "application/json"})
         self._given = http_client
         self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
         self._users = 0
@@ -217,12 +233,15 @@ class HttpTransport:
 
     def _client(self) -> httpx.AsyncClient:
         if self._given is not None:
+            if self._given.is_closed:
+                raise ChatProviderError("the http_client that was given is closed")
             return self._given
         loop = asyncio.get_running_loop()
         client = self._pools.get(loop)
         if client is None:
-            limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
-            client = self._pools[loop] = httpx.AsyncClient(timeout=TIMEOUT, limits=limits, verify=_certificates())
+            for ended in [other for other in self._pools if other.is_closed()]:
+                del self._pools[ended]  # a pool holds its loop, so the weak key alone frees neither
+            client = self._pools[loop] = _new_pool()
         return client
 
     async def _refusal(self, response: httpx.Response) -> ChatProviderError:
@@ -272,6 +291,14 @@ class HttpResponse:
     async def aclose(self) -> None:
         """Let go of the connection. Unread bytes are lost."""
         await self._response.aclose()
+
+
+def _new_pool() -> httpx.AsyncClient:
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+    try:
+        return httpx.AsyncClient(timeout=TIMEOUT, limits=limits, verify=_certificates())
+    except (ImportError, ValueError, OSError) as error:  # an unknown proxy, a file of certificates that is not there
+        raise ChatProviderError(f"the environment has unusable network settings: {error}") from error
 
 
 @functools.cache

@@ -1,6 +1,6 @@
 """Server-sent events: bytes in, events out. No I/O.
 
-Lines end with LF, CR or CRLF and nothing else: U+2028 and U+0085 may stand inside JSON, so `bytes.splitlines` and
+Lines end with LF, CR or CRLF and nothing else: U+2028 and U+0085 may stand inside JSON, so `str.splitlines` and
 `httpx.aiter_lines` would tear it. A byte order mark at the start, comments and unknown fields are skipped.
 https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
 """
@@ -60,10 +60,10 @@ class SSEDecoder:
 
     def _with_plain_newlines(self, data: bytes) -> bytes:
         """`data` with LF as its only line end; a CRLF may be cut in two."""
-        if self._after_cr and data[:1] == b"\n":
-            data = data[1:]
-        self._after_cr = data.endswith(b"\r") if data else self._after_cr
-        return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        rest = data[1:] if self._after_cr and data[:1] == b"\n" else data
+        if data:
+            self._after_cr = data.endswith(b"\r")
+        return rest.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
     def _check_size(self) -> None:
         if self._tail_size > MAX_EVENT:
@@ -92,5 +92,5 @@ def _parse(block: bytes) -> Event | None:
         if field == b"data":
             data.append(value)
         elif field == b"event":
-            kind = value
+            kind = value or MESSAGE
     return (kind, b"\n".join(data)) if data else None

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from pydantic_core import to_json
 
-from ..message import ContentPart, Message, TextPart, ThinkPart, ToolCall, UnknownPart, once_per_value
+from ..history import calls_of
+from ..message import ContentPart, Message, TextPart, ThinkPart, ToolCall, UnknownPart, Value, once_per_value
 from ..provider import GenerationKwargs
 from ..tools.base import Tool
 
@@ -31,13 +32,16 @@ def request_body(
     Raises:
         TypeError: `extra_body` has messages or tools.
     """
-    messages = [message_json(message) for message in history]
+    messages = [message.__dict__.get(_KEY) or message_json(message) for message in history]
     if system_prompt:
         messages.insert(0, message_json(Message.system(system_prompt)))
-    head = [b'{"messages":[', b",".join(messages), b"]"]
-    if tools:
-        head += [b',"tools":[', b",".join([tool_json(tool) for tool in tools]), b"]"]
-    return b"".join([*head, b",", encode(_fields(model, overrides or {}))[1:]])
+    tail = [b"]", b',"tools":[' + b",".join(map(tool_json, tools)) + b"]"] if tools else [b"]"]
+    tail += [b",", encode(_fields(model, overrides or {}))[1:]]
+    if messages:  # a long body is copied once: what stands around the messages goes to the first and the last of them
+        messages[-1] += b"".join(tail)
+        messages[0] = b'{"messages":[' + messages[0]
+        return b",".join(messages)
+    return b'{"messages":[' + b"".join(tail)
 
 
 def _fields(model: str, overrides: GenerationKwargs) -> dict[str, Any]:
@@ -53,6 +57,9 @@ def _fields(model: str, overrides: GenerationKwargs) -> dict[str, Any]:
 def message_json(message: Message) -> bytes:
     """A message as JSON."""
     return encode(_message(message))
+
+
+_KEY: Final[str] = message_json.key  # pyright: ignore[reportFunctionMemberAccess]
 
 
 @once_per_value
@@ -74,11 +81,12 @@ def _message(message: Message) -> dict[str, Any]:
     body: dict[str, Any] = {"role": message.role}
     if (reasoning := message.reasoning) is not None and message.role == "assistant":
         body["reasoning_content"] = reasoning
+    calls = calls_of(message)
     content = _content(message)
-    if content or not message.tool_calls:  # with calls Kimi takes no blank content
+    if not (calls and _is_blank(content)):  # with calls Kimi takes no blank content
         body["content"] = content
-    if message.tool_calls:
-        body["tool_calls"] = [_call(call) for call in message.tool_calls]
+    if calls:
+        body["tool_calls"] = [_call(call) for call in calls]
     optional = {"tool_call_id": message.tool_call_id, "name": message.name, "partial": message.partial}
     return body | {field: value for field, value in optional.items() if value is not None}
 
@@ -88,15 +96,25 @@ def _content(message: Message) -> str | list[dict[str, Any]]:
     parts = [part for part in message.content if not isinstance(part, ThinkPart)]
     texts = [part.text for part in parts if isinstance(part, TextPart)]
     if len(texts) == len(parts) and (len(texts) < 2 or message.role == "assistant"):
-        text = "".join(texts)
-        return text if text.strip() or not message.tool_calls else ""
+        return "".join(texts)
     return [_part(part) for part in parts]
+
+
+def _is_blank(content: str | list[dict[str, Any]]) -> bool:
+    return isinstance(content, str) and not content.strip()
 
 
 def _part(part: ContentPart) -> dict[str, Any]:
     if isinstance(part, UnknownPart):
         return {"type": part.type, **part.data}
-    return part.model_dump(exclude={"extra"} | (part.__pydantic_extra__ or {}).keys())
+    return part.model_dump(exclude=_private(part))
+
+
+def _private(value: Value) -> dict[str, Any]:
+    """What of a value is not for Kimi, at every depth: `extra`, and fields that this version does not know."""
+    fields: dict[str, Any] = {name: True for name in ("extra", *(value.__pydantic_extra__ or ()))}
+    inner = {name: _private(item) for name, item in value.__dict__.items() if isinstance(item, Value)}
+    return fields | inner
 
 
 def _call(call: ToolCall) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ..errors import ToolArgumentsError
 from ..message import ContentPart, Message, TextPart, ThinkPart, ToolCall, once_per_value
 from ..tools.base import Tool
 
-__all__ = ["REQUEST_COST", "estimate_text", "is_cheap", "message_cost", "tools_cost"]
+__all__ = ["REQUEST_COST", "estimate_text", "message_cost", "quickly_counted", "tools_cost"]
 
 REQUEST_COST: Final = 68 + 7
 """Tokens of every request: the note about the thinking effort, and the header of the answer."""
@@ -47,11 +47,6 @@ def message_cost(message: Message) -> int:
     if message.tool_calls:
         cost += _CALLS_COST + sum(map(_call_cost, message.tool_calls))
     return cost
-
-
-def is_cheap(message: Message) -> bool:
-    """Whether the cost of the message is known, or found out so fast that it may be done on the event loop."""
-    return _COST_KEY in message.__dict__ or sum(map(len, _texts(message))) < _CHEAP_LENGTH
 
 
 def quickly_counted(messages: Sequence[Message]) -> bool:

@@ -198,7 +198,7 @@ def _kept_end(history: Sequence[Message], essential: _Essential, cut: int, room:
     end = _reach(history, cut, room - apart)
     if end.start > cut:
         end = _shorter(history, user, end, cut, trimmed)
-    return end.moved(history, _aligned(history, end.start))
+    return end.moved(history, min(_aligned(history, end.start), essential.newest))
 
 
 def _shorter(history: Sequence[Message], user: int | None, fitting: _End, cut: int, trimmed: int) -> _End:
@@ -208,7 +208,7 @@ def _shorter(history: Sequence[Message], user: int | None, fitting: _End, cut: i
         return end
     if fitting.start <= user:  # all that came after the question fits; better that than a shorter prompt
         return fitting.moved(history, user)
-    return _reach(history, max(cut, user + 1), trimmed - message_cost(history[user]))
+    return _reach(history, cut, trimmed - message_cost(history[user]))
 
 
 def _reach(history: Sequence[Message], stop: int, room: int) -> _End:

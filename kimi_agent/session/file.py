@@ -28,7 +28,7 @@ from io import BytesIO
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
 from pydantic import ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json, to_json, to_jsonable_python
 
 from ..errors import SessionError
 from ..message import KEEP_UNKNOWN, FrozenDict, Message, TokenUsage, Value, freeze
@@ -176,16 +176,26 @@ def _strict_json(value: Any) -> bytes:
     try:
         line = to_json(value)
     except ValueError:  # a lone surrogate, which pydantic cannot write; or something that nobody can
-        plain = value.model_dump(mode="json") if isinstance(value, Value) else value
-        line = _json_with_surrogates(plain)
+        return _json_with_surrogates(value)
+    if _LOST in line:
+        return _json_with_surrogates(value)
     if b"null" in line:  # what pydantic writes for NaN and infinity too
-        _refuse_not_finite(value.model_dump() if isinstance(value, Value) else value)
+        _refuse_not_finite(_plain(value))
     return line
 
 
+_LOST: Final = "\ufffd".encode() * 3  # what pydantic makes of a lone surrogate in the key of a mapping
+
+
 def _json_with_surrogates(value: Any) -> bytes:
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return text.encode("utf-8", "backslashreplace")  # \udXXX happens to be JSON's escape too
+    plain = _plain(value)
+    _refuse_not_finite(plain)
+    text = json.dumps(plain, ensure_ascii=False, separators=(",", ":"), default=to_jsonable_python)
+    return text.encode("utf-8", "backslashreplace")  # its escape for a surrogate, \udXXX, is JSON's
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump() if isinstance(value, Value) else value
 
 
 def _refuse_not_finite(value: Any) -> None:

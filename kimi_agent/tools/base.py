@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, TypeAlias, cast
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, ValidationError, model_serializer, model_validator
 
 from ..errors import FunctionCallException, ModelRetry, NoSuchFunction, ToolArgumentsError, WrappedCallException
-from ..message import ContentPart, FrozenMapping, Message, OpenValue, TextPart, ToolCall, Value, absent
+from ..message import ContentPart, FrozenMapping, Message, OpenValue, TextPart, ToolCall, Value, absent, as_it_came
 
 __all__ = [
+    "DEFAULT_TEXTS",
     "BriefDisplayBlock",
     "DisplayBlock",
     "Tool",
     "ToolError",
     "ToolLike",
+    "ToolMessage",
     "ToolOk",
     "ToolResult",
     "ToolReturnValue",
     "ToolTexts",
     "UnknownDisplayBlock",
+    "answering",
+    "result_message",
     "tool_error_from",
 ]
 
@@ -64,8 +68,8 @@ class DisplayBlock(OpenValue):
     _family: ClassVar[dict[str, type[OpenValue]]] = {}
 
     @classmethod
-    def _unknown(cls, kind: str, data: dict[str, Any]) -> UnknownDisplayBlock:
-        return UnknownDisplayBlock(type=kind, data=data)
+    def _unknown(cls, kind: str, data: dict[str, Any], extra: Any) -> UnknownDisplayBlock:
+        return UnknownDisplayBlock(type=kind, data=data, extra=extra)
 
 
 class BriefDisplayBlock(DisplayBlock):
@@ -80,6 +84,10 @@ class UnknownDisplayBlock(DisplayBlock):
 
     type: str
     data: FrozenMapping
+
+    @model_serializer
+    def _as_it_came(self) -> dict[str, Any]:
+        return as_it_came(self.type, self.data, self.extra)
 
 
 # ==== what a call gives ====
@@ -110,28 +118,40 @@ class ToolReturnValue(Value):
     display: tuple[DisplayBlock, ...] = ()
     extras: FrozenMapping | None = absent()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_brief(cls, fields: Any) -> Any:
+        """`brief=` is short for a display of one `BriefDisplayBlock`."""
+        given: dict[str, Any] = dict(cast("dict[str, Any]", fields)) if isinstance(fields, dict) else {}
+        if "brief" not in given:
+            return cast(Any, fields)
+        text = given.pop("brief")
+        return {**given, "display": (BriefDisplayBlock(text=text),)} if text else given
+
     @property
     def brief(self) -> str:
         """The text of the first `BriefDisplayBlock`; `""` without one."""
         return next((block.text for block in self.display if isinstance(block, BriefDisplayBlock)), "")
 
 
-def _brief(text: str) -> tuple[DisplayBlock, ...]:
-    return (BriefDisplayBlock(text=text),) if text else ()
-
-
 class ToolOk(ToolReturnValue):
-    """A call that went well."""
+    """A call that went well. `brief` is a line for the user."""
 
-    def __init__(self, *, output: Output, message: str = "", brief: str = "") -> None:
-        super().__init__(is_error=False, output=cast(Any, output), message=message, display=_brief(brief))
+    is_error: bool = False
+
+    if TYPE_CHECKING:
+
+        def __init__(self, *, output: Output, message: str = "", brief: str = "") -> None: ...
 
 
 class ToolError(ToolReturnValue):
-    """A call that went wrong: `message` says how."""
+    """A call that went wrong: `message` says how. `brief` is a line for the user."""
 
-    def __init__(self, *, message: str, brief: str, output: Output = "") -> None:
-        super().__init__(is_error=True, output=cast(Any, output), message=message, display=_brief(brief))
+    is_error: bool = True
+
+    if TYPE_CHECKING:
+
+        def __init__(self, *, message: str, brief: str, output: Output = "") -> None: ...
 
 
 class ToolMessage(ToolReturnValue):
@@ -194,8 +214,14 @@ class ToolTexts:
 
 
 def _described(error: BaseException) -> str:
-    text = str(error)
+    text = _fields_of(error) if isinstance(error, ValidationError) else str(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _fields_of(error: ValidationError) -> str:
+    """pydantic's own text has a URL for every field, which costs tokens and helps no model."""
+    details = error.errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(f"{'.'.join(map(str, detail['loc'])) or error.title}: {detail['msg']}" for detail in details)
 
 
 DEFAULT_TEXTS = ToolTexts()

@@ -326,7 +326,9 @@ def functions_of(owner: object) -> dict[str, AIFunction]:
         FunctionSpecError: a method cannot be described to a model, or two have the same name.
     """
     cls = type(owner)
-    table = cls.__dict__.get(_TABLE) or _read_class(cls)
+    table: tuple[_Row, ...] | None = cls.__dict__.get(_TABLE)
+    if table is None:
+        table = _read_class(cls)
     functions: dict[str, AIFunction] = {}
     new = AIFunction.__new__
     for name, bind, spec, enabled in table:  # an `__init__` per function would be half of the cost of an agent

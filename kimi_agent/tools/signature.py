@@ -363,6 +363,7 @@ _MAX_SHOWN: Final = 60
 
 _CONTAINER_WANTED: Final = frozenset(
     {
+        "arguments_type",
         "counter_type",
         "dataclass_type",
         "deque_type",

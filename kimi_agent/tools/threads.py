@@ -15,7 +15,7 @@ import functools
 import inspect
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, ParamSpec, TypeVar, cast
@@ -54,10 +54,15 @@ class _Job:
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     done: asyncio.Future[_Outcome] = field(init=False)
-    abandoned: bool = False
+    given_up: bool = False
 
     def __post_init__(self) -> None:
         self.done = self.loop.create_future()
+
+    @property
+    def abandoned(self) -> bool:
+        """Nobody waits for it any more."""
+        return self.given_up or self.loop.is_closed()
 
     def run(self) -> _Outcome:
         try:
@@ -85,7 +90,8 @@ class DaemonThreads:
 
     def __init__(self, bound: int = 32) -> None:
         self._bound = bound
-        self._lock = threading.Lock()
+        # Re-entrant: collecting garbage while it is held may close a forgotten call, which then gives up its job.
+        self._lock = threading.RLock()
         self._running: list[_Job] = []
         self._waiting: deque[_Job] = deque()
 
@@ -152,7 +158,7 @@ class DaemonThreads:
     def _next_after(self, job: _Job, outcome: _Outcome) -> _Job | None:
         with self._lock:
             self._running.remove(job)
-            following = self._waiting.popleft() if self._waiting else None
+            following = next(self._wanted(), None)
             if following is not None:
                 self._running.append(following)
         if job.abandoned and inspect.iscoroutine(outcome.value):
@@ -160,9 +166,15 @@ class DaemonThreads:
         job.report(outcome)
         return following
 
+    def _wanted(self) -> Iterator[_Job]:
+        while self._waiting:
+            job = self._waiting.popleft()
+            if not job.abandoned:
+                yield job
+
     def _abandon(self, job: _Job) -> None:
         with self._lock:
-            job.abandoned = True
+            job.given_up = True
             if job in self._waiting:
                 self._waiting.remove(job)
             try:

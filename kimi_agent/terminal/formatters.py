@@ -1,0 +1,99 @@
+"""What of a message to show: functions from a message to text, or to `None` for "nothing".
+
+They fit `Agent.full_round_str(..., message_formatter=...)`; give them options with `functools.partial`. None of them
+raises, whatever the model wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Final
+
+from ..errors import ToolArgumentsError
+from ..message import Message, TextPart, ThinkPart, ToolCall
+from .text import visible
+
+__all__ = [
+    "all_message_contents",
+    "assistant_message_contents",
+    "assistant_message_contents_thinking",
+    "assistant_message_thinking",
+]
+
+_GREY: Final = "\x1b[90m"
+_PLAIN: Final = "\x1b[0m"
+
+
+def all_message_contents(msg: Message) -> str:
+    """The text of any message."""
+    return msg.text
+
+
+def assistant_message_contents(msg: Message, *, show_reasoning: bool = True, color: bool = True) -> str | None:
+    """The text of an assistant message; `None` for any other message.
+
+    Args:
+        msg: the message.
+        show_reasoning: with what the model thought, in paragraphs of its own.
+        color: the result goes to a terminal: the reasoning is grey, and control characters are made `visible`.
+    """
+    if msg.role != "assistant":
+        return None
+    kinds = (TextPart, ThinkPart) if show_reasoning else (TextPart,)
+    shown = [part for part in msg.parts if isinstance(part, kinds)]
+    paragraphs = [_paragraph(list(parts), color) for _, parts in groupby(shown, _is_reasoning)]
+    return "\n".join(paragraph for paragraph in paragraphs if paragraph)
+
+
+def _is_reasoning(part: TextPart | ThinkPart) -> bool:
+    return isinstance(part, ThinkPart)
+
+
+def _paragraph(parts: Sequence[TextPart | ThinkPart], color: bool) -> str:
+    text = "".join(part.think if isinstance(part, ThinkPart) else part.text for part in parts)
+    if not (text and color):
+        return text
+    return f"{_GREY}{visible(text)}{_PLAIN}" if _is_reasoning(parts[0]) else visible(text)
+
+
+def assistant_message_contents_thinking(
+    msg: Message, *, show_args: bool = False, show_reasoning: bool = True, color: bool = True
+) -> str | None:
+    """The text of an assistant message and, on a line of its own, what it calls; `None` for any other message.
+
+    Args:
+        msg: the message.
+        show_args: with the arguments of each call.
+        show_reasoning: with what the model thought, in paragraphs of its own.
+        color: the result goes to a terminal: the reasoning is grey, and control characters are made `visible`.
+    """
+    contents = assistant_message_contents(msg, show_reasoning=show_reasoning, color=color)
+    thinking = assistant_message_thinking(msg, show_args=show_args)
+    if contents is None or thinking is None:
+        return contents
+    thinking = visible(thinking) if color else thinking
+    return f"{contents}\n{thinking}" if contents else thinking
+
+
+def assistant_message_thinking(msg: Message, *, show_args: bool = False) -> str | None:
+    """`Thinking... [get_weather; get_time]` for an assistant message that calls functions; `None` for any other.
+
+    For a message whose text is shown by other means, such as a stream.
+
+    Args:
+        msg: the message.
+        show_args: with the arguments of each call. What is no JSON object is shown as the model wrote it.
+    """
+    if msg.role != "assistant" or not msg.tool_calls:
+        return None
+    calls = [_with_arguments(call) if show_args else call.name for call in msg.tool_calls]
+    return f"Thinking... [{'; '.join(calls)}]"
+
+
+def _with_arguments(call: ToolCall) -> str:
+    try:
+        arguments = ", ".join(f"{name}={value!r}" for name, value in call.args.items())
+    except ToolArgumentsError:
+        arguments = call.arguments
+    return f"{call.name}({arguments})"

@@ -1,0 +1,84 @@
+"""What both doubles of Kimi share: the script, the checks, the persona, and the number and cost of an answer."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from inspect import isawaitable
+from typing import Any, cast
+
+from .checks import check_request
+from .chunks import Envelope, PrefixCache, events
+from .persona import persona
+from .script import Answer, Body, Call, Delivery, Failure, Recorded, Reply, ScriptSource, Step
+
+__all__ = ["Double", "headers"]
+
+
+class Double:
+    """Answers decoded chat requests.
+
+    Args:
+        script: one step for each request, or a function for all of them; without one the persona answers.
+        delivery: how streamed answers travel that do not say it themselves.
+        check: refuse what Kimi refuses. A refused request uses up no step.
+    """
+
+    def __init__(self, script: ScriptSource | None, delivery: Delivery, check: bool) -> None:
+        source: ScriptSource = persona if script is None else script
+        self._steps: deque[Step] | None = None if callable(source) else deque(source)
+        self._every: Callable[[Body], Any] | None = source if callable(source) else None
+        self._delivery = delivery
+        self._check = check
+        self._cache = PrefixCache()
+        self._asked = 0
+
+    def assert_complete(self) -> None:
+        """Make sure that the whole script was asked for.
+
+        Raises:
+            AssertionError: it was not; the text names what is left.
+        """
+        if self._steps:
+            left = "\n".join(f"  {step!r}" for step in self._steps)
+            raise AssertionError(f"{len(self._steps)} scripted answers were not asked for:\n{left}")
+
+    async def _answer(self, body: Body) -> tuple[Answer, Envelope]:
+        """The answer to a request, and what has to be known to send it."""
+        self._asked += 1
+        refusal = check_request(body) if self._check else None
+        answer = refusal or await self._next(body)
+        prompt, cached = self._cache.read(body) if isinstance(answer, Reply) else (0, 0)
+        return answer, Envelope(self._asked, str(body.get("model")), prompt, cached, _wants_usage(body))
+
+    async def _next(self, body: Body) -> Answer:
+        if self._every is not None:
+            return await _resolved(self._every, body)
+        if not self._steps:
+            return Failure(500, "server_error", f"the script is exhausted: it has no answer to request {self._asked}")
+        return await _resolved(self._steps.popleft(), body)
+
+    def _events(self, answer: Reply | Recorded, envelope: Envelope) -> tuple[list[bytes], Delivery]:
+        delivery = answer.delivery or self._delivery
+        return events(answer, envelope, delivery), delivery
+
+
+def headers(answer: Answer, envelope: Envelope) -> dict[str, str]:
+    """What Kimi sends beside an answer. Names are in lower case."""
+    found = {"msh-request-id": f"request-{envelope.number}", "x-trace-id": f"trace-{envelope.number}"}
+    if isinstance(answer, Failure) and answer.retry_after is not None:
+        found["retry-after"] = str(answer.retry_after)
+    return found
+
+
+async def _resolved(step: Step, body: Body) -> Answer:
+    """A step as an answer: functions are called, a call becomes a reply."""
+    if callable(step):
+        made = step(body)
+        step = await made if isawaitable(made) else made
+    return Reply(tool_calls=(step,)) if isinstance(step, Call) else step
+
+
+def _wants_usage(body: Body) -> bool:
+    options: Any = body.get("stream_options")
+    return isinstance(options, dict) and bool(cast(Body, options).get("include_usage"))

@@ -1,0 +1,109 @@
+"""A small stand-in for the model, for demos and tests without a network. It thinks of nothing, but it calls tools.
+
+It looks for a tool that fits the user's message, fills its arguments from the message, and repeats what the tools said.
+It knows no tool by name and computes nothing. The same request gets the same reply.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final, cast
+
+from .function import Function
+from .question import Question
+from .script import Body, Call, Reply
+
+__all__ = ["persona"]
+
+MAX_CALLS: Final = 8
+"""Calls in one message, however many values the text names."""
+
+MAX_QUESTION: Final = 2_000
+"""Characters of a message that are searched for arguments."""
+
+
+def persona(body: Body) -> Reply:
+    """The stand-in's reply to a decoded chat request."""
+    messages = cast(list[Body], body.get("messages") or [])
+    if messages and messages[-1].get("role") == "tool":
+        return _retell(messages)
+    asked = _last_question(messages)
+    calls = _calls(body, Question(asked[:MAX_QUESTION])) if asked else []
+    if calls:
+        return Reply(reasoning=f"{calls[0].name} fits the question, so I call it.", tool_calls=calls)
+    return Reply(_plain(asked), reasoning="There is nothing to call, so I answer myself.")
+
+
+def _last_question(messages: Sequence[Body]) -> str:
+    return next((_text(message) for message in reversed(messages) if message.get("role") == "user"), "").strip()
+
+
+def _text(message: Body) -> str:
+    content = message.get("content")
+    if not isinstance(content, list):
+        return str(content or "")
+    parts = cast(list[Body], content)
+    return " ".join(str(part.get("text", "")) for part in parts if part.get("type") == "text")
+
+
+# ==== calls ====
+
+
+def _calls(body: Body, question: Question) -> list[Call]:
+    """The calls of the function that fits best; none when no function fits or may be called."""
+    choice, tools = body.get("tool_choice"), cast(list[Body], body.get("tools") or [])
+    functions = [Function(tool["function"]) for tool in tools if tool.get("type") == "function"]
+    if not functions or choice == "none":
+        return []
+    ranked = sorted(functions, key=lambda function: -function.fits(question))
+    for function in ranked:
+        if function.fits(question) and (fillings := function.fillings(question)):
+            return [_call(function, arguments) for arguments in fillings[:MAX_CALLS]]
+    return [_call(ranked[0], ranked[0].guess(question))] if choice == "required" else []
+
+
+def _call(function: Function, arguments: Body) -> Call:
+    return Call(function.name, json.dumps(arguments, ensure_ascii=False))
+
+
+# ==== answers ====
+
+
+def _plain(asked: str) -> str:
+    if not asked:
+        return "I am the offline stand-in for Kimi. Ask me something that one of my tools can do."
+    return (
+        "I am the offline stand-in for Kimi: I can call tools, but I cannot think, and here I found nothing to call."
+        f" You said: {asked}"
+    )
+
+
+def _retell(messages: Sequence[Body]) -> Reply:
+    """The results at the end of the conversation, a sentence for each."""
+    start = len(messages)
+    while start and messages[start - 1].get("role") == "tool":
+        start -= 1
+    made = cast(list[Body], messages[start - 1].get("tool_calls") or []) if start else []
+    functions = {call["id"]: call["function"] for call in made}
+    told = [_told(functions.get(result.get("tool_call_id")), _text(result)) for result in messages[start:]]
+    return Reply("\n".join(told), reasoning="The results are in, so I repeat them.")
+
+
+def _told(function: Body | None, result: str) -> str:
+    if function is None:
+        return f"The result is: {result}"
+    values = ", ".join(_shown(value) for value in _arguments(function).values())
+    return f"{function['name']} ({values}) says: {result}" if values else f"{function['name']} says: {result}"
+
+
+def _arguments(function: Body) -> Body:
+    try:
+        arguments: Any = json.loads(function.get("arguments") or "{}")
+    except ValueError:
+        return {}
+    return cast(Body, arguments) if isinstance(arguments, dict) else {}
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,196 @@
+"""`KimiServer`: Kimi's chat-completions over real HTTP/1.1 on the loopback interface.
+
+It checks requests as Kimi does and answers by script or by the offline persona. When the `async with` block ends, every
+connection and task of it has ended too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Self, cast
+
+from .chunks import Envelope, completion, to_json
+from .connection import Connection, HTTPRequest, HTTPResponse
+from .double import Double, headers
+from .script import Answer, Body, Delivery, Failure, RawBody, Recorded, ScriptSource
+
+__all__ = ["ChatRequest", "KimiServer"]
+
+PREFIX: Final = "/v1"
+CHAT: Final = f"{PREFIX}/chat/completions"
+JSON_TYPE: Final = "application/json"
+EVENTS_TYPE: Final = "text/event-stream"
+
+UNAUTHORIZED: Final = Failure(401, "invalid_authentication_error", "Invalid Authentication")
+NO_JSON: Final = Failure(400, "invalid_request_error", "Invalid request: the body must be a JSON object")
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A chat request as it came.
+
+    Args:
+        body: decoded.
+        headers: by name in lower case; the value of `authorization` is left out.
+        raw: the bytes of the body.
+    """
+
+    body: Body
+    headers: Mapping[str, str]
+    raw: bytes
+
+
+class KimiServer(Double):
+    """An embedded Kimi that speaks HTTP.
+
+        async with KimiServer([call("get_weather", city="Oslo"), say("Four degrees.")]) as server:
+            kimi = Kimi("kimi-k3", api_key=server.api_key, base_url=server.base_url)
+
+    Args:
+        script: one step for each request, or a function for all of them; without one the persona answers.
+        delivery: how streamed answers travel that do not say it themselves.
+        check: refuse what Kimi refuses. A refused request uses up no step.
+    """
+
+    api_key: Final = "sk-test"
+    """The only key that it takes."""
+
+    base_url: str
+    """Known while the server runs."""
+
+    def __init__(
+        self, script: ScriptSource | None = None, *, delivery: Delivery | None = None, check: bool = True
+    ) -> None:
+        super().__init__(script, delivery or Delivery(), check)
+        self.requests: list[ChatRequest] = []
+        """Every chat request with a JSON object in it, refused or not, in the order of arrival."""
+        self._open: set[Connection] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting: list[asyncio.Future[None]] = []
+
+    @property
+    def connections(self) -> int:
+        """How many sockets are open now."""
+        return len(self._open)
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait until `condition()` is true. It is asked again when a request comes or a connection opens or closes."""
+        while not condition():
+            changed = asyncio.get_running_loop().create_future()
+            self._waiting.append(changed)
+            await changed
+
+    def _changed(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for changed in waiting:
+            if not changed.done():
+                changed.set_result(None)
+
+    # ---- the life of the server ----
+
+    async def __aenter__(self) -> Self:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.setblocking(False)
+        self.base_url = f"http://127.0.0.1:{self._listener.getsockname()[1]}{PREFIX}"
+        self._closing = False
+        self._accepting = asyncio.create_task(self._accept())
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._closing = True
+        for connection in self._open:
+            connection.abort()
+        await self._stop_accepting()
+        await self.until(lambda: not self._open)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _accept(self) -> None:
+        """Take connections one by one. `asyncio.Server` loses the one that comes while it is being closed."""
+        loop = asyncio.get_running_loop()
+        while not self._closing:
+            accepted, _ = await loop.sock_accept(self._listener)
+            await loop.connect_accepted_socket(self._connection, accepted)
+
+    async def _stop_accepting(self) -> None:
+        """A last connection wakes the task; to cancel it could lose a socket that was just accepted."""
+        with self._listener, socket.socket() as last:
+            last.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(last, self._listener.getsockname())
+            await self._accepting
+
+    def _connection(self) -> Connection:
+        return Connection(self._respond, self._opened, self._closed)
+
+    def _opened(self, connection: Connection) -> None:
+        self._open.add(connection)
+        self._tasks.add(connection.task)
+        connection.task.add_done_callback(self._tasks.discard)
+        if self._closing:
+            connection.abort()
+        self._changed()
+
+    def _closed(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        self._changed()
+
+    # ---- requests ----
+
+    async def _respond(self, request: HTTPRequest) -> HTTPResponse:
+        body = _decoded(request.body)
+        if refusal := self._refusal(request, body):
+            return _json_response(refusal.status, refusal.body, {})
+        try:
+            answer, envelope = await self._answer(body or {})
+        except Exception as error:  # a function of the script raised: the test must see it, and the server goes on
+            failure = Failure(500, "server_error", f"the script raised {error!r}")
+            return _json_response(failure.status, failure.body, {})
+        return self._response(answer, envelope, streamed=bool(body and body.get("stream")))
+
+    def _refusal(self, request: HTTPRequest, body: Body | None) -> Failure | None:
+        """What is wrong with the request before anybody reads its messages. Records it."""
+        path = request.target.partition("?")[0]
+        if (request.method, path) != ("POST", CHAT):
+            return Failure(404, "resource_not_found_error", f"there is no {request.method} {path} here")
+        if body is not None:
+            self.requests.append(ChatRequest(body, _without_key(request.headers), request.body))
+            self._changed()
+        if request.headers.get("authorization") != f"Bearer {self.api_key}":
+            return UNAUTHORIZED
+        return NO_JSON if body is None else None
+
+    def _response(self, answer: Answer, envelope: Envelope, *, streamed: bool) -> HTTPResponse:
+        beside = headers(answer, envelope)
+        match answer:
+            case Failure(status=status):
+                return _json_response(status, answer.body, beside)
+            case RawBody(body=raw, content_type=content_type, status=status, delivery=delivery):
+                return HTTPResponse(status, content_type, [raw], beside, delivery or self._delivery)
+            case Recorded():
+                pass
+            case _ if not streamed:
+                return _json_response(200, completion(answer, envelope), beside)
+            case _:
+                pass
+        pieces, delivery = self._events(answer, envelope)
+        return HTTPResponse(200, EVENTS_TYPE, pieces, beside, delivery)
+
+
+def _decoded(raw: bytes) -> Body | None:
+    """The JSON object in a body, if there is one."""
+    try:
+        value: Any = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    return cast(Body, value) if isinstance(value, dict) else None
+
+
+def _without_key(headers: Mapping[str, str]) -> dict[str, str]:
+    return {**headers, "authorization": ""} if "authorization" in headers else dict(headers)
+
+
+def _json_response(status: int, body: Body, beside: Mapping[str, str]) -> HTTPResponse:
+    return HTTPResponse(status, JSON_TYPE, [to_json(body)], beside)

@@ -1,0 +1,175 @@
+"""What a delta costs: CPU per text delta, as a ratio to reading the same bytes with httpx and `from_json` alone.
+
+A loopback server in another process sends an answer of 4,000 text deltas, once as one body with a Content-Length and once
+with one HTTP chunk per event. Each reader takes it several times, over a connection that is already open; the best run of
+each counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+
+import httpx
+from pydantic_core import from_json
+
+from kimi_agent import Agent, Kimi, Message, generate
+
+DELTAS = 4_000
+BOUND = 2.5
+"""With one body, an agent may cost so many times the floor."""
+
+
+def events() -> list[bytes]:
+    """An answer as Kimi streams it."""
+
+    def chunk(delta: dict[str, str], **more: object) -> bytes:
+        choice = {"index": 0, "delta": delta, "finish_reason": None, **more}
+        body = {
+            "id": "chatcmpl-2fd89a86-2ca0-983f-b91a-01c260395d0a",
+            "object": "chat.completion.chunk",
+            "created": 1787771120,
+            "model": "kimi-k3",
+            "choices": [choice],
+        }
+        return b"data: " + json.dumps(body, separators=(",", ":")).encode() + b"\n\n"
+
+    usage = {"prompt_tokens": 90, "completion_tokens": DELTAS, "total_tokens": 90 + DELTAS}
+    deltas = [chunk({"content": f" word{number % 97}"}) for number in range(DELTAS)]
+    return [
+        chunk({"role": "assistant", "content": ""}),
+        *deltas,
+        chunk({}, finish_reason="stop", usage=usage),
+        b"data: [DONE]\n\n",
+    ]
+
+
+# ==== the server, in a process of its own ====
+
+
+async def serve() -> None:
+    """Answer every request; the path says how. Ends with its standard input."""
+    answer = events()
+    body = b"".join(answer)
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+    whole = head + b"content-length: %d\r\n\r\n" % len(body) + body
+    chunks = [b"%x\r\n%s\r\n" % (len(event), event) for event in answer]
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                request = await reader.readuntil(b"\r\n\r\n")
+                length = next(
+                    (int(line[15:]) for line in request.lower().split(b"\r\n") if line.startswith(b"content-length:")),
+                    0,
+                )
+                await reader.readexactly(length)
+                if request.startswith(b"POST /whole"):
+                    writer.write(whole)
+                else:
+                    writer.write(head + b"transfer-encoding: chunked\r\n\r\n")
+                    for chunk in chunks:
+                        writer.write(chunk)
+                        await asyncio.sleep(0)
+                    writer.write(b"0\r\n\r\n")
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+
+
+# ==== the readers ====
+
+
+async def floor(client: httpx.AsyncClient, kimi: Kimi) -> int:
+    """httpx, split, `from_json`: what nobody can do without."""
+    count = 0
+    body = b'{"model":"kimi-k3","messages":[],"stream":true}'
+    async with client.stream("POST", f"{kimi.base_url}/chat/completions", content=body) as response:
+        tail = b""
+        async for data in response.aiter_raw():
+            *lines, tail = (tail + data).split(b"\n\n")
+            for line in lines:
+                if line.startswith(b"data: {"):
+                    from_json(line[6:])
+                    count += 1
+    return count - 2
+
+
+async def with_generate(client: httpx.AsyncClient, kimi: Kimi) -> int:
+    """`Kimi` and `generate`."""
+    result = await generate(kimi, "", [], [Message.user("go")])
+    return result.message.text.count("word")
+
+
+async def with_agent(client: httpx.AsyncClient, kimi: Kimi) -> int:
+    """`Agent.full_round_stream`, every token looked at."""
+    count = 0
+    async for stream in Agent(kimi).full_round_stream("go"):
+        async for token in stream:
+            count += bool(token)
+    return count
+
+
+Reader = Callable[[httpx.AsyncClient, Kimi], Awaitable[int]]
+READERS: dict[str, Reader] = {
+    "httpx + split + from_json": floor,
+    "Kimi + generate": with_generate,
+    "Agent.full_round_stream": with_agent,
+}
+
+
+async def cpu_per_delta(read: Reader, client: httpx.AsyncClient, kimi: Kimi) -> float:
+    """Microseconds of CPU of this process per delta."""
+    before = time.process_time()
+    count = await read(client, kimi)
+    spent = time.process_time() - before
+    assert count == DELTAS, f"{count} deltas instead of {DELTAS}"
+    return spent / DELTAS * 1e6
+
+
+async def measure(url: str, runs: int) -> dict[str, float]:
+    """The best of several runs, the readers taking turns."""
+    best = dict.fromkeys(READERS, float("inf"))
+    async with httpx.AsyncClient() as client, Kimi(base_url=url, api_key="sk-test") as kimi:
+        for _ in range(runs + 1):
+            for name, read in READERS.items():
+                best[name] = min(best[name], await cpu_per_delta(read, client, kimi))
+    return best
+
+
+def main() -> None:
+    """Print the table; fail where the bound is broken."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        asyncio.run(serve())
+        return
+    command = [sys.executable, __file__, "--serve"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        port = server.stdout.readline().strip()
+        for path, title in (("whole", "one body with Content-Length"), ("chunks", "one HTTP chunk per event")):
+            best = asyncio.run(measure(f"http://127.0.0.1:{port}/{path}", options.runs))
+            base = best["httpx + split + from_json"]
+            print(f"{DELTAS:,} text deltas, {title}: CPU per delta")
+            for name, cost in best.items():
+                print(f"  {name:28} {cost:7.2f} us   {cost / base:5.2f} x")
+            if path == "whole":
+                ratio = best["Agent.full_round_stream"] / base
+                assert ratio <= BOUND, f"an agent costs {ratio:.2f} times the floor; the bound is {BOUND}"
+        server.communicate("")
+
+
+if __name__ == "__main__":
+    main()

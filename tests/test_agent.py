@@ -1,0 +1,699 @@
+"""Rounds of an agent: what a user of `Agent` sees, hooks included."""
+
+import asyncio
+import gc
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+from loguru import logger
+from pydantic import BaseModel
+
+from kimi_agent import (
+    Agent,
+    AIFunction,
+    ChatProviderError,
+    ExceptionHandleResult,
+    FunctionCallResult,
+    FunctionSpecError,
+    GenerateResult,
+    Message,
+    MessageTooLong,
+    ModelRetry,
+    PromptTooLong,
+    RateLimitError,
+    TextPart,
+    TokenUsage,
+    ToolArgumentsError,
+    ToolCall,
+    ToolTexts,
+    ai_function,
+)
+from kimi_agent.history import problems
+from kimi_agent.testing import Call, Failure, Reply, ScriptedKimi, call, say
+
+
+def calls(*wanted: Call) -> Reply:
+    return Reply(tool_calls=wanted)
+
+
+class Tools(Agent):
+    @ai_function()
+    async def get_weather(self, city: str) -> dict[str, Any]:
+        """Current weather of a city."""
+        return {"city": city, "t": 4}
+
+    @ai_function()
+    async def fail(self, text: str = "no luck") -> str:
+        """Always fails."""
+        raise KeyError(text)
+
+    @ai_function(auto_retry=False)
+    async def fail_for_good(self) -> str:
+        """Always fails, and cannot be tried again."""
+        raise ValueError("never")
+
+    @ai_function(after="user")
+    async def hand_over(self) -> str:
+        """Hands over to the user."""
+        return "over to you"
+
+
+def tools(*script: Any, **options: Any) -> Tools:
+    return Tools(ScriptedKimi(script), **options)
+
+
+async def full(agent: Agent, query: Any = "go", **options: Any) -> list[Message]:
+    return [message async for message in agent.full_round(query, **options)]
+
+
+def texts(messages: Sequence[Message]) -> list[tuple[str, str]]:
+    return [(message.role, message.text) for message in messages]
+
+
+def bodies(agent: Agent) -> list[Mapping[str, Any]]:
+    provider = agent.provider
+    assert isinstance(provider, ScriptedKimi)
+    return [request.body for request in provider.requests]
+
+
+# ==== rounds ====
+
+
+async def test_a_chat_round_asks_and_answers():
+    agent = Agent(ScriptedKimi([say("Hello.")]), "  You are terse.  ")
+    answer = await agent.chat_round("Hi")
+    assert answer == Message.assistant("Hello.")
+    assert agent.chat_history == [Message.user("Hi"), answer]
+    assert await agent.get_prompt() == [Message.system("You are terse."), Message.user("Hi"), answer]
+
+
+async def test_a_blank_system_prompt_is_none():
+    assert Agent(ScriptedKimi([]), "   ").always_included_messages == []
+
+
+async def test_a_query_of_none_lets_the_model_go_on():
+    agent = Agent(ScriptedKimi([say("more")]), chat_history=[Message.user("a"), Message.assistant("b")])
+    await agent.chat_round(None)
+    assert texts(agent.chat_history) == [("user", "a"), ("assistant", "b"), ("assistant", "more")]
+
+
+async def test_a_query_may_be_parts():
+    agent = Agent(ScriptedKimi([say("ok")]))
+    await agent.chat_round(["look: ", TextPart(text="here")])
+    assert agent.chat_history[0].text == "look: here"
+
+
+async def test_the_passed_history_is_copied():
+    passed = [Message.user("a"), Message.assistant("b")]
+    agent = Agent(ScriptedKimi([say("c")]), chat_history=passed)
+    await agent.chat_round("x")
+    assert len(passed) == 2
+
+
+async def test_a_full_round_runs_calls_until_the_model_answers():
+    agent = tools(call("get_weather", city="Oslo"), say("Four degrees."))
+    messages = await full(agent, "Weather?")
+    assert texts(messages) == [("assistant", ""), ("tool", '{"city":"Oslo","t":4}'), ("assistant", "Four degrees.")]
+    assert agent.chat_history == [Message.user("Weather?"), *messages]
+
+
+async def test_results_of_parallel_calls_come_in_the_order_of_the_calls():
+    gate = asyncio.Event()
+
+    class Slow(Agent):
+        @ai_function()
+        async def first(self) -> str:
+            await gate.wait()
+            return "one"
+
+        @ai_function()
+        async def second(self) -> str:
+            gate.set()
+            return "two"
+
+    agent = Slow(ScriptedKimi([calls(call("first"), call("second")), say("done")]))
+    assert [m.text for m in await full(agent)] == ["", "one", "two", "done"]
+    assert [m.text for m in agent.chat_history] == ["go", "", "one", "two", "done"]
+
+
+async def test_a_finished_result_is_in_the_history_while_its_sibling_still_runs():
+    seen: list[list[str]] = []
+
+    class Watching(Agent):
+        @ai_function()
+        async def slow(self) -> str:
+            while len(self.chat_history) < 3:
+                await asyncio.sleep(0)
+            seen.append([m.text for m in self.chat_history])
+            return "slow"
+
+        @ai_function()
+        async def quick(self) -> str:
+            return "quick"
+
+    agent = Watching(ScriptedKimi([calls(call("slow"), call("quick")), say("done")]))
+    await full(agent)
+    assert seen == [["go", "", "quick"]]
+    assert [m.text for m in agent.chat_history] == ["go", "", "slow", "quick", "done"]
+
+
+async def test_a_round_ends_on_the_result_when_only_user_functions_ran():
+    agent = tools(call("hand_over"))
+    assert texts(await full(agent)) == [("assistant", ""), ("tool", "over to you")]
+
+
+async def test_the_model_speaks_when_one_of_the_functions_wants_it_to():
+    agent = tools(calls(call("hand_over"), call("get_weather", city="Oslo")), say("ok"))
+    assert (await full(agent))[-1].text == "ok"
+
+
+async def test_full_round_str_formats_and_skips_nothing_texts():
+    agent = tools(call("get_weather", city="Oslo"), say("Four."))
+    assert [text async for text in agent.full_round_str("Weather?")] == ["Four."]
+    agent = tools(call("get_weather", city="Oslo"), say("Four."))
+    assert [t async for t in agent.full_round_str("?", lambda m: m.role)] == ["assistant", "tool", "assistant"]
+
+
+async def test_chat_round_offers_the_functions_but_allows_no_call_and_runs_none():
+    agent = tools(call("get_weather", city="Oslo"), say("ok"))
+    await agent.chat_round("Weather?")
+    assert bodies(agent)[0]["tool_choice"] == "none"
+    assert [tool["function"]["name"] for tool in bodies(agent)[0]["tools"]] == list(agent.functions)
+    assert problems(agent.chat_history) == []
+    assert agent.chat_history[-1].is_tool_call_error
+    await agent.chat_round("And now?")
+
+
+async def test_functions_can_be_left_out_of_the_prompt():
+    agent = tools(say("ok"))
+    await full(agent, include_functions=False)
+    assert "tools" not in bodies(agent)[0]
+
+
+async def test_overrides_reach_the_request_and_last_for_one_round():
+    agent = tools(say("a"), say("b"))
+    await full(agent, max_completion_tokens=100)
+    await full(agent)
+    assert [body.get("max_completion_tokens") for body in bodies(agent)] == [100, None]
+
+
+@pytest.mark.parametrize("method", ["chat_round_stream", "full_round", "full_round_str", "full_round_stream"])
+def test_an_unknown_override_is_a_type_error_that_names_it(method: str):
+    with pytest.raises(TypeError, match="temprature"):
+        getattr(tools(), method)("x", temprature=1)
+
+
+async def test_an_unknown_override_of_chat_round_is_a_type_error_too():
+    with pytest.raises(TypeError, match="temprature"):
+        await tools().chat_round("x", temprature=1)  # pyright: ignore[reportCallIssue]
+
+
+async def test_usage_adds_up():
+    usage = TokenUsage(input_other=10, output=2, input_cache_read=5)
+    agent = Agent(ScriptedKimi([Reply("a", usage=usage), Reply("b", usage=usage)]))
+    await agent.chat_round("x")
+    await agent.chat_round("y")
+    assert agent.usage == usage + usage
+
+
+async def test_a_failed_request_keeps_the_question_and_none_tries_again():
+    agent = Agent(ScriptedKimi([Failure(429, "rate_limit_reached_error", "slow down"), say("ok")]))
+    with pytest.raises(RateLimitError):
+        await agent.chat_round("x")
+    assert texts(agent.chat_history) == [("user", "x")]
+    await agent.chat_round(None)
+    assert texts(agent.chat_history) == [("user", "x"), ("assistant", "ok")]
+
+
+async def test_reasoning_is_kept_and_sent_back():
+    agent = Agent(ScriptedKimi([say("ok", reasoning="hm"), say("fine")]))
+    await agent.chat_round("x")
+    await agent.chat_round("y")
+    assert bodies(agent)[1]["messages"][1]["reasoning_content"] == "hm"
+
+
+async def test_the_prompt_prefix_is_the_same_to_the_byte_from_turn_to_turn():
+    agent = tools(call("get_weather", city="Oslo"), say("ok"), say("fine"), system_prompt="s")
+    await full(agent)
+    await agent.chat_round("more")
+    sent = [body["messages"] for body in bodies(agent)]
+    assert sent[1][: len(sent[0])] == sent[0]
+    assert sent[2][: len(sent[1])] == sent[1]
+    assert len({str(body["tools"]) for body in bodies(agent)}) == 1
+
+
+# ==== errors of calls ====
+
+
+@pytest.mark.parametrize("attempts", [0, 1, 2, 3])
+async def test_a_call_that_always_fails_is_tried_again_and_then_the_model_answers_without(attempts: int):
+    agent = Tools(ScriptedKimi(lambda body: call("fail") if body.get("tool_choice") != "none" else say("sorry")))
+    agent.retry_attempts = attempts
+    messages = await full(agent)
+    assert len(bodies(agent)) == attempts + 2
+    assert [body.get("tool_choice") for body in bodies(agent)] == [None] * (attempts + 1) + ["none"]
+    assert all(body["tools"] == bodies(agent)[0]["tools"] for body in bodies(agent))
+    assert messages[-1].text == "sorry"
+
+
+async def test_an_error_names_its_type_and_is_marked():
+    agent = tools(call("fail"), say("ok"))
+    result = (await full(agent))[1]
+    assert result.text == "Error: KeyError: 'no luck'"
+    assert result.is_tool_call_error
+    assert "is_tool_call_error" not in bodies(agent)[1]["messages"][-1]
+
+
+async def test_an_all_success_round_resets_the_attempts():
+    agent = tools(call("fail"), call("get_weather", city="Oslo"), call("fail"), say("ok"))
+    await full(agent)
+    assert [body.get("tool_choice") for body in bodies(agent)] == [None] * 4
+
+
+async def test_no_retry_turns_calls_off_for_the_rest_of_the_round():
+    agent = tools(call("fail_for_good"), call("get_weather", city="Oslo"))
+    messages = await full(agent)
+    assert bodies(agent)[1]["tool_choice"] == "none"
+    assert messages[-1].is_tool_call_error
+    assert len(bodies(agent)) == 2
+    assert problems(agent.chat_history) == []
+
+
+async def test_one_call_that_may_be_tried_again_keeps_calls_on():
+    agent = tools(calls(call("fail_for_good"), call("fail")), say("ok"))
+    await full(agent)
+    assert bodies(agent)[1].get("tool_choice") is None
+
+
+async def test_a_failure_beside_a_success_turns_calls_off_when_it_may_not_be_tried_again():
+    agent = tools(calls(call("fail_for_good"), call("get_weather", city="Oslo")), say("ok"))
+    await full(agent)
+    assert bodies(agent)[1]["tool_choice"] == "none"
+
+
+async def test_an_unknown_function_is_reported():
+    agent = tools(call("nonsense"), say("ok"))
+    result = (await full(agent))[1]
+    assert result.text == "Error: there is no function 'nonsense'. Call only the functions that are listed."
+    assert result.tool_call_id == "nonsense_0"
+
+
+async def test_bad_arguments_name_the_field_and_what_was_expected():
+    agent = tools(call("get_weather", town="Oslo"), say("ok"))
+    text = (await full(agent))[1].text
+    assert "city" in text
+    assert "town" in text
+    assert "http" not in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize("arguments", ["[]", "5", '{"city": "Os', "nonsense"])
+async def test_arguments_that_are_no_object_are_reported(arguments: str):
+    agent = tools(Call("get_weather", arguments), say("ok"))
+    messages = await full(agent)
+    assert messages[1].is_tool_call_error
+    assert "JSON" in messages[1].text
+    assert messages[-1].text == "ok"
+
+
+async def test_no_arguments_at_all_are_an_empty_object():
+    agent = tools(Call("hand_over", ""))
+    assert (await full(agent))[1].text == "over to you"
+
+
+async def test_model_retry_says_exactly_what_it_says():
+    class Picky(Agent):
+        @ai_function()
+        async def pick(self) -> str:
+            raise ModelRetry("pick something else")
+
+    agent = Picky(ScriptedKimi([call("pick"), say("ok")]))
+    assert (await full(agent))[1].text == "pick something else"
+
+
+async def test_what_the_library_says_can_be_said_differently():
+    class Polite(ToolTexts):
+        def empty(self) -> str:
+            return "nichts"
+
+    class Quiet(Agent):
+        texts = Polite()
+
+        @ai_function()
+        async def quiet(self) -> None: ...
+
+    agent = Quiet(ScriptedKimi([call("quiet"), say("ok")]))
+    assert (await full(agent))[1].text == "nichts"
+
+
+# ==== limits ====
+
+
+@pytest.mark.parametrize("limit", [0, 1, 3])
+async def test_when_the_function_rounds_are_used_up_the_model_answers_without(limit: int):
+    def model(body: Mapping[str, Any]) -> Any:
+        return say("enough") if body.get("tool_choice") == "none" else call("get_weather", city="Oslo")
+
+    agent = Tools(ScriptedKimi(model))
+    messages = await full(agent, max_function_rounds=limit)
+    assert [m.role for m in messages].count("tool") == limit
+    assert messages[-1].text == "enough"
+    assert all("tools" in body for body in bodies(agent))
+
+
+async def test_a_model_that_calls_all_the_same_is_answered_and_the_round_ends():
+    agent = Tools(ScriptedKimi(lambda body: call("get_weather", city="Oslo")))
+    messages = await full(agent, max_function_rounds=2)
+    assert len(bodies(agent)) == 3
+    assert texts(messages[-1:]) == [("tool", "Not run: the round ended before this call was started.")]
+    assert problems(agent.chat_history) == []
+
+
+async def test_no_round_goes_on_for_ever_by_accident():
+    agent = Tools(ScriptedKimi(lambda body: call("get_weather", city="Oslo")))
+    await full(agent)
+    assert len(bodies(agent)) == 201
+
+
+async def test_calls_cut_by_the_length_limit_are_never_run():
+    ran: list[str] = []
+
+    class Counting(Agent):
+        @ai_function()
+        async def run(self, x: int = 0) -> str:
+            ran.append("ran")
+            return "ok"
+
+    agent = Counting(ScriptedKimi([Reply(tool_calls=[call("run", x=1)], finish_reason="length"), say("shorter")]))
+    messages = await full(agent)
+    assert ran == []
+    assert "cut off" in messages[1].text
+    assert messages[-1].text == "shorter"
+
+
+async def test_a_filtered_answer_with_calls_ends_the_round():
+    agent = tools(Reply("I", tool_calls=[call("get_weather", city="Oslo")], finish_reason="content_filter"))
+    messages = await full(agent)
+    assert [m.role for m in messages] == ["assistant", "tool"]
+    assert problems(agent.chat_history) == []
+
+
+# ==== the window ====
+
+
+async def test_the_oldest_messages_are_left_out_when_the_window_is_full():
+    agent = Agent(ScriptedKimi(lambda body: say("ok"), context_window=600), "sys", desired_response_tokens=50)
+    for number in range(60):
+        await agent.chat_round(f"question number {number}")
+    sent = bodies(agent)[-1]["messages"]
+    assert len(agent.chat_history) == 120
+    assert len(sent) < 60
+    assert sent[0]["content"] == "sys"
+    assert sent[-1]["content"] == "question number 59"
+
+
+async def test_the_beginning_of_the_prompt_moves_seldom():
+    agent = Agent(ScriptedKimi(lambda body: say("ok"), context_window=2000), desired_response_tokens=50)
+    for number in range(200):
+        await agent.chat_round(f"question number {number}")
+    starts = [body["messages"][0]["content"] for body in bodies(agent)]
+    assert len(set(starts)) < 20
+
+
+async def test_get_prompt_changes_nothing():
+    agent = Agent(ScriptedKimi(lambda body: say("ok"), context_window=600), desired_response_tokens=50)
+    for number in range(40):
+        await agent.chat_round(f"question number {number}")
+    before = await agent.get_prompt()
+    agent.chat_history.append(Message.user("word " * 300))
+    assert len(await agent.get_prompt()) < len(before)
+    agent.chat_history.pop()
+    assert await agent.get_prompt() == before
+
+
+async def test_a_message_that_never_fits_says_how_long_it_is():
+    agent = Agent(ScriptedKimi([], context_window=500), desired_response_tokens=0)
+    with pytest.raises(MessageTooLong, match="500|4[0-9][0-9]"):
+        await agent.chat_round("word " * 2000)
+    with pytest.raises(PromptTooLong):
+        await Agent(ScriptedKimi([], context_window=500), "word " * 2000).chat_round("x")
+
+
+async def test_a_response_reserve_of_zero_is_zero():
+    assert Agent(ScriptedKimi([]), desired_response_tokens=0).desired_response_tokens == 0
+    assert Agent(ScriptedKimi([], context_window=10_000)).desired_response_tokens == 1000
+    assert Agent(ScriptedKimi([], context_window=1_000_000)).desired_response_tokens == 8192
+
+
+async def test_the_history_is_a_public_list():
+    agent = Agent(ScriptedKimi(lambda body: say("ok")))
+    await agent.chat_round("a")
+    agent.chat_history.clear()
+    agent.chat_history.append(Message.user("changed"))
+    assert texts(await agent.get_prompt()) == [("user", "changed")]
+    agent.chat_history = [Message.user("replaced")]
+    assert texts(await agent.get_prompt()) == [("user", "replaced")]
+
+
+async def test_a_history_with_open_calls_is_repaired_on_the_way_out():
+    broken = [Message.user("a"), Message.assistant(tool_calls=[ToolCall.from_function("f")])]
+    agent = Agent(ScriptedKimi([say("ok")]), chat_history=broken)
+    await agent.chat_round("b")
+    assert [m["role"] for m in bodies(agent)[0]["messages"]] == ["user", "assistant", "tool", "user"]
+
+
+async def test_long_texts_are_counted_in_a_thread(monkeypatch: pytest.MonkeyPatch):
+    in_threads: list[Any] = []
+    to_thread = asyncio.to_thread
+
+    async def noting(function: Any, *args: Any) -> Any:
+        in_threads.append(function)
+        return await to_thread(function, *args)
+
+    monkeypatch.setattr(asyncio, "to_thread", noting)
+    agent = Agent(ScriptedKimi([say("ok"), say("ok")]))
+    await agent.chat_round("short")
+    assert in_threads == []
+    await agent.chat_round("long text " * 10_000)
+    assert len(in_threads) == 1
+
+
+# ==== functions ====
+
+
+async def test_functions_can_be_passed():
+    async def now(zone: str) -> str:
+        """What time it is."""
+        return f"noon in {zone}"
+
+    agent = Agent(ScriptedKimi([call("now", zone="CET"), say("ok")]), functions=[AIFunction(now)])
+    assert (await full(agent))[1].text == "noon in CET"
+
+
+def test_two_functions_of_one_name_are_refused():
+    async def get_weather() -> None: ...
+
+    with pytest.raises(FunctionSpecError, match="get_weather"):
+        Tools(ScriptedKimi([]), functions=[AIFunction(get_weather)])
+
+
+async def test_a_disabled_function_is_not_in_the_prompt_but_can_be_called():
+    agent = tools(call("get_weather", city="Oslo"), say("ok"))
+    agent.functions["get_weather"].enabled = False  # type: ignore[attr-defined]
+    assert (await full(agent))[1].text == '{"city":"Oslo","t":4}'
+    assert "get_weather" not in [tool["function"]["name"] for tool in bodies(agent)[0]["tools"]]
+
+
+async def test_one_message_returned_by_two_calls_is_two_results():
+    shared = Message.tool("same", "whatever")
+
+    class Sharing(Agent):
+        @ai_function()
+        async def share(self) -> Message:
+            return shared
+
+    agent = Sharing(ScriptedKimi([calls(call("share"), call("share")), say("ok")]))
+    results = [m for m in await full(agent) if m.role == "tool"]
+    assert [m.tool_call_id for m in results] == ["share_0", "share_1"]
+    assert shared.tool_call_id == "whatever"
+
+
+async def test_a_result_that_cannot_be_converted_is_an_error_and_loses_no_sibling():
+    circle: dict[str, Any] = {}
+    circle["self"] = circle
+
+    class Circular(Tools):
+        @ai_function()
+        async def loop(self) -> Any:
+            return circle
+
+    agent = Circular(ScriptedKimi([calls(call("loop"), call("get_weather", city="Oslo")), say("ok")]))
+    messages = await full(agent)
+    assert messages[1].is_tool_call_error
+    assert messages[2].text == '{"city":"Oslo","t":4}'
+
+
+async def test_nested_models_work():
+    class Inner(BaseModel):
+        x: int
+
+    class Outer(BaseModel):
+        inner: Inner
+        others: list["Outer"] = []
+
+    seen: list[Outer] = []
+
+    async def nest(outer: Outer) -> None:
+        seen.append(outer)
+
+    agent = Agent(ScriptedKimi([call("nest", outer={"inner": {"x": 1}}), say("ok")]), functions=[AIFunction(nest)])
+    await full(agent)
+    assert seen == [Outer(inner=Inner(x=1))]
+
+
+def test_dropped_agents_are_collected():
+    dropped = [weakref.ref(Tools(ScriptedKimi([]))) for _ in range(200)]
+    gc.collect()
+    assert [agent for agent in dropped if agent() is not None] == []
+
+
+# ==== hooks ====
+
+
+async def test_every_step_may_be_overridden():
+    log: list[str] = []
+
+    class Noting(Tools):
+        async def get_prompt(self, include_functions: bool = True, **overrides: Any) -> list[Message]:
+            log.append("prompt")
+            return (await super().get_prompt(include_functions, **overrides))[-4:]
+
+        async def add_to_history(self, message: Message) -> None:
+            log.append(f"add {message.role}")
+            await super().add_to_history(message)
+
+        async def add_completion_to_history(self, completion: GenerateResult) -> Message:
+            log.append(f"completion {completion.finish_reason}")
+            return await super().add_completion_to_history(completion)
+
+        async def do_function_call(self, call: ToolCall) -> FunctionCallResult:
+            log.append(f"do {call.name}")
+            return await super().do_function_call(call)
+
+    agent = Noting(ScriptedKimi([call("get_weather", city="Oslo"), say("ok")]))
+    await full(agent)
+    assert log == [
+        "add user",
+        "prompt",
+        "completion tool_calls",
+        "add assistant",
+        "do get_weather",
+        "add tool",
+        "prompt",
+        "completion stop",
+        "add assistant",
+    ]
+
+
+async def test_the_error_prompt_can_be_overridden_and_stays_a_result_of_its_call():
+    class Own(Tools):
+        async def handle_function_call_exception(self, call: ToolCall, err: Any, attempt: int) -> ExceptionHandleResult:
+            return ExceptionHandleResult(True, Message.system(f"{type(err).__name__} {attempt}"))
+
+    agent = Own(ScriptedKimi([call("fail"), say("ok")]))
+    result = (await full(agent))[1]
+    assert (result.role, result.text, result.tool_call_id) == ("tool", "WrappedCallException 0", "fail_0")
+    assert result.is_tool_call_error
+
+
+async def test_whatever_do_function_call_raises_is_handled():
+    class Odd(Tools):
+        async def do_function_call(self, call: ToolCall) -> FunctionCallResult:
+            raise LookupError("odd")
+
+    agent = Odd(ScriptedKimi([call("get_weather", city="Oslo"), say("ok")]))
+    assert (await full(agent))[1].text == "Error: LookupError: odd"
+
+
+async def test_an_error_in_a_hook_reaches_the_caller_and_leaves_a_valid_history():
+    class Broken(Tools):
+        async def handle_function_call_exception(self, call: ToolCall, err: Any, attempt: int) -> Any:
+            raise RuntimeError("hook")
+
+    agent = Broken(ScriptedKimi([calls(call("get_weather", city="Oslo"), call("fail")), say("ok")]))
+    with pytest.raises(RuntimeError, match="hook"):
+        await full(agent)
+    assert problems(agent.chat_history) == []
+    assert agent.chat_history[2].text == '{"city":"Oslo","t":4}'
+    assert len(asyncio.all_tasks()) == 1
+    agent.provider = ScriptedKimi([say("ok")])
+    await agent.chat_round("again")
+
+
+async def test_get_model_completion_changes_no_history():
+    agent = Agent(ScriptedKimi([say("ok")]), chat_history=[Message.user("x")])
+    assert (await agent.get_model_completion()).message.text == "ok"
+    assert len(agent.chat_history) == 1
+
+
+async def test_get_model_stream_gives_the_parts():
+    agent = Agent(ScriptedKimi([say("ok")]), chat_history=[Message.user("x")])
+    stream = await agent.get_model_stream()
+    assert [part async for part in stream] == [TextPart(text="ok")]
+    await stream.aclose()
+
+
+async def test_the_functions_are_budgeted_only_when_they_are_in_the_prompt():
+    class Wordy(Agent):
+        @ai_function(desc="word " * 300)
+        async def wordy(self) -> None: ...
+
+    history = [Message.user("a"), Message.assistant("b")] * 30
+    agent = Wordy(ScriptedKimi([], context_window=700), desired_response_tokens=0, chat_history=history)
+    assert len(await agent.get_prompt(include_functions=False)) > len(await agent.get_prompt())
+
+
+async def test_expected_failures_of_functions_leave_no_traceback_in_the_log():
+    lines: list[str] = []
+    sink = logger.add(lines.append, level="INFO")
+    logger.enable("kimi_agent")
+    try:
+        await full(tools(call("fail"), say("ok")))
+    finally:
+        logger.disable("kimi_agent")
+        logger.remove(sink)
+    assert lines == []
+
+
+# ==== provider ====
+
+
+async def test_entering_an_agent_enters_its_provider():
+    entered: list[str] = []
+
+    class Entered(ScriptedKimi):
+        async def __aenter__(self) -> "Entered":
+            entered.append("in")
+            return self
+
+        async def __aexit__(self, *exc_info: object) -> None:
+            entered.append("out")
+
+    async with Agent(Entered([say("ok")])) as agent:
+        await agent.chat_round("x")
+        assert entered == ["in"]
+    assert entered == ["in", "out"]
+
+
+async def test_an_empty_answer_is_an_error_and_leaves_the_history_alone():
+    agent = Agent(ScriptedKimi([Reply("")]))
+    with pytest.raises(ChatProviderError, match="neither text nor calls"):
+        await agent.chat_round("x")
+    assert texts(agent.chat_history) == [("user", "x")]
+
+
+def test_tool_call_arguments_error_is_exported():
+    with pytest.raises(ToolArgumentsError):
+        _ = ToolCall(id="a", function=ToolCall.FunctionBody(name="f", arguments="[")).args

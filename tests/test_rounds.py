@@ -1,0 +1,455 @@
+"""Whose turn it is, and how rounds end: by a break, a cancel, a close, an error, a newer round."""
+
+import asyncio
+import gc
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from kimi_agent import (
+    Agent,
+    ChatProviderError,
+    Message,
+    RoundFinished,
+    RoundInProgressError,
+    ai_function,
+)
+from kimi_agent.history import problems
+from kimi_agent.testing import Delivery, Failure, Gate, Reply, ScriptedKimi, call, say
+
+NOT_RUN = "Not run: the round ended before this call was started."
+INTERRUPTED = "Interrupted: the call was stopped before it finished. What it did until then is not undone."
+
+
+class Waiting(Agent):
+    """`quick` gives a result at once, `wait` waits until it is let go, or for ever."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.waiting = asyncio.Event()
+        self.let_go = asyncio.Event()
+        self.stopped = False
+
+    @ai_function()
+    async def quick(self) -> str:
+        return "quick"
+
+    @ai_function()
+    async def wait(self) -> str:
+        self.waiting.set()
+        try:
+            await self.let_go.wait()
+        except asyncio.CancelledError:
+            self.stopped = True
+            raise
+        return "waited"
+
+
+def waiting(*script: Any, **options: Any) -> Waiting:
+    return Waiting(ScriptedKimi(script or (Reply(tool_calls=[call("quick"), call("wait")]), say("done"))), **options)
+
+
+def results(agent: Agent) -> list[str]:
+    return [message.text for message in agent.chat_history if message.role == "tool"]
+
+
+async def all_of(items: AsyncIterator[Any]) -> list[Any]:
+    return [item async for item in items]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0)
+
+
+async def no_task_left() -> None:
+    await until(lambda: len(asyncio.all_tasks()) == 1)
+
+
+# ==== a break ====
+
+
+async def test_a_break_after_the_calls_answers_them_at_once_and_runs_none():
+    agent = waiting()
+    async for _ in agent.full_round("go"):
+        break
+    assert results(agent) == [NOT_RUN, NOT_RUN]
+    assert problems(agent.chat_history) == []
+    agent.provider = ScriptedKimi([say("ok")])
+    await agent.chat_round("next")
+    await no_task_left()
+
+
+async def test_a_break_after_the_first_result_keeps_it_and_stops_the_others():
+    agent = waiting()
+    async for message in agent.full_round("go"):
+        if message.role == "tool":
+            break
+    assert results(agent) == ["quick", INTERRUPTED]
+    await until(lambda: agent.stopped)
+    await no_task_left()
+
+
+async def test_a_break_releases_the_turn_for_a_waiting_task():
+    agent = waiting(Reply(tool_calls=[call("quick")]), say("second"))
+
+    async def second() -> Message:
+        return await agent.chat_round("second")
+
+    task: asyncio.Task[Message] | None = None
+    async for _ in agent.full_round("go"):
+        task = asyncio.create_task(second())
+        await until(lambda: bool(agent._turns._waiting))
+        break
+    assert task is not None
+    assert (await task).text == "second"
+
+
+async def test_a_hook_that_waits_loses_no_answer_on_a_break():
+    class Slow(Waiting):
+        async def add_to_history(self, message: Message) -> None:
+            await asyncio.sleep(0)
+            await super().add_to_history(message)
+
+    agent = Slow(ScriptedKimi([Reply(tool_calls=[call("quick"), call("wait")])]))
+    async for _ in agent.full_round("go"):
+        break
+    assert results(agent) == [NOT_RUN, NOT_RUN]
+    assert problems(agent.chat_history) == []
+
+
+async def test_an_exception_in_the_body_of_the_loop_is_a_break():
+    agent = waiting()
+    with pytest.raises(ZeroDivisionError):
+        async for _ in agent.full_round("go"):
+            _ = 1 / 0
+    gc.collect()
+    assert problems(agent.chat_history) == []
+    agent.provider = ScriptedKimi([say("ok")])
+    await agent.chat_round("next")
+
+
+async def test_a_round_that_was_never_advanced_changes_nothing():
+    agent = waiting()
+    round_ = agent.full_round("go")
+    del round_
+    assert agent.chat_history == []
+    await agent.full_round("go").aclose()
+    assert agent.chat_history == []
+
+
+def test_a_round_dropped_in_another_thread_gives_the_turn_back():
+    async def main() -> None:
+        agent = waiting(Reply(tool_calls=[call("quick")]), say("ok"))
+        held = [agent.full_round("go")]
+        await anext(held[0])
+        await asyncio.to_thread(held.clear)
+        await until(lambda: agent._turns._current is None)
+        assert problems(agent.chat_history) == []
+        await agent.chat_round("next")
+
+    asyncio.run(main())
+
+
+# ==== a cancel ====
+
+
+async def test_a_cancel_during_a_slow_call_keeps_the_finished_result():
+    agent = waiting()
+    task = asyncio.create_task(all_of(agent.full_round("go")))
+    await agent.waiting.wait()
+    await until(lambda: results(agent) == ["quick"])
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert results(agent) == ["quick", INTERRUPTED]
+    assert agent.stopped
+    await no_task_left()
+
+
+async def test_a_second_cancel_while_closing_still_leaves_a_valid_history():
+    class Stubborn(Waiting):
+        @ai_function()
+        async def stubborn(self) -> str:
+            self.waiting.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await self.let_go.wait()
+            return "never"
+
+    agent = Stubborn(ScriptedKimi([Reply(tool_calls=[call("quick"), call("stubborn")])]))
+    task = asyncio.create_task(all_of(agent.full_round("go")))
+    await agent.waiting.wait()
+    task.cancel()
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert problems(agent.chat_history) == []
+    assert results(agent) == ["quick", INTERRUPTED]
+    agent.let_go.set()
+    await no_task_left()
+
+
+async def test_a_cancel_while_the_model_answers_leaves_only_the_question():
+    gate = Gate(before=2)
+    agent = waiting(Reply("a long answer", delivery=Delivery(gate=gate)), say("ok"))
+    task = asyncio.create_task(all_of(agent.full_round("go")))
+    await gate.reached()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [message.role for message in agent.chat_history] == ["user"]
+    await agent.chat_round(None)
+    await no_task_left()
+
+
+async def test_a_cancel_while_waiting_for_the_turn_takes_it_from_nobody():
+    gate = Gate(before=2)
+    agent = waiting(Reply("first", delivery=Delivery(gate=gate)), say("third"))
+    first = asyncio.create_task(agent.chat_round("1"))
+    await gate.reached()
+    second = asyncio.create_task(agent.chat_round("2"))
+    third = asyncio.create_task(agent.chat_round("3"))
+    await until(lambda: len(agent._turns._waiting) == 2)
+    second.cancel()
+    await asyncio.wait([second])
+    gate.open()
+    assert (await first).text == "first"
+    assert (await third).text == "third"
+    assert [message.text for message in agent.chat_history] == ["1", "first", "3", "third"]
+
+
+async def test_a_timeout_around_a_round_is_a_timeout():
+    agent = waiting()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await all_of(agent.full_round("go"))
+    assert results(agent) == ["quick", INTERRUPTED]
+
+
+async def test_an_interrupted_thread_is_said_to_be_still_running():
+    running, go_on = threading.Event(), threading.Event()
+
+    class Threaded(Agent):
+        @ai_function()
+        def block(self) -> str:
+            running.set()
+            go_on.wait(10)
+            return "late"
+
+    agent = Threaded(ScriptedKimi([Reply(tool_calls=[call("block")])]))
+    task = asyncio.create_task(all_of(agent.full_round("go")))
+    await asyncio.to_thread(running.wait, 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    go_on.set()
+    assert "thread cannot be stopped" in results(agent)[0]
+
+
+# ==== a close ====
+
+
+async def test_async_with_closes_the_round_and_waits_for_its_calls():
+    agent = waiting()
+    async with agent.full_round("go") as round_:
+        async for message in round_:
+            if message.role == "tool":
+                break
+    assert agent.stopped
+    assert results(agent) == ["quick", INTERRUPTED]
+    assert await all_of(round_) == []
+    assert len(asyncio.all_tasks()) == 1
+
+
+async def test_another_task_may_close_a_round_whose_consumer_just_stops():
+    agent = waiting()
+    round_ = agent.full_round("go")
+    got: list[Message] = []
+
+    async def consume() -> None:
+        async for message in round_:
+            got.append(message)
+
+    consumer = asyncio.create_task(consume())
+    await until(lambda: len(got) == 2)
+    await round_.aclose()
+    await consumer
+    assert [message.role for message in got] == ["assistant", "tool"]
+    assert results(agent) == ["quick", INTERRUPTED]
+    assert not consumer.cancelled()
+
+
+async def test_a_round_has_one_consumer():
+    agent = waiting()
+    round_ = agent.full_round("go")
+    consumer = asyncio.create_task(all_of(round_))
+    await agent.waiting.wait()
+    with pytest.raises(RoundInProgressError, match="one consumer"):
+        await anext(round_)
+    agent.let_go.set()
+    assert len(await consumer) == 4
+
+
+# ==== another round ====
+
+
+async def test_rounds_of_several_tasks_are_served_first_come_first_served():
+    agent = Agent(ScriptedKimi(lambda body: say("re " + body["messages"][-1]["content"])))
+    answers = await asyncio.gather(*(agent.chat_round(str(number)) for number in range(5)))
+    assert [answer.text for answer in answers] == [f"re {number}" for number in range(5)]
+    assert [m.text for m in agent.chat_history][::2] == [str(number) for number in range(5)]
+
+
+async def test_a_newer_round_of_the_same_task_closes_the_suspended_one():
+    agent = waiting(Reply(tool_calls=[call("quick")]), say("second"))
+    first = agent.full_round("first")
+    await anext(first)
+    assert (await agent.chat_round("second")).text == "second"
+    assert results(agent) == [NOT_RUN]
+    assert problems(agent.chat_history) == []
+    with pytest.raises(RoundInProgressError, match="began another one"):
+        await anext(first)
+
+
+async def test_another_task_waits_until_a_held_round_is_closed():
+    agent = waiting(Reply(tool_calls=[call("quick")]), say("second"))
+    first = agent.full_round("first")
+    await anext(first)
+    second = asyncio.create_task(agent.chat_round("second"))
+    await until(lambda: bool(agent._turns._waiting))
+    assert not second.done()
+    await first.aclose()
+    assert (await second).text == "second"
+
+
+@pytest.mark.parametrize("ask", [Agent.chat_round, Agent.chat_round_str])
+async def test_a_function_that_asks_its_own_agent_is_told_that_it_cannot(ask: Callable[..., Awaitable[Any]]):
+    class Reentrant(Agent):
+        @ai_function()
+        async def again(self) -> str:
+            return str(await ask(self, "inner"))
+
+    agent = Reentrant(ScriptedKimi([call("again"), say("ok")]))
+    messages = await all_of(agent.full_round("go"))
+    assert "RoundInProgressError" in messages[1].text
+    assert messages[-1].text == "ok"
+
+
+async def test_streams_and_rounds_cannot_be_started_inside_a_round_either():
+    errors: list[str] = []
+
+    class Reentrant(Agent):
+        async def attempt(self, awaitable: Awaitable[Any]) -> None:
+            try:
+                await awaitable
+            except RoundInProgressError as error:
+                errors.append(type(error).__name__)
+
+        @ai_function()
+        async def again(self) -> str:
+            await self.attempt(self.chat_round_stream("x"))
+            await self.attempt(anext(self.full_round("x")))
+            return "tried"
+
+        async def add_completion_to_history(self, completion: Any) -> Message:
+            await self.attempt(self.chat_round("x"))
+            return await super().add_completion_to_history(completion)
+
+    agent = Reentrant(ScriptedKimi([call("again"), say("ok")]))
+    await all_of(agent.full_round_stream("go"))
+    assert len(errors) == 4
+
+
+async def test_a_sync_function_cannot_start_a_round_in_a_loop_of_its_own():
+    class Reentrant(Agent):
+        @ai_function()
+        def again(self) -> str:
+            return asyncio.run(self.chat_round("inner")).text
+
+    agent = Reentrant(ScriptedKimi([call("again"), say("ok")]))
+    messages = await all_of(agent.full_round("go"))
+    assert "RoundInProgressError" in messages[1].text
+
+
+async def test_a_function_may_ask_another_agent():
+    class Parent(Agent):
+        @ai_function()
+        async def delegate(self) -> str:
+            return await Agent(ScriptedKimi([say("from the child")])).chat_round_str("inner")
+
+    agent = Parent(ScriptedKimi([call("delegate"), say("ok")]))
+    assert (await all_of(agent.full_round("go")))[1].text == "from the child"
+
+
+async def test_a_task_that_a_function_left_behind_may_ask_when_the_round_is_over():
+    later: list[asyncio.Task[Message]] = []
+    over = asyncio.Event()
+
+    class Leaving(Agent):
+        @ai_function()
+        async def leave(self) -> str:
+            later.append(asyncio.create_task(self.afterwards()))
+            return "left"
+
+        async def afterwards(self) -> Message:
+            await over.wait()
+            return await self.chat_round("later")
+
+    agent = Leaving(ScriptedKimi([call("leave"), say("ok"), say("later too")]))
+    await all_of(agent.full_round("go"))
+    over.set()
+    assert (await later[0]).text == "later too"
+
+
+def test_two_event_loops_in_a_row_work_with_one_agent():
+    agent = waiting(say("one"), say("two"))
+    assert asyncio.run(agent.chat_round("1")).text == "one"
+    assert asyncio.run(agent.chat_round("2")).text == "two"
+
+
+def test_a_round_left_behind_by_a_dead_loop_blocks_nobody():
+    agent = waiting(Reply(tool_calls=[call("quick")]), say("two"))
+    held: list[Any] = []
+
+    async def leave() -> None:
+        held.append(agent.full_round("1"))
+        await anext(held[0])
+
+    asyncio.run(leave())
+    assert asyncio.run(agent.chat_round("2")).text == "two"
+    assert results(agent) == [NOT_RUN]
+
+
+# ==== what is told ====
+
+
+@pytest.mark.parametrize(
+    ("ending", "outcome"), [("end", "completed"), ("break", "closed"), ("error", "failed"), ("cancel", "closed")]
+)
+async def test_how_a_round_ended_is_told_once(ending: str, outcome: str):
+    script = [Failure(500, "server_error", "no")] if ending == "error" else [Reply(tool_calls=[call("wait")]), say("x")]
+    agent = Waiting(ScriptedKimi(script))
+    told: list[RoundFinished] = []
+    agent.on(RoundFinished, told.append)
+    if ending == "break":
+        async for _ in agent.full_round("go"):
+            break
+    elif ending == "error":
+        with pytest.raises(ChatProviderError):
+            await all_of(agent.full_round("go"))
+    elif ending == "cancel":
+        task = asyncio.create_task(all_of(agent.full_round("go")))
+        await agent.waiting.wait()
+        task.cancel()
+        await asyncio.wait([task])
+    else:
+        agent.let_go.set()
+        await all_of(agent.full_round("go"))
+    await until(lambda: bool(told))
+    await asyncio.sleep(0)
+    assert told == [RoundFinished(outcome)]  # type: ignore[arg-type]
