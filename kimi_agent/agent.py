@@ -41,7 +41,6 @@ from .message import Content, FrozenDict, Message, TokenUsage, ToolCall
 from .prompt.tokens import REQUEST_COST, message_cost, quickly_counted, tools_cost
 from .prompt.window import Fit, Window, assemble, first_sent, fit
 from .provider import ChatProvider, GenerationKwargs, Overrides, StreamedMessage, checked
-from .session import file
 from .stream import FormattedMessages, FrameByFrame, MessageStream, Recording, Round, assistant_text
 from .tools.allowance import Allowance, CallOutcome
 from .tools.base import ToolLike, ToolTexts, answering, result_message, tool_error_from
@@ -307,6 +306,8 @@ class Agent:
         Raises:
             SessionError: it could not be written; the old file is as it was.
         """
+        from .session import file
+
         cut = self._window.start_in(self.chat_history)
         pinned, said = tuple(self.always_included_messages), tuple(self.chat_history)
         file.save(path, file.SessionState(pinned, said, self.usage, cut, self._unknown))
@@ -317,6 +318,8 @@ class Agent:
         Raises:
             SessionError: the file cannot be read, or is none of ours; the agent is as it was.
         """
+        from .session import file
+
         state = file.load(path)
         self.always_included_messages = list(state.always_included_messages)
         self.chat_history = history.repair(state.chat_history, interrupted=self.texts.interrupted())

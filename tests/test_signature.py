@@ -26,7 +26,8 @@ from pydantic import BaseModel, BeforeValidator, Field, HttpUrl, RootModel
 from typing_extensions import TypedDict
 
 from kimi_agent.errors import FunctionSpecError, ToolArgumentsError
-from kimi_agent.tools.signature import AIParam, name_of, read_signature
+from kimi_agent.tools.param import AIParam
+from kimi_agent.tools.signature import name_of, read_signature
 
 if typing.TYPE_CHECKING:
     from fractions import Fraction

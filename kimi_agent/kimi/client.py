@@ -24,7 +24,6 @@ from ..message import Message, StreamedMessagePart, TokenUsage
 from ..provider import GenerationKwargs, OnEvent
 from ..tools.base import Tool
 from .assemble import Assembler, Parts
-from .http import HttpTransport, error_in
 from .models import context_window
 from .sse import MESSAGE, Event, SSEDecoder
 from .wire import request_body
@@ -67,6 +66,8 @@ class Kimi:
     ) -> None:
         self.model_name = model
         self.base_url = base_url or _from_environment(BASE_URL_NAMES) or BASE_URL
+        from .http import HttpTransport  # brings httpx, which takes as long to import as all of this package
+
         self._http = HttpTransport(self.base_url, _checked_key(api_key or _from_environment(KEY_NAMES)), http_client)
 
     def __repr__(self) -> str:
@@ -243,6 +244,8 @@ class KimiStreamedMessage:
         """Raise what an unusual event says. An event of type `error` may be the error itself."""
         if kind == b"error" and not chunk.get("error"):
             chunk = {"error": chunk}
+        from .http import error_in
+
         error = error_in(chunk, headers=self._response.headers)
         if error is not None:
             raise error

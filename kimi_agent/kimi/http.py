@@ -266,8 +266,8 @@ class HttpResponse:
 
     def __init__(self, response: httpx.Response) -> None:
         self._response = response
-        encoded = "content-encoding" in response.headers
-        self._body: AsyncIterator[bytes] = response.aiter_bytes() if encoded else response.aiter_raw()
+        decoded = "content-encoding" in response.headers or response.is_stream_consumed  # the latter by a mock
+        self._body: AsyncIterator[bytes] = response.aiter_bytes() if decoded else response.aiter_raw()
 
     @property
     def headers(self) -> Mapping[str, str]:

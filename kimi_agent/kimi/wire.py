@@ -112,7 +112,7 @@ def _part(part: ContentPart) -> dict[str, Any]:
 
 def _private(value: Value) -> dict[str, Any]:
     """What of a value is not for Kimi, at every depth: `extra`, and fields that this version does not know."""
-    fields: dict[str, Any] = {name: True for name in ("extra", *(value.__pydantic_extra__ or ()))}
+    fields: dict[str, Any] = dict.fromkeys(("extra", *(value.__pydantic_extra__ or ())), True)
     inner = {name: _private(item) for name, item in value.__dict__.items() if isinstance(item, Value)}
     return fields | inner
 

@@ -8,6 +8,7 @@ European languages and traditional Chinese up to 30 % too low, which the server'
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -119,16 +120,31 @@ _LETTER = (
     "\ufb00-\ufdff\ufe70-\ufefe\uff21-\uff3a\uff41-\uff5a\uff66-\uffdc"
 )
 _BEFORE_WORD = rf"[^\r\n0-9A-Za-z{_HAN}{_LETTER}]?"
-_PIECE: Final = re.compile(
-    rf"{_BEFORE_WORD}(?:[A-Z]*[a-z]+|[A-Z]+)(?:'(?:[sStTmMdD]|re|ve|ll))?"
-    rf"|[{_HAN}]+"
-    rf"|{_BEFORE_WORD}[{_LETTER}]+"
-    r"|[0-9]{1,3}"
-    rf"| ?[^\s0-9A-Za-z{_HAN}{_LETTER}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_IS_HAN: Final = re.compile(f"[{_HAN}]")
-_IS_LETTER: Final = re.compile(f"[{_LETTER}]")
+
+
+@functools.cache
+def _piece() -> re.Pattern[str]:
+    """The pieces that a text is priced by. Compiled on first use: that takes as long as many an import."""
+    return re.compile(
+        rf"{_BEFORE_WORD}(?:[A-Z]*[a-z]+|[A-Z]+)(?:'(?:[sStTmMdD]|re|ve|ll))?"
+        rf"|[{_HAN}]+"
+        rf"|{_BEFORE_WORD}[{_LETTER}]+"
+        r"|[0-9]{1,3}"
+        rf"| ?[^\s0-9A-Za-z{_HAN}{_LETTER}]+[\r\n]*"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+
+
+@functools.cache
+def _han() -> re.Pattern[str]:
+    return re.compile(f"[{_HAN}]")
+
+
+@functools.cache
+def _letter() -> re.Pattern[str]:
+    return re.compile(f"[{_LETTER}]")
+
+
 _RUN: Final = re.compile(r"(?<![A-Za-z0-9+/_=-])[A-Za-z0-9+/_=-]{64,}")
 _HEX: Final = re.compile(r"[0-9a-f]+|[0-9A-F]+")
 _SAMPLE: Final = 512
@@ -143,7 +159,7 @@ def estimate_text(text: str) -> int:
         blobs.append(per_character * len(run[0]))
         return " " if per_character else run[0]
 
-    pieces = Counter(_PIECE.findall(_RUN.sub(take_out, text) if len(text) >= 64 else text))
+    pieces = Counter(_piece().findall(_RUN.sub(take_out, text) if len(text) >= 64 else text))
     return math.ceil(sum(blobs) + sum(_price(piece) * times for piece, times in pieces.items()))
 
 
@@ -164,9 +180,9 @@ def _price(piece: str) -> float:
     last = core[-1]
     if "a" <= last <= "z" or "A" <= last <= "Z":
         return 1 + 0.045 * max(0, len(core) - 4) + 0.1 * max(0, len(core) - 16)
-    if _IS_HAN.match(core):
+    if _han().match(core):
         return 0.53 * len(core)
-    if _IS_LETTER.match(last):
+    if _letter().match(last):
         return _foreign_price(piece)
     return _symbols_price(core)
 

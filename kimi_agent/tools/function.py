@@ -15,13 +15,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from types import MethodType
-from typing import Any, Final, Literal, TypeAlias, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, cast, overload
 
 from ..errors import FunctionCallException, FunctionSpecError, KimiAgentError, ToolArgumentsError, WrappedCallException
 from .base import DEFAULT_TEXTS, Tool, ToolReturnValue, ToolTexts, tool_error_from
+from .param import AIParam
 from .results import to_return_value
-from .signature import AIParam, Signature, is_async, name_of, qualified_name_of, read_signature
 from .threads import TOOL_THREADS
+
+if TYPE_CHECKING:
+    from .signature import Signature
 
 __all__ = ["AIFunction", "AIParam", "ai_function", "functions_of"]
 
@@ -57,17 +60,19 @@ _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 
 
 def _spec_of(function: Any, options: _Options) -> _Spec:
+    from .signature import is_async, name_of, qualified_name_of, read_signature  # only who has functions pays for it
+
     signature = read_signature(function, json_schema=options.json_schema)
-    name = _checked_name(options.name or name_of(function), function)
+    name = _checked_name(options.name or name_of(function), qualified_name_of(function))
     description = signature.description if options.desc is None else options.desc
     tool = Tool(name=name, description=description, parameters=cast(Any, signature.json_schema))
     return _Spec(tool, options, signature, in_thread=not is_async(function))
 
 
-def _checked_name(name: str, function: Any) -> str:
+def _checked_name(name: str, where: str) -> str:
     if not _NAME.fullmatch(name):
         raise FunctionSpecError(
-            f"{qualified_name_of(function)}: Kimi refuses the function name {name!r}; pass name= with at most 64 "
+            f"{where}: Kimi refuses the function name {name!r}; pass name= with at most 64 "
             "letters of a-z, digits, `_` and `-`, not starting with a digit or `-`"
         )
     return name
@@ -114,6 +119,8 @@ class AIFunction:
         self.enabled = enabled
 
     def __repr__(self) -> str:
+        from .signature import qualified_name_of
+
         return f"AIFunction({self.name!r}, {qualified_name_of(self._inner)})"
 
     @property

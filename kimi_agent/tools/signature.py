@@ -14,14 +14,13 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import dataclass, field
 from types import MethodType, SimpleNamespace
 from typing import Annotated, Any, Final, cast, get_origin, get_type_hints
 
 from pydantic import (
     Field,
     GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
     TypeAdapter,
     ValidationError,
 )
@@ -31,28 +30,9 @@ from pydantic_core import CoreSchema, ErrorDetails, PydanticSerializationError, 
 from typing_extensions import TypedDict  # pydantic refuses the one of `typing` before Python 3.12
 
 from ..errors import FunctionSpecError, ToolArgumentsError
+from .param import AIParam
 
-__all__ = ["AIParam", "Signature", "docstring_of", "is_async", "name_of", "qualified_name_of", "read_signature"]
-
-
-@dataclass(frozen=True, slots=True)
-class AIParam:
-    """What a parameter means, for the model: `city: Annotated[str, AIParam("City, in English")]`.
-
-    It works on the fields of dataclasses and models too.
-
-    Args:
-        desc: the description. It wins over `Field(description=...)`, which wins over the docstring.
-        title: a title for the parameter; normally none is needed.
-    """
-
-    desc: str
-    _: KW_ONLY
-    title: str | None = None
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        title = {} if self.title is None else {"title": self.title}
-        return {**handler(schema), "description": self.desc, **title}
+__all__ = ["Signature", "docstring_of", "is_async", "name_of", "qualified_name_of", "read_signature"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """What a prompt costs: time of `get_prompt`, and of encoding a request body.
 
-`get_prompt` is timed on 1k, 10k and 100k messages, the first time (every message is counted) and repeated, when the history
-fits the window and when only the newest 2,000 messages do. A body of 10k messages is compared with dumping the same
-messages with pydantic and `json.dumps`.
+`get_prompt` is timed on 1k, 10k and 100k messages, the first time (every message is counted) and repeated, when the
+history fits the window and when only the newest 2,000 messages do. A body of 10k messages is compared with dumping the
+same messages with pydantic and `json.dumps`.
 """
 
 from __future__ import annotations
@@ -57,13 +57,17 @@ def measure_prompts() -> dict[tuple[str, int], float]:
             kept = size if case == "fitting" else min(KEPT, size // 2)
             window = window_for(conversation(size), kept)
             agent = Agent(ScriptedKimi([], context_window=window), desired_response_tokens=0, chat_history=messages)
-            runner = asyncio.new_event_loop()
-            first = milliseconds(lambda: runner.run_until_complete(agent.get_prompt()), 1)
-            prompt = runner.run_until_complete(agent.get_prompt())
-            repeated[case, size] = milliseconds(lambda: runner.run_until_complete(agent.get_prompt()))
-            runner.close()
-            print(f"  {case:12} {size:15,} {first:10.2f} {repeated[case, size]:10.3f} {len(prompt):6,}")
+            first, repeated[case, size], length = timed_prompts(agent)
+            print(f"  {case:12} {size:15,} {first:10.2f} {repeated[case, size]:10.3f} {length:6,}")
     return repeated
+
+
+def timed_prompts(agent: Agent) -> tuple[float, float, int]:
+    """Milliseconds of the first and of a repeated `get_prompt`, and how many messages the prompt has."""
+    with asyncio.Runner() as runner:
+        first = milliseconds(lambda: runner.run(agent.get_prompt()), 1)
+        prompt = runner.run(agent.get_prompt())
+        return first, milliseconds(lambda: runner.run(agent.get_prompt())), len(prompt)
 
 
 def measure_body() -> float:

@@ -1,8 +1,8 @@
 """What a delta costs: CPU per text delta, as a ratio to reading the same bytes with httpx and `from_json` alone.
 
-A loopback server in another process sends an answer of 4,000 text deltas, once as one body with a Content-Length and once
-with one HTTP chunk per event. Each reader takes it several times, over a connection that is already open; the best run of
-each counts.
+A loopback server in another process sends an answer of 4,000 text deltas, once as one body with a Content-Length and
+once with one HTTP chunk per event. Each reader takes it several times, over a connection that is already open; the best
+run of each counts.
 """
 
 from __future__ import annotations
