@@ -18,7 +18,7 @@ from typing import Any, Self, TypeAlias, TypeVar, Unpack, cast
 from loguru import logger
 
 from . import history
-from .errors import FunctionCallException, StreamInterruptedError, WrappedCallException
+from .errors import FunctionCallException, WrappedCallException
 from .events import (
     E,
     Handler,
@@ -363,7 +363,7 @@ class Agent:
                 stream = MessageStream("assistant", partial(self._stream_turn, turn, asked))
                 turn.opened(stream)
                 yield stream
-                if (result := await _unless_closed(stream)) is None:
+                if (result := await stream.completion_unless_closed()) is None:
                     return
             else:
                 result = await self._model_turn(asked)
@@ -372,7 +372,7 @@ class Agent:
             if not calls:
                 return
             outcomes: list[CallOutcome] = []
-            running = turn.start(calls, partial(self._answer, allowance, result))
+            running = turn.start(calls, partial(self._answer, allowance, result), self._commit)
             for position in range(len(calls)):
                 outcome = await running.result(position)
                 outcomes.append(outcome)
@@ -458,54 +458,40 @@ class Agent:
     async def _answer(self, allowance: Allowance, result: GenerateResult, call: ToolCall) -> CallOutcome:
         """Answer one call: run it, unless calls are not allowed any more or the message was cut off."""
         if not allowance.calls:
-            outcome = self._not_run(call, self.texts.not_run())
-        elif result.is_cut_off:
+            return self._not_run(call, self.texts.not_run())
+        if result.is_cut_off:
             goes_on = result.finish_reason == "length"
             retry = goes_on and allowance.failures < self.retry_attempts
-            outcome = replace(self._not_run(call, self.texts.cut_off()), failed=goes_on, should_retry=retry)
-        else:
-            return await self._run(call, allowance.failures)
-        await self.add_to_history(outcome.message)
-        return outcome
+            return replace(self._not_run(call, self.texts.cut_off()), failed=goes_on, should_retry=retry)
+        await self._handlers.emit(ToolCallStarted(call))
+        started = monotonic()
+        outcome = await self._run(call, allowance.failures)
+        return replace(outcome, duration=monotonic() - started)
 
     def _not_run(self, call: ToolCall, text: str) -> CallOutcome:
         message = Message.tool(text, call.id, name=call.name, is_tool_call_error=True)
-        return CallOutcome(message, is_model_turn=False)
+        return CallOutcome(call, message, is_model_turn=False)
 
     async def _run(self, call: ToolCall, attempt: int) -> CallOutcome:
-        """Run one call; its result is in the history before anybody hears of it."""
-        started = monotonic()
-        await self._handlers.emit(ToolCallStarted(call))
-        outcome = await self._outcome(call, attempt)
-        await self.add_to_history(outcome.message)
-        await self._handlers.emit(ToolCallFinished(call, outcome.message, monotonic() - started))
-        return outcome
-
-    async def _outcome(self, call: ToolCall, attempt: int) -> CallOutcome:
         try:
             result = await self.do_function_call(call)
         except Exception as error:
             wrapped = error if isinstance(error, FunctionCallException) else WrappedCallException(True, error)
             handled = await self.handle_function_call_exception(call, wrapped, attempt)
             message = answering(handled.message, call).copy_with(is_tool_call_error=True)
-            return CallOutcome(message, failed=True, should_retry=handled.should_retry)
+            return CallOutcome(call, message, failed=True, should_retry=handled.should_retry)
         failed = bool(result.message.is_tool_call_error)
-        return CallOutcome(
-            answering(result.message, call), result.is_model_turn, failed, failed and attempt < self.retry_attempts
-        )
+        retry = failed and attempt < self.retry_attempts
+        return CallOutcome(call, answering(result.message, call), result.is_model_turn, failed, retry)
+
+    async def _commit(self, outcome: CallOutcome) -> None:
+        """A result is in the history before anybody hears of it."""
+        await self.add_to_history(outcome.message)
+        if outcome.duration is not None:
+            await self._handlers.emit(ToolCallFinished(outcome.call, outcome.message, outcome.duration))
 
     # ==== internals: what a turn needs of its conversation ====
 
     def runs_in_thread(self, call: ToolCall) -> bool:
         """Whether the function of a call runs in a thread, which cannot be stopped."""
         return bool(getattr(self.functions.get(call.name), "in_thread", False))
-
-
-async def _unless_closed(stream: MessageStream) -> GenerateResult | None:
-    """What a stream gave; `None` when its reader closed it, and with it the round."""
-    try:
-        return await stream.completion()
-    except StreamInterruptedError:
-        if stream.closed:
-            return None
-        raise

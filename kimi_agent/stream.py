@@ -209,6 +209,15 @@ class MessageStream:
         assert recording.result is not None
         return recording.result
 
+    async def completion_unless_closed(self) -> GenerateResult | None:
+        """Like `completion`, but `None` when a reader closed the stream before its end."""
+        try:
+            return await self.completion()
+        except StreamInterruptedError:
+            if self.closed:
+                return None
+            raise
+
     def __await__(self) -> Generator[Any, None, Message]:
         return self.message().__await__()
 

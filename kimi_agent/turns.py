@@ -5,8 +5,8 @@ Who asks for the turn while another one has it:
 | from                                                  | gets                                               |
 |-------------------------------------------------------|----------------------------------------------------|
 | a tool, hook or handler of the round that has it      | `RoundInProgressError`                             |
-| the task that last advanced it, while it is suspended | the turn: the old round is closed                  |
-| anywhere, when its event loop is gone                 | the turn: nobody can go on with the old round      |
+| the task that made or last advanced it, suspended     | the turn: the old round is closed                  |
+| anywhere, when those tasks or their loop have ended   | the turn: the old round is closed                  |
 | another task                                          | the turn, first come first served, once it is free |
 
 A turn ends in one of two ways. `close` waits: running calls are cancelled and drained, hooks are awaited. `close_now`
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Final, Literal, Protocol, TypeAlias
@@ -26,8 +26,9 @@ from weakref import ReferenceType, ref
 
 from .errors import RoundInProgressError
 from .events import Handlers, RoundFinished
-from .history import open_calls
+from .history import open_calls, placed
 from .message import Message, ToolCall
+from .tools.allowance import CallOutcome
 from .tools.base import ToolTexts
 from .tools.toolset import RunningCalls
 
@@ -147,10 +148,11 @@ class Turn:
         self._began = False
         self._busy = self._interrupted = False
         self._closed: asyncio.Future[None] | None = None
-        self._owner: asyncio.Task[Any] | None = None
+        self._maker = _running_task()
+        self._owner: ReferenceType[asyncio.Task[Any]] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._round: ReferenceType[Closable] | None = None
-        self._calls: RunningCalls[Any] | None = None
+        self._calls: RunningCalls[CallOutcome] | None = None
         self._stream: Stream | None = None
 
     # ---- whose it is ----
@@ -161,7 +163,7 @@ class Turn:
         Raises:
             RoundInProgressError: asked from inside the round that has it.
         """
-        self._owner, self._loop = asyncio.current_task(), asyncio.get_running_loop()
+        self._owner, self._loop = _running_task(), asyncio.get_running_loop()
         await self._turns.take(self)
         self._began = True
 
@@ -174,8 +176,11 @@ class Turn:
         return self._loop is not None and self._loop.is_closed()
 
     def is_superseded(self) -> bool:
-        """Whether the running task left it suspended and now asks for another one."""
-        return self._round is not None and not self._busy and self._owner is asyncio.current_task()
+        """Whether a newer round may close it: the running task left it suspended, or whoever did has ended."""
+        if self._round is None or self._busy:
+            return False
+        tasks = [held() for held in (self._maker, self._owner) if held is not None]
+        return asyncio.current_task() in tasks or all(task is None or task.done() for task in tasks)
 
     async def supersede(self) -> None:
         """Close the round that has the turn, for a newer one."""
@@ -190,7 +195,7 @@ class Turn:
         """While the round works: it is busy, and what it calls is inside of it."""
         if self._busy:
             raise RoundInProgressError("this round is being advanced by another task; a round has one consumer")
-        self._busy, self._owner = True, asyncio.current_task()
+        self._busy, self._owner = True, _running_task()
         try:
             with self.inside():
                 yield
@@ -229,29 +234,34 @@ class Turn:
         Raises:
             RoundInProgressError: the running task is the one that advances it.
         """
-        if not self._busy or self._owner is None or self.ended is not None:
+        owner = self._owner() if self._owner is not None else None
+        if not self._busy or owner is None or self.ended is not None:
             return
-        if self._owner is asyncio.current_task():
+        if owner is asyncio.current_task():
             raise RoundInProgressError("a tool, hook or handler cannot close the round that it runs in")
         self._interrupted = True
         self._closed = asyncio.get_running_loop().create_future()
-        self._owner.cancel()
+        owner.cancel()
         await self._closed
 
     def was_interrupted(self) -> bool:
         """Whether the cancellation that just arrived was `interrupt`, and no cancellation of the task itself."""
-        if not self._interrupted or self._owner is None:
+        task = asyncio.current_task()
+        if not self._interrupted or task is None:
             return False
         self._interrupted = False
-        return self._owner.uncancel() == 0
+        return task.uncancel() == 0
 
     # ---- what is under way ----
 
     def start(
-        self, calls: Sequence[ToolCall], run: Callable[[ToolCall], Coroutine[Any, Any, Any]]
-    ) -> RunningCalls[Any]:
+        self,
+        calls: Sequence[ToolCall],
+        run: Callable[[ToolCall], Awaitable[CallOutcome]],
+        commit: Callable[[CallOutcome], Awaitable[None]],
+    ) -> RunningCalls[CallOutcome]:
         """Run the calls of a message; they end with the turn at the latest."""
-        self._calls = RunningCalls(calls, run)
+        self._calls = RunningCalls(calls, run, commit)
         return self._calls
 
     def all_answered(self) -> None:
@@ -318,10 +328,13 @@ class Turn:
         """A result for each call of the newest exchange that has none; earlier turns left none open."""
         if not self._began:
             return []
-        return [
-            Message.tool(self._why(call), call.id, name=call.name, is_tool_call_error=True)
-            for call in open_calls(self.conversation.chat_history)
-        ]
+        return [self._answer_to(call) for call in open_calls(self.conversation.chat_history)]
+
+    def _answer_to(self, call: ToolCall) -> Message:
+        """What the call gave, if it only was not committed yet; else why it gave nothing."""
+        if self._calls is not None and (outcome := self._calls.finished.get(call.id)) is not None:
+            return outcome.message
+        return Message.tool(self._why(call), call.id, name=call.name, is_tool_call_error=True)
 
     def _why(self, call: ToolCall) -> str:
         texts = self.conversation.texts
@@ -339,7 +352,14 @@ class Turn:
             return
         adding.close()
         if not any(known is message for known in history):
-            history.append(message)
+            history.insert(placed(history, message), message)
+
+
+def _running_task() -> ReferenceType[asyncio.Task[Any]] | None:
+    """A task holds its exception, which may hold the round: a turn must not hold its tasks."""
+    if asyncio._get_running_loop() is None or (task := asyncio.current_task()) is None:
+        return None
+    return ref(task)
 
 
 def outcome_of(error: BaseException | None) -> Outcome:

@@ -206,7 +206,7 @@ class KimiStreamedMessage:
             self._decode(self._decoder.feed(data), frames)
             return
         self._body_ended = True
-        self._decode(self._decoder.close(), frames)
+        self._decode_rest(frames)
         frames += self._assembler.close()
         self._closed = True
 
@@ -239,6 +239,14 @@ class KimiStreamedMessage:
                 if "error" in chunk or kind != MESSAGE:
                     self._check(kind, chunk)
                 assembler.feed(chunk, frames)
+
+    def _decode_rest(self, frames: list[StreamFrame]) -> None:
+        """The event that the end of the body completes. Half an event is none: there the answer was cut."""
+        try:
+            self._decode(self._decoder.close(), frames)
+        except StreamProtocolError:
+            if isinstance(self._decoder, _WholeBody):
+                raise
 
     def _check(self, kind: bytes, chunk: dict[str, Any]) -> None:
         """Raise what an unusual event says. An event of type `error` may be the error itself."""

@@ -5,19 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..message import Message
+from ..message import Message, ToolCall
 
 __all__ = ["Allowance", "CallOutcome"]
 
 
 @dataclass(frozen=True, slots=True)
 class CallOutcome:
-    """What became of one call: its result, whether the model speaks next, and whether it may try again."""
+    """What became of one call.
 
+    Args:
+        call: what the model asked for.
+        message: the result.
+        is_model_turn: whether the model speaks next.
+        failed: whether the call went wrong.
+        should_retry: whether the model may try again.
+        duration: how many seconds it ran; `None` when it was not run.
+    """
+
+    call: ToolCall
     message: Message
     is_model_turn: bool = True
     failed: bool = False
     should_retry: bool = False
+    duration: float | None = None
 
 
 class Allowance:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Protocol, Self, TypeAlias, TypeVar
+from typing import Final, Generic, Protocol, Self, TypeAlias, TypeVar
 
 from ..errors import FunctionCallException, FunctionSpecError, NoSuchFunction, ToolArgumentsError, WrappedCallException
 from ..message import Message, ToolCall
@@ -170,20 +170,31 @@ class RunningCalls(Generic[T]):
     Args:
         calls: what the model asked for.
         run: runs one call. What it raises ends them all.
+        commit: puts what `run` gave where it lasts.
     """
 
-    def __init__(self, calls: Sequence[ToolCall], run: Callable[[ToolCall], Coroutine[Any, Any, T]]) -> None:
+    def __init__(
+        self,
+        calls: Sequence[ToolCall],
+        run: Callable[[ToolCall], Awaitable[T]],
+        commit: Callable[[T], Awaitable[None]],
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.started: set[str] = set()
         """The ids of the calls that have begun to run."""
+        self.finished: dict[str, T] = {}
+        """What calls gave, by their id, committed or not."""
+        self._run, self._commit = run, commit
         self._failed: asyncio.Future[None] = loop.create_future()
-        self._tasks = [loop.create_task(self._tracked(call, run)) for call in calls]
+        self._tasks = [loop.create_task(self._run_one(call)) for call in calls]
         for task in self._tasks:
             task.add_done_callback(self._note_failure)
 
-    async def _tracked(self, call: ToolCall, run: Callable[[ToolCall], Coroutine[Any, Any, T]]) -> T:
+    async def _run_one(self, call: ToolCall) -> T:
         self.started.add(call.id)
-        return await run(call)
+        outcome = self.finished[call.id] = await self._run(call)
+        await self._commit(outcome)
+        return outcome
 
     def _note_failure(self, task: asyncio.Task[T]) -> None:
         failed = task.cancelled() or task.exception() is not None

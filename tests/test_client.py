@@ -1,0 +1,827 @@
+"""`Kimi` over real HTTP: keys, answers that end well, answers that do not, and connections that are let go."""
+
+import asyncio
+import gzip
+import json
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from kimi_agent.errors import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    AuthenticationError,
+    ChatProviderError,
+    ContentFilterError,
+    RateLimitError,
+    ServerError,
+    StreamInterruptedError,
+    StreamProtocolError,
+)
+from kimi_agent.events import Append, End, RequestSent, StreamFrame
+from kimi_agent.kimi import client as client_module
+from kimi_agent.kimi import http as http_module
+from kimi_agent.kimi.client import Kimi, KimiStreamedMessage
+from kimi_agent.kimi.models import context_window
+from kimi_agent.message import Message, TextPart, ThinkPart, TokenUsage, ToolCall, ToolCallPart
+from kimi_agent.testing import Call, Delivery, Failure, Gate, KimiServer, RawBody, Recorded, Reply, ScriptSource, say
+
+KEY = "sk-do-not-tell-0123456789"
+QUESTION = [Message.user("Which is warmer?")]
+ENVIRONMENT = ("KIMI_API_KEY", "MOONSHOT_API_KEY", "KIMI_BASE_URL", "MOONSHOT_BASE_URL")
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*ENVIRONMENT, "ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "http_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@asynccontextmanager
+async def kimi_with(script: ScriptSource | None, **options: Any) -> AsyncIterator[tuple[Kimi, KimiServer]]:
+    async with KimiServer(script, **options) as server:
+        async with Kimi(api_key=server.api_key, base_url=server.base_url) as kimi:
+            yield kimi, server
+
+
+async def ask(kimi: Kimi, **options: Any) -> KimiStreamedMessage:
+    return await kimi.generate("", [], QUESTION, **options)
+
+
+async def read(stream: KimiStreamedMessage) -> list[StreamFrame]:
+    try:
+        return [frame async for frames in stream.batches() for frame in frames]
+    finally:
+        await stream.aclose()
+
+
+async def answer(kimi: Kimi) -> End:
+    end = (await read(await ask(kimi)))[-1]
+    assert isinstance(end, End)
+    return end
+
+
+async def until_error(stream: KimiStreamedMessage) -> tuple[list[StreamFrame], ChatProviderError]:
+    """The frames of a stream that fails, and why it failed."""
+    frames: list[StreamFrame] = []
+    try:
+        with pytest.raises(ChatProviderError) as caught:
+            async for batch in stream.batches():
+                assert batch
+                frames += batch
+        return frames, caught.value
+    finally:
+        await stream.aclose()
+
+
+def chunk(finish_reason: str | None = None, **delta: Any) -> dict[str, Any]:
+    return {"id": "chatcmpl-1", "choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}]}
+
+
+def events(*data: Any) -> bytes:
+    texts = [item if isinstance(item, str) else json.dumps(item) for item in data]
+    return "".join([f"data: {text}\n\n" for text in texts]).encode()
+
+
+def mocked(response: Callable[[httpx.Request], httpx.Response]) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.MockTransport(response))
+
+
+class Pieces(httpx.AsyncByteStream):
+    """A body that comes in these pieces; an exception among them is raised, an awaitable is awaited."""
+
+    def __init__(self, *pieces: bytes | Exception | Awaitable[Any]) -> None:
+        self._pieces = pieces
+        self.closed = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self._pieces:
+            if isinstance(piece, Exception):
+                raise piece
+            if isinstance(piece, bytes):
+                yield piece
+            else:
+                await piece
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+@asynccontextmanager
+async def answering(stream: Pieces, content_type: str = "text/event-stream", **headers: str) -> AsyncIterator[Kimi]:
+    def respond(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, stream=stream, headers={"content-type": content_type, **headers})
+
+    async with mocked(respond) as client:
+        yield Kimi(api_key=KEY, base_url="https://kimi.test/v1", http_client=client)
+    assert stream.closed
+
+
+# ==== keys and base URLs ====
+
+
+async def request_of(monkeypatch: pytest.MonkeyPatch, **arguments: Any) -> httpx.Request:
+    seen: list[httpx.Request] = []
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, content=events(chunk("stop", content="x")))
+
+    async with mocked(respond) as client:
+        await answer(Kimi(http_client=client, **arguments))
+    return seen[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "key", "url"),
+    [
+        ({"api_key": "arg"}, {}, "arg", "https://api.moonshot.ai/v1"),
+        ({"api_key": "arg"}, {"KIMI_API_KEY": "kimi", "MOONSHOT_API_KEY": "moon"}, "arg", "https://api.moonshot.ai/v1"),
+        ({}, {"KIMI_API_KEY": "kimi", "MOONSHOT_API_KEY": "moon"}, "kimi", "https://api.moonshot.ai/v1"),
+        ({}, {"KIMI_API_KEY": " ", "MOONSHOT_API_KEY": "moon\n"}, "moon", "https://api.moonshot.ai/v1"),
+        ({"api_key": ""}, {"MOONSHOT_API_KEY": "moon"}, "moon", "https://api.moonshot.ai/v1"),
+        ({"api_key": "a", "base_url": "http://arg/v1"}, {"KIMI_BASE_URL": "http://kimi"}, "a", "http://arg/v1"),
+        ({"api_key": "a"}, {"KIMI_BASE_URL": "http://kimi", "MOONSHOT_BASE_URL": "http://moon"}, "a", "http://kimi"),
+        ({"api_key": "a"}, {"KIMI_BASE_URL": "", "MOONSHOT_BASE_URL": "http://moon/v1/"}, "a", "http://moon/v1"),
+        ({"api_key": "a"}, {"OPENAI_API_KEY": "b", "OPENAI_BASE_URL": "http://x"}, "a", "https://api.moonshot.ai/v1"),
+    ],
+)
+async def test_argument_goes_before_kimi_before_moonshot_before_the_default(
+    monkeypatch: pytest.MonkeyPatch, arguments: dict[str, str], environment: dict[str, str], key: str, url: str
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    request = await request_of(monkeypatch, **arguments)
+    assert request.headers["authorization"] == f"Bearer {key}"
+    assert str(request.url) == f"{url}/chat/completions"
+
+
+def test_without_a_key_the_error_says_how_to_give_one() -> None:
+    with pytest.raises(ChatProviderError, match="api_key= or set KIMI_API_KEY or MOONSHOT_API_KEY"):
+        Kimi()
+
+
+@pytest.mark.parametrize(
+    "key", ["sk-secret\nsk-other", "sk-secret sk", "sk-secret-ключ", "sk-secret\x00", "“sk-secret”"]
+)
+def test_a_key_with_characters_that_no_key_has_is_refused_and_not_shown(key: str) -> None:
+    with pytest.raises(ChatProviderError, match="characters that no key has") as caught:
+        Kimi(api_key=key)
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_blanks_around_a_key_are_no_part_of_it() -> None:
+    assert Kimi(api_key=f" {KEY}\n")
+
+
+def test_the_client_does_not_tell_the_key() -> None:
+    kimi = Kimi(api_key=KEY, base_url="https://kimi.test/v1")
+    assert repr(kimi) == "Kimi('kimi-k3', base_url='https://kimi.test/v1')"
+    assert KEY not in str(vars(kimi))
+
+
+async def test_no_error_tells_the_key() -> None:
+    async with KimiServer(check=True) as server, Kimi(api_key=KEY, base_url=server.base_url) as kimi:
+        with pytest.raises(AuthenticationError) as caught:
+            await ask(kimi)
+    error = caught.value
+    shown = [str(error), repr(error), repr(vars(error)), *traceback.format_exception(error)]
+    assert KEY not in "".join(shown)
+
+
+@pytest.mark.parametrize(
+    ("model", "window"),
+    [
+        ("kimi-k3", 1_048_576),
+        ("kimi-k3-0905", 1_048_576),
+        ("k3-256k", 262_144),
+        ("kimi-k2.5", 262_144),
+        ("nobody-knows", 262_144),
+    ],
+)
+def test_the_window_belongs_to_the_model(model: str, window: int) -> None:
+    assert context_window(model) == Kimi(model, api_key=KEY).context_window == window
+
+
+# ==== what is sent ====
+
+
+async def test_the_request_is_told_before_it_goes_out_without_the_key() -> None:
+    told: list[Any] = []
+    async with kimi_with([say("Oslo.")]) as (kimi, server):
+        await read(await ask(kimi, on_event=lambda event: told.append((event, len(server.requests)))))
+        ((sent, before),) = told
+        assert isinstance(sent, RequestSent)
+        assert before == 0
+        assert sent.body.encode() == server.requests[0].raw
+        assert server.api_key not in sent.body
+
+
+async def test_an_async_listener_is_awaited() -> None:
+    told: list[Any] = []
+
+    async def listen(event: Any) -> None:
+        await asyncio.sleep(0)
+        told.append(event)
+
+    async with kimi_with([say("Oslo.")]) as (kimi, _):
+        stream = await ask(kimi, on_event=listen)
+        assert len(told) == 1
+        await stream.aclose()
+
+
+async def test_a_request_asks_for_a_stream_with_usage_and_for_nothing_else() -> None:
+    async with kimi_with([say("Oslo.")]) as (kimi, server):
+        await answer(kimi)
+        assert server.requests[0].body == {
+            "messages": [{"role": "user", "content": "Which is warmer?"}],
+            "model": "kimi-k3",
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+
+
+# ==== answers ====
+
+
+async def test_an_answer_has_its_frames_its_usage_and_its_ids() -> None:
+    usage = TokenUsage(input_other=5, output=7, input_cache_read=256)
+    calls = (Call("f", '{"a": 1}'), Call("g", "{}"))
+    async with kimi_with([Reply("Look.", "hm", calls, usage=usage, chunk_size=3)]) as (kimi, _):
+        stream = await ask(kimi)
+        assert stream.trace_id == "trace-1"
+        end = (await read(stream))[-1]
+    assert isinstance(end, End)
+    assert end.message.content == (ThinkPart(think="hm"), TextPart(text="Look."))
+    assert [(c.id, c.name, c.arguments) for c in end.message.tool_calls or ()] == [
+        ("f_0", "f", '{"a": 1}'),
+        ("g_1", "g", "{}"),
+    ]
+    assert (stream.id, stream.usage, stream.finish_reason) == ("chatcmpl-1", usage, "tool_calls")
+    assert (end.usage, end.finish_reason) == (usage, "tool_calls")
+
+
+async def test_iterating_an_answer_gives_its_parts() -> None:
+    async with kimi_with([Reply("Hi", "hm", (Call("f", "{}"),))]) as (kimi, _):
+        stream = await ask(kimi)
+        parts = [part async for part in stream]
+        await stream.aclose()
+    assert parts == [
+        ThinkPart(think="hm"),
+        TextPart(text="Hi"),
+        ToolCall(id="f_0", function=ToolCall.FunctionBody(name="f")),
+        ToolCallPart(arguments_part="{}", index=0),
+    ]
+
+
+async def test_one_body_is_one_batch_of_frames() -> None:
+    async with kimi_with([Reply("Hello", chunk_size=1)], delivery=Delivery(whole=True)) as (kimi, _):
+        stream = await ask(kimi)
+        batches = [batch async for batch in stream.batches()]
+        await stream.aclose()
+    assert [frame.text for frame in batches[0] if isinstance(frame, Append)] == list("Hello")
+    assert [type(frame) for frame in batches[-1]] == [End]
+
+
+async def test_frames_come_before_the_answer_is_whole() -> None:
+    gate = Gate(before=3)
+    async with kimi_with([Reply("Hello", chunk_size=1, delivery=Delivery(gate=gate))]) as (kimi, _):
+        stream = await ask(kimi)
+        batches = stream.batches()
+        first = await anext(batches)
+        await gate.reached()
+        assert first == [Append("H")]
+        gate.open()
+        assert isinstance([frame async for frames in batches for frame in frames][-1], End)
+        await stream.aclose()
+
+
+async def test_the_request_id_of_the_open_platform_is_the_trace_id_where_there_is_no_other() -> None:
+    body = Pieces(events(chunk("stop", content="x")))
+    async with answering(body, **{"Msh-Request-Id": "r-1"}) as kimi:
+        stream = await ask(kimi)
+        assert stream.trace_id == "r-1"
+        await stream.aclose()
+
+
+async def test_done_without_a_finish_reason_is_success() -> None:
+    async with kimi_with([Reply("Hi", delivery=Delivery(finish=False))]) as (kimi, _):
+        end = await answer(kimi)
+    assert (end.message.text, end.finish_reason) == ("Hi", None)
+
+
+async def test_a_finish_reason_without_done_is_success() -> None:
+    async with kimi_with([Reply("Hi", delivery=Delivery(done=False))]) as (kimi, _):
+        end = await answer(kimi)
+    assert (end.message.text, end.finish_reason) == ("Hi", "stop")
+    assert end.usage is not None
+
+
+async def test_what_comes_after_done_is_not_read() -> None:
+    body = events(chunk("stop", content="x"), "[DONE]", chunk(content="no"), "garbage")
+    async with answering(Pieces(body)) as kimi:
+        assert (await answer(kimi)).message.text == "x"
+
+
+async def test_a_finish_reason_on_a_socket_that_stays_open_is_success_after_the_grace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client_module, "END_GRACE", 0.05)
+    never = asyncio.Event()
+    body = Pieces(events(chunk(content="x")), events(chunk("stop")), events({"choices": []}), never.wait())
+    async with answering(body) as kimi:
+        end = await asyncio.wait_for(answer(kimi), 5)
+    assert (end.message.text, end.finish_reason) == ("x", "stop")
+
+
+async def test_the_grace_is_for_the_whole_rest_and_not_for_each_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that sends comments for ever keeps nobody waiting."""
+    monkeypatch.setattr(client_module, "END_GRACE", 0.05)
+
+    class Chatty(Pieces):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield events(chunk("stop", content="x"))
+            while True:
+                await asyncio.sleep(0.001)
+                yield b": still here\n\n"
+
+    async with answering(Chatty()) as kimi:
+        assert (await asyncio.wait_for(answer(kimi), 5)).message.text == "x"
+
+
+@pytest.mark.parametrize("failure", [httpx.ReadError("reset"), httpx.ReadTimeout(""), httpx.RemoteProtocolError("cut")])
+async def test_a_connection_that_breaks_after_the_finish_reason_harms_nothing(failure: Exception) -> None:
+    async with answering(Pieces(events(chunk("stop", content="x")), failure)) as kimi:
+        assert (await answer(kimi)).message.text == "x"
+
+
+async def test_usage_after_the_finish_reason_is_waited_for() -> None:
+    usage = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 2}}
+    async with answering(Pieces(events(chunk("stop", content="x")), events(usage, "[DONE]"))) as kimi:
+        assert (await answer(kimi)).usage == TokenUsage(input_other=5, output=2)
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "Application/JSON; charset=utf-8"])
+async def test_a_whole_completion_instead_of_a_stream_is_an_answer(content_type: str) -> None:
+    message = {"role": "assistant", "content": "Hi", "reasoning_content": ""}
+    body = json.dumps(
+        {
+            "id": "chatcmpl-1",
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 5, "completion_tokens": 2},
+        },
+        indent=2,
+    ).encode()
+    async with answering(Pieces(*[body[place : place + 7] for place in range(0, len(body), 7)]), content_type) as kimi:
+        end = await answer(kimi)
+    assert (end.message.text, end.message.reasoning) == ("Hi", "")
+    assert end.usage == TokenUsage(input_other=5, output=2)
+
+
+async def test_a_request_that_is_not_streamed_is_answered_too() -> None:
+    async with kimi_with([say("Hi")]) as (kimi, _):
+        stream = await ask(kimi, generation_overrides={"extra_body": {"stream": False}})
+        end = (await read(stream))[-1]
+    assert isinstance(end, End)
+    assert end.message.text == "Hi"
+
+
+async def test_an_answer_that_is_packed_is_unpacked() -> None:
+    packed = gzip.compress(events(chunk("stop", content="天气")))
+    pieces = [packed[place : place + 5] for place in range(0, len(packed), 5)]
+    async with answering(Pieces(*pieces), **{"content-encoding": "gzip"}) as kimi:
+        assert (await answer(kimi)).message.text == "天气"
+
+
+async def test_a_mocked_response_that_is_read_already_is_an_answer() -> None:
+    async with mocked(lambda _: httpx.Response(200, content=events(chunk("stop", content="x")))) as client:
+        assert (await answer(Kimi(api_key=KEY, http_client=client))).message.text == "x"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"], ids=repr)
+async def test_strange_line_ends_comments_and_a_byte_order_mark_are_read(end: str) -> None:
+    lines = [
+        ": hi",
+        "",
+        "",
+        "event: message",
+        "data:" + json.dumps(chunk("stop", content="a\u2028b"), ensure_ascii=False),
+    ]
+    body = "\ufeff" + end.join([*lines, "", ": bye", ""])
+    async with kimi_with([RawBody(body.encode())]) as (kimi, _):
+        assert (await answer(kimi)).message.text == "a\u2028b"
+
+
+async def test_utf8_that_is_broken_is_replaced_and_the_answer_goes_on() -> None:
+    raw = events(chunk(content="aXb"), chunk("stop", content="!")).replace(b"X", b"\xff")
+    async with kimi_with([RawBody(raw)]) as (kimi, _):
+        assert (await answer(kimi)).message.text == "a\ufffdb!"
+
+
+async def test_a_character_cut_in_two_escapes_is_one_character() -> None:
+    raw = b"".join([events(chunk(content=half)) for half in ("\ud83c", "\udf26")]) + events(chunk("stop"))
+    assert b"\\ud83c" in raw
+    async with kimi_with([RawBody(raw)]) as (kimi, _):
+        assert (await answer(kimi)).message.text == "🌦"
+
+
+# ==== answers that are errors ====
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [
+        (Failure(401, "invalid_authentication_error", "no"), AuthenticationError),
+        (Failure(429, "rate_limit_reached_error", "slow down", retry_after=7), RateLimitError),
+        (Failure(500, "server_error", "oops"), ServerError),
+    ],
+)
+async def test_a_refusal_is_an_error_with_its_fields_and_asked_once(
+    failure: Failure, expected: type[APIStatusError]
+) -> None:
+    async with kimi_with([failure]) as (kimi, server):
+        with pytest.raises(expected) as caught:
+            await ask(kimi)
+        assert len(server.requests) == 1
+    error = caught.value
+    assert (error.status_code, error.type, error.body) == (failure.status, failure.type, failure.body)
+    assert (error.request_id, error.trace_id, error.retry_after) == ("request-1", "trace-1", failure.retry_after)
+
+
+async def test_html_of_a_gateway_is_a_server_error_that_can_be_read() -> None:
+    html = RawBody(b"<html><h1>504 Gateway Time-out</h1></html>", "text/html", 504)
+    async with kimi_with([html]) as (kimi, _):
+        with pytest.raises(ServerError, match="504 Gateway Time-out"):
+            await ask(kimi)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        RawBody(b"<html>Please log in</html>", "text/html; charset=utf-8"),
+        RawBody(b"<html>Please log in</html>", "application/json"),
+        RawBody(b'{"detail": "Please log in"}', "application/json"),
+        RawBody(b'["Please log in"]', "application/json"),
+        RawBody(b"data: Please log in\n\n"),
+        RawBody(b'data: ["Please log in"]\n\n'),
+        RawBody(b'data: {"choices": "Please log in"}\n\n'),
+        RawBody(b'data: {"choices": [{"delta": {"content": "Please log in"}}]\n\n'),
+    ],
+    ids=lambda raw: repr(raw.body),
+)
+async def test_success_with_something_else_than_an_answer_is_a_protocol_error(body: RawBody) -> None:
+    async with kimi_with([body]) as (kimi, _):
+        _, error = await until_error(await ask(kimi))
+    assert isinstance(error, StreamProtocolError)
+    assert "Please log in" in str(error)
+
+
+@pytest.mark.parametrize(
+    "raw", [b"data: null\n\n", b"data: 5\n\n", b'data: "x"\n\n', b"data: {\n\n", b"data: " + b"[" * 5000 + b"\n\n"]
+)
+async def test_garbage_in_a_stream_is_a_protocol_error_after_the_frames_before_it(raw: bytes) -> None:
+    async with kimi_with([RawBody(events(chunk(content="Par")) + raw)]) as (kimi, _):
+        frames, error = await until_error(await ask(kimi))
+    assert frames == [Append("Par")]
+    assert error.__class__ is StreamProtocolError
+
+
+async def test_a_bare_data_field_says_nothing() -> None:
+    async with kimi_with([RawBody(b"data\n\ndata:\n\n" + events(chunk("stop", content="x")))]) as (kimi, _):
+        assert (await answer(kimi)).message.text == "x"
+
+
+@pytest.mark.parametrize("delivery", [Delivery(), Delivery(whole=True)], ids=["chunked", "whole"])
+@pytest.mark.parametrize(
+    ("error", "expected", "status"),
+    [
+        ({"message": "Stream failed", "type": "server_error", "code": "stream_failure"}, ServerError, 500),
+        ({"message": "high risk", "type": "content_filter"}, ContentFilterError, 400),
+        ({"message": "slow down", "type": "rate_limit_reached_error"}, RateLimitError, 429),
+        ({"message": "what?"}, ServerError, 500),
+        ("in one word", ServerError, 500),
+    ],
+    ids=repr,
+)
+async def test_an_error_inside_a_stream_comes_after_the_frames_before_it(
+    delivery: Delivery, error: Any, expected: type[APIStatusError], status: int
+) -> None:
+    chunks = [chunk(content="Par"), chunk(content="tial"), {"error": error}, chunk("stop", content="no")]
+    async with kimi_with([Recorded(chunks, delivery)]) as (kimi, _):
+        frames, failed = await until_error(await ask(kimi))
+    assert frames == [Append("Par"), Append("tial")]
+    assert isinstance(failed, APIStatusError)
+    assert (failed.__class__, failed.status_code, failed.trace_id) == (expected, status, "trace-1")
+    assert (error if isinstance(error, str) else error["message"]) in str(failed)
+    assert failed.body == {"error": error}
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'event: error\ndata: {"error": {"message": "boom", "type": "server_error"}}\n\n',
+        b'event: error\ndata: {"message": "boom", "type": "server_error"}\n\n',
+        b'event: error\ndata: {"error": null, "message": "boom", "type": "server_error"}\n\n',
+    ],
+)
+async def test_an_event_of_type_error_is_an_error(raw: bytes) -> None:
+    async with kimi_with([RawBody(events(chunk(content="x")) + raw + events(chunk("stop")))]) as (kimi, _):
+        frames, error = await until_error(await ask(kimi))
+    assert frames == [Append("x")]
+    assert error.__class__ is ServerError
+    assert "boom" in str(error)
+
+
+async def test_a_chunk_whose_error_is_null_is_a_chunk() -> None:
+    async with kimi_with([Recorded([chunk("stop", content="x") | {"error": None}])]) as (kimi, _):
+        assert (await answer(kimi)).message.text == "x"
+
+
+async def test_an_error_object_with_success_is_an_error() -> None:
+    body = RawBody(b'{"error": {"message": "high risk", "type": "content_filter"}}', "application/json")
+    async with kimi_with([body]) as (kimi, _):
+        _, error = await until_error(await ask(kimi))
+    assert error.__class__ is ContentFilterError
+
+
+async def test_a_failed_stream_goes_on_failing() -> None:
+    async with kimi_with([Recorded([{"error": {"message": "boom"}}])]) as (kimi, _):
+        stream = await ask(kimi)
+        _, first = await until_error(stream)
+        _, second = await until_error(stream)
+    assert first is second
+
+
+# ==== answers that break off ====
+
+
+def hello(**delivery: Any) -> Reply:
+    return Reply("Hello, ", chunk_size=1, delivery=Delivery(**delivery))
+
+
+@pytest.mark.parametrize("stop", ["end", "close", "reset"])
+async def test_an_answer_cut_off_anywhere_before_its_end_is_interrupted(stop: Any) -> None:
+    seen: set[str] = set()
+    for size in range(0, 1500, 61):
+        async with kimi_with([hello(stop_after=size, stop=stop, finish=False, done=False)]) as (kimi, _):
+            stream = await ask(kimi)
+            frames, error = await until_error(stream)
+        assert isinstance(error, StreamInterruptedError), size
+        came = "".join(frame.text for frame in frames if isinstance(frame, Append))
+        assert error.partial == Message.assistant(came)
+        assert "Hello, ".startswith(came)
+        seen.add(came)
+    assert {"", "Hello, "} < seen or stop == "reset"  # a reset may take back what was sent before it
+
+
+@pytest.mark.parametrize("stop", ["end", "close"])
+async def test_an_answer_cut_off_anywhere_after_its_finish_reason_is_whole(stop: Any) -> None:
+    body = events(chunk("stop", content="Hi"))
+    rest = events({"choices": [], "usage": {"prompt_tokens": 5}}, "[DONE]")
+    for size in range(len(rest) + 1):
+        delivery = Delivery(cuts=[len(body)], stop_after=len(body) + size, stop=stop)
+        async with kimi_with([RawBody(body + rest, delivery=delivery)]) as (kimi, _):
+            assert (await answer(kimi)).message.text == "Hi", size
+
+
+async def test_half_an_event_at_the_end_is_no_success() -> None:
+    body = events(chunk(content="Par")) + events(chunk("stop"))[:-20]
+    async with kimi_with([RawBody(body)]) as (kimi, _):
+        frames, error = await until_error(await ask(kimi))
+    assert frames == [Append("Par")]
+    assert isinstance(error, StreamInterruptedError)
+    assert error.partial == Message.assistant("Par")
+
+
+@pytest.mark.parametrize("body", [b"", b": nothing\n\n", b"\n\n\n"])
+@pytest.mark.parametrize("content_type", ["text/event-stream", "text/plain"])
+async def test_an_empty_body_is_an_interrupted_answer(body: bytes, content_type: str) -> None:
+    async with kimi_with([RawBody(body, content_type)]) as (kimi, _):
+        _, error = await until_error(await ask(kimi))
+    assert isinstance(error, StreamInterruptedError)
+    assert error.partial == Message.assistant()
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [httpx.ReadError(""), httpx.RemoteProtocolError("cut"), httpx.ReadTimeout(""), OSError("gone")],
+    ids=lambda error: type(error).__name__,
+)
+async def test_whatever_breaks_an_answer_is_an_interruption_with_what_came(failure: Exception) -> None:
+    async with answering(Pieces(events(chunk(content="Par")), failure)) as kimi:
+        frames, error = await until_error(await ask(kimi))
+    assert frames == [Append("Par")]
+    assert isinstance(error, StreamInterruptedError)
+    assert error.partial == Message.assistant("Par")
+    assert type(failure).__name__ in str(error)
+
+
+async def test_an_answer_that_cannot_be_unpacked_is_an_interruption() -> None:
+    broken = gzip.compress(events(chunk("stop", content="x")))[:10] + b"\xff" * 50
+    async with answering(Pieces(broken), **{"content-encoding": "gzip"}) as kimi:
+        _, error = await until_error(await ask(kimi))
+    assert isinstance(error, StreamInterruptedError)
+
+
+async def test_half_a_packed_answer_is_an_interruption() -> None:
+    packed = gzip.compress(events(chunk("stop", content="x" * 1000)))
+    async with answering(Pieces(packed[:-30]), **{"content-encoding": "gzip"}) as kimi:
+        _, error = await until_error(await ask(kimi))
+    assert isinstance(error, StreamInterruptedError)
+
+
+async def test_silence_in_the_middle_of_an_answer_is_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_module, "TIMEOUT", httpx.Timeout(5, read=0.1))
+    gate = Gate(before=2)
+    async with kimi_with([hello(gate=gate)]) as (kimi, _):
+        frames, error = await until_error(await ask(kimi))
+    assert frames == [Append("H")]
+    assert isinstance(error, StreamInterruptedError)
+    assert "silent" in str(error)
+
+
+async def test_silence_before_the_answer_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_module, "TIMEOUT", httpx.Timeout(5, read=0.1))
+
+    async def never(_: Any) -> Any:
+        await asyncio.Event().wait()
+
+    async with kimi_with(never) as (kimi, _):
+        with pytest.raises(APITimeoutError):
+            await ask(kimi)
+
+
+async def test_a_connection_that_is_closed_before_the_answer_is_a_connection_error() -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.transport.abort()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with Kimi(api_key=KEY, base_url=f"http://127.0.0.1:{port}/v1") as kimi:
+            with pytest.raises(APIConnectionError) as caught:
+                await ask(kimi)
+    assert caught.value.__class__ is APIConnectionError
+
+
+async def test_what_is_no_http_is_a_connection_error() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"220 mail.test ESMTP\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(talk, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with Kimi(api_key=KEY, base_url=f"http://127.0.0.1:{port}/v1") as kimi:
+            with pytest.raises(APIConnectionError):
+                await ask(kimi)
+
+
+async def test_a_wrong_path_in_the_base_url_is_not_found() -> None:
+    async with KimiServer() as server:
+        async with Kimi(api_key=server.api_key, base_url=server.base_url + "/v1") as kimi:
+            with pytest.raises(APIStatusError) as caught:
+                await ask(kimi)
+    assert caught.value.status_code == 404
+
+
+# ==== connections ====
+
+
+async def test_an_answer_read_to_its_end_leaves_its_connection_for_the_next_one() -> None:
+    async with kimi_with([say("a"), say("b")]) as (kimi, server):
+        await answer(kimi)
+        await answer(kimi)
+        assert server.connections == 1
+        await kimi.aclose()
+        await server.until(lambda: server.connections == 0)
+
+
+async def test_closing_an_answer_early_closes_its_connection() -> None:
+    gate = Gate(before=2)
+    async with kimi_with([hello(gate=gate)]) as (kimi, server):
+        stream = await ask(kimi)
+        assert await anext(stream.batches()) == [Append("H")]
+        await stream.aclose()
+        await stream.aclose()
+        await server.until(lambda: server.connections == 0)
+
+
+async def test_an_answer_that_is_closed_and_read_on_is_interrupted() -> None:
+    gate = Gate(before=2)
+    async with kimi_with([hello(gate=gate)]) as (kimi, _):
+        stream = await ask(kimi)
+        await anext(stream.batches())
+        await stream.aclose()
+        _, error = await until_error(stream)
+    assert isinstance(error, StreamInterruptedError)
+    assert error.partial.text == "H"
+
+
+async def test_an_answer_that_is_closed_unread_closes_its_connection() -> None:
+    gate = Gate(before=2)
+    async with kimi_with([hello(gate=gate)]) as (kimi, server):
+        stream = await ask(kimi)
+        await stream.aclose()
+        await server.until(lambda: server.connections == 0)
+        _, error = await until_error(stream)
+    assert isinstance(error, StreamInterruptedError)
+
+
+async def test_a_cancelled_request_closes_its_connection() -> None:
+    async def never(_: Any) -> Any:
+        await asyncio.Event().wait()
+
+    async with kimi_with(never) as (kimi, server):
+        task = asyncio.create_task(ask(kimi))
+        await server.until(lambda: server.requests)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await server.until(lambda: server.connections == 0)
+
+
+async def test_a_cancelled_read_leaves_an_answer_that_can_be_closed() -> None:
+    async with kimi_with([hello(gate=Gate(before=2))]) as (kimi, server):
+        stream = await ask(kimi)
+        batches = stream.batches()
+        assert await anext(batches) == [Append("H")]
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(batches), 0.01)
+        await stream.aclose()
+        await server.until(lambda: server.connections == 0)
+
+
+async def test_a_refused_request_leaves_its_connection_for_the_next_one() -> None:
+    async with kimi_with([Failure(500, "server_error", "oops"), say("b")]) as (kimi, server):
+        with pytest.raises(ServerError):
+            await ask(kimi)
+        await answer(kimi)
+        assert server.connections == 1
+
+
+async def test_requests_of_one_client_run_at_the_same_time() -> None:
+    arrived: list[str] = []
+    all_here = asyncio.Event()
+
+    async def together(body: dict[str, Any]) -> Reply:
+        text = body["messages"][-1]["content"]
+        arrived.append(text)
+        if len(arrived) == 20:
+            all_here.set()
+        await all_here.wait()
+        return Reply(f"to {text}", chunk_size=1)
+
+    async def one(kimi: Kimi, text: str) -> str:
+        frames = await read(await kimi.generate("", [], [Message.user(text)]))
+        end = frames[-1]
+        assert isinstance(end, End)
+        return end.message.text
+
+    async with kimi_with(together) as (kimi, _):
+        answers = await asyncio.gather(*[one(kimi, str(number)) for number in range(20)])
+    assert answers == [f"to {number}" for number in range(20)]
+
+
+async def test_who_shares_a_client_leaves_it_open_until_the_last_one_leaves() -> None:
+    async with KimiServer(lambda _: say("Hi")) as server:
+        kimi = Kimi(api_key=server.api_key, base_url=server.base_url)
+        async with AsyncExitStack() as outer:
+            assert await outer.enter_async_context(kimi) is kimi
+            async with kimi:
+                await answer(kimi)
+            assert server.connections == 1
+            await answer(kimi)
+        await server.until(lambda: server.connections == 0)
+
+
+async def test_a_closed_client_opens_again() -> None:
+    async with kimi_with(lambda _: say("Hi")) as (kimi, server):
+        await answer(kimi)
+        await kimi.aclose()
+        await kimi.aclose()
+        await server.until(lambda: server.connections == 0)
+        await answer(kimi)
+
+
+def test_one_client_serves_two_event_loops_in_a_row() -> None:
+    def respond(_: Any) -> Reply:
+        return say("Hi")
+
+    kimis: list[Kimi] = []
+
+    async def once() -> str:
+        async with KimiServer(respond) as server:
+            if not kimis:
+                kimis.append(Kimi(api_key=server.api_key, base_url=server.base_url))
+            kimi = kimis[0]
+            kimi._http.base_url = server.base_url
+            async with kimi:
+                return (await answer(kimi)).message.text
+
+    assert [asyncio.run(once()), asyncio.run(once())] == ["Hi", "Hi"]
