@@ -435,7 +435,7 @@ async def test_get_prompt_changes_nothing():
 
 async def test_a_message_that_never_fits_says_how_long_it_is():
     agent = Agent(ScriptedKimi([], context_window=500), desired_response_tokens=0)
-    with pytest.raises(MessageTooLong, match=r"about \d{4,} tokens, and 4\d\d are left"):
+    with pytest.raises(MessageTooLong, match=r"need about [12]\d{3} tokens; 4\d\d are left"):
         await agent.chat_round("word " * 2000)
     with pytest.raises(PromptTooLong):
         await Agent(ScriptedKimi([], context_window=500), "word " * 2000).chat_round("x")

@@ -595,7 +595,7 @@ async def test_a_real_cancellation_goes_through(in_thread: bool):
 
     call = asyncio.create_task(AIFunction(sync if in_thread else on_loop).call({}))
     async with asyncio.timeout(20):
-        while not entered.is_set():  # noqa: ASYNC110  the state belongs to a thread
+        while not entered.is_set():
             await asyncio.sleep(0.001)
     call.cancel()
     await asyncio.wait([call])

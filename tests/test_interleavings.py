@@ -170,7 +170,7 @@ async def the_agent_can_go_on(agent: Chaotic) -> None:
     assert check_request(dict(body)) is None
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(plans)
 @example(Plan([["ok", "never"]], "full_round", "cancel", 3, False, None))
 @example(Plan([["ok", "slow"]], "full_round_stream", "break", 0, True, None))

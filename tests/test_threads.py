@@ -20,7 +20,7 @@ VARIABLE = contextvars.ContextVar("VARIABLE", default="unset")
 
 async def until(condition: Callable[[], Any]) -> None:
     async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  the state belongs to threads
+        while not condition():
             await asyncio.sleep(0.001)
 
 
