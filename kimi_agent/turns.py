@@ -21,8 +21,11 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Final, Literal, Protocol, TypeAlias
 from weakref import ReferenceType, ref
+
+from loguru import logger
 
 from .errors import RoundInProgressError
 from .events import Handlers, RoundFinished
@@ -102,6 +105,7 @@ class Turns:
     async def _wait(self, turn: Turn) -> None:
         granted = asyncio.get_running_loop().create_future()
         self._waiting.append((turn, granted))
+        self.watch()
         try:
             await granted
         except BaseException:
@@ -118,8 +122,20 @@ class Turns:
             waiting, granted = self._waiting.popleft()
             if not granted.done() and not granted.get_loop().is_closed():
                 self._current = waiting
+                self.watch()
                 _in_loop_of(granted, _grant, granted)
                 return
+
+    def watch(self) -> None:
+        """Nobody waits for a round that nobody goes on with: look again when a task that may do so ends."""
+        if self._waiting and (holder := self._current) is not None:
+            for task in holder.tasks():
+                task.add_done_callback(partial(self._look_again, holder))
+
+    def _look_again(self, holder: Turn, task: asyncio.Task[Any]) -> None:
+        if self._waiting and self._current is holder and holder.is_superseded():
+            holder.superseded = True
+            holder.close_now()
 
 
 def _grant(granted: asyncio.Future[None]) -> None:
@@ -179,8 +195,13 @@ class Turn:
         """Whether a newer round may close it: the running task left it suspended, or whoever did has ended."""
         if self._round is None or self._busy:
             return False
-        tasks = [held() for held in (self._maker, self._owner) if held is not None]
-        return asyncio.current_task() in tasks or all(task is None or task.done() for task in tasks)
+        tasks = self.tasks()
+        return asyncio.current_task() in tasks or all(task.done() for task in tasks)
+
+    def tasks(self) -> list[asyncio.Task[Any]]:
+        """Those that may go on with the round: the one that made it and the one that last advanced it."""
+        held = [reference() for reference in (self._maker, self._owner) if reference is not None]
+        return [task for task in held if task is not None]
 
     async def supersede(self) -> None:
         """Close the round that has the turn, for a newer one."""
@@ -201,6 +222,7 @@ class Turn:
                 yield
         finally:
             self._busy = False
+            self._turns.watch()
 
     @contextmanager
     def inside(self) -> Generator[None, None, None]:
@@ -239,10 +261,11 @@ class Turn:
             return
         if owner is asyncio.current_task():
             raise RoundInProgressError("a tool, hook or handler cannot close the round that it runs in")
-        self._interrupted = True
-        self._closed = asyncio.get_running_loop().create_future()
-        owner.cancel()
-        await self._closed
+        if self._closed is None:
+            self._closed = asyncio.get_running_loop().create_future()
+            self._interrupted = True
+            owner.cancel()
+        await asyncio.shield(self._closed)
 
     def was_interrupted(self) -> bool:
         """Whether the cancellation that just arrived was `interrupt`, and no cancellation of the task itself."""
@@ -344,13 +367,15 @@ class Turn:
 
     def _add_now(self, message: Message) -> None:
         """Add to the history through the hook as far as it gets without waiting; the message is in it in any case."""
-        history = self.conversation.chat_history
         adding = self.conversation.add_to_history(message)
         try:
             adding.send(None)
+            adding.close()
         except StopIteration:
             return
-        adding.close()
+        except Exception:
+            logger.exception("add_to_history raised while a round was closed")
+        history = self.conversation.chat_history
         if not any(known is message for known in history):
             history.insert(placed(history, message), message)
 

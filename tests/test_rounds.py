@@ -284,6 +284,33 @@ async def test_another_task_may_close_a_round_whose_consumer_just_stops():
     assert not consumer.cancelled()
 
 
+async def test_several_tasks_may_close_a_round_at_once():
+    agent = waiting()
+    round_ = agent.full_round("go")
+    consumer = asyncio.create_task(all_of(round_))
+    await agent.waiting.wait()
+    impatient = asyncio.create_task(round_.aclose())
+    await asyncio.sleep(0)
+    impatient.cancel()
+    await asyncio.gather(round_.aclose(), round_.aclose())
+    assert not (await consumer)[2:]
+    assert problems(agent.chat_history) == []
+
+
+async def test_a_hook_that_raises_while_a_round_is_dropped_blocks_nobody():
+    class Raising(Waiting):
+        async def add_to_history(self, message: Message) -> None:
+            if message.role == "tool":
+                raise OSError("disk full")
+            await super().add_to_history(message)
+
+    agent = Raising(ScriptedKimi([Reply(tool_calls=[call("quick")]), say("ok")]))
+    async for _ in agent.full_round("go"):
+        break
+    assert problems(agent.chat_history) == []
+    await agent.chat_round("next")
+
+
 async def test_a_round_has_one_consumer():
     agent = waiting()
     round_ = agent.full_round("go")
@@ -325,6 +352,45 @@ async def test_another_task_waits_until_a_held_round_is_closed():
     assert not second.done()
     await first.aclose()
     assert (await second).text == "second"
+
+
+async def test_nobody_waits_for_a_round_whose_task_has_ended():
+    agent = waiting(Reply(tool_calls=[call("quick")]), say("second"))
+    held: list[Any] = []
+    leave = asyncio.Event()
+
+    async def first() -> None:
+        held.append(agent.full_round("first"))
+        await anext(held[0])
+        await leave.wait()
+
+    task = asyncio.create_task(first())
+    await until(lambda: bool(agent.chat_history[1:]))
+    second = asyncio.create_task(agent.chat_round("second"))
+    await until(lambda: bool(agent._turns._waiting))
+    leave.set()
+    assert (await second).text == "second"
+    assert results(agent) == [NOT_RUN]
+    await task
+
+
+async def test_a_round_may_be_advanced_by_tasks_that_end():
+    agent = waiting(Reply(tool_calls=[call("quick")]), say("done"), say("second"))
+    round_ = agent.full_round("go")
+    got = [await asyncio.wait_for(anext(round_), 5)]
+    second = asyncio.create_task(agent.chat_round("second"))
+    await until(lambda: bool(agent._turns._waiting))
+    got += [await asyncio.wait_for(anext(round_), 5), await asyncio.wait_for(anext(round_), 5)]
+    assert [message.text for message in got] == ["", "quick", "done"]
+    await round_.aclose()
+    assert (await second).text == "second"
+
+
+async def test_a_newer_round_closes_one_that_was_advanced_by_a_task_of_its_own():
+    agent = waiting(Reply(tool_calls=[call("quick")]), say("second"))
+    round_ = agent.full_round("go")
+    await asyncio.wait_for(anext(round_), 5)
+    assert (await agent.chat_round("second")).text == "second"
 
 
 @pytest.mark.parametrize("ask", [Agent.chat_round, Agent.chat_round_str])
