@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Self
 
 import pytest
@@ -18,11 +18,14 @@ from kimi_agent import (
     FunctionCallResult,
     FunctionSpecError,
     GenerateResult,
+    Kimi,
     Message,
     MessageTooLong,
     ModelRetry,
     PromptTooLong,
     RateLimitError,
+    RequestSent,
+    StreamedMessagePart,
     TextPart,
     TokenUsage,
     ToolArgumentsError,
@@ -31,7 +34,8 @@ from kimi_agent import (
     ai_function,
 )
 from kimi_agent.history import problems
-from kimi_agent.testing import Call, Failure, Reply, ScriptedKimi, call, say
+from kimi_agent.prompt import tokens
+from kimi_agent.testing import Call, Failure, KimiServer, Reply, ScriptedKimi, call, say
 
 
 def calls(*wanted: Call) -> Reply:
@@ -464,6 +468,33 @@ async def test_a_history_with_open_calls_is_repaired_on_the_way_out():
     assert [m["role"] for m in bodies(agent)[0]["messages"]] == ["user", "assistant", "tool", "user"]
 
 
+async def test_a_streamed_round_sends_the_same_prompt_as_one_that_is_not():
+    history = [Message.user(f"question {n}") if n % 2 == 0 else Message.assistant("answer") for n in range(60)]
+    sent: list[Any] = []
+    for streamed in (False, True):
+        provider = ScriptedKimi([say("ok")], context_window=700)
+        agent = Tools(provider, desired_response_tokens=0, chat_history=history)
+        query = agent.chat_round_stream("now", include_functions=False) if streamed else None
+        await (query or agent.chat_round("now", include_functions=False))
+        sent.append(provider.requests[0].body["messages"])
+    assert sent[0] == sent[1]
+    assert len(sent[0]) < 60
+
+
+async def test_what_goes_wrong_while_counting_goes_wrong_once_and_says_what(monkeypatch: pytest.MonkeyPatch):
+    asked: list[str] = []
+
+    def broken(text: str) -> int:
+        asked.append(text)
+        raise LookupError("no vocabulary")
+
+    monkeypatch.setattr(tokens, "estimate_text", broken)
+    agent = Agent(ScriptedKimi([]), chat_history=[Message.user("a"), Message.assistant("b")] * 50)
+    with pytest.raises(LookupError, match="no vocabulary"):
+        await agent.get_prompt()
+    assert len(asked) == 1
+
+
 async def test_long_texts_are_counted_in_a_thread(monkeypatch: pytest.MonkeyPatch):
     in_threads: list[Any] = []
     to_thread = asyncio.to_thread
@@ -692,6 +723,54 @@ async def test_an_empty_answer_is_an_error_and_leaves_the_history_alone():
     with pytest.raises(ChatProviderError, match="neither text nor calls"):
         await agent.chat_round("x")
     assert texts(agent.chat_history) == [("user", "x")]
+
+
+class PartByPart:
+    """A provider that knows parts and no frames, as somebody else would write one."""
+
+    name, model_name, context_window = "parts", "parts-1", 100_000
+
+    def __init__(self, *answers: list[StreamedMessagePart]) -> None:
+        self.answers = list(answers)
+        self.closed = 0
+
+    async def generate(self, *args: Any, **kwargs: Any) -> "PartByPart.Stream":
+        return PartByPart.Stream(self, self.answers.pop(0))
+
+    class Stream:
+        id, trace_id, finish_reason = "x", None, None
+        usage = TokenUsage(input_other=1, output=1)
+
+        def __init__(self, provider: "PartByPart", parts: list[StreamedMessagePart]) -> None:
+            self.provider, self.parts = provider, parts
+
+        async def __aiter__(self) -> AsyncIterator[StreamedMessagePart]:
+            for part in self.parts:
+                yield part
+
+        async def aclose(self) -> None:
+            self.provider.closed += 1
+
+
+async def test_a_provider_that_gives_parts_only_works_in_both_modes():
+    wanted = ToolCall.from_function("get_weather", city="Oslo")
+    for streamed in (False, True):
+        provider = PartByPart([TextPart(text="wait"), wanted], [TextPart(text="Four "), TextPart(text="degrees.")])
+        agent = Tools(provider)
+        async for _ in agent.full_round_stream("?") if streamed else agent.full_round("?"):
+            pass
+        assert [m.text for m in agent.chat_history] == ["?", "wait", '{"city":"Oslo","t":4}', "Four degrees."]
+        assert provider.closed >= 2
+
+
+async def test_the_request_can_be_seen_as_it_goes_out_without_the_key():
+    async with KimiServer([say("ok")]) as server:
+        async with Agent(Kimi(base_url=server.base_url, api_key=server.api_key), "s") as agent:
+            sent: list[RequestSent] = []
+            agent.on(RequestSent, sent.append)
+            await agent.chat_round("x")
+        assert sent[0].body.encode() == server.requests[0].raw
+        assert server.api_key not in sent[0].body
 
 
 def test_tool_call_arguments_error_is_exported():
