@@ -266,8 +266,8 @@ class Agent:
             ToolArgumentsError: the arguments do not fit.
             WrappedCallException: the function raised.
         """
+        speaks_next = getattr(self.functions.get(call.name), "after", "assistant")
         value = await invoke(self.functions, call, self.texts)
-        speaks_next = getattr(self.functions[call.name], "after", "assistant")
         return FunctionCallResult(speaks_next == "assistant", result_message(call, value, self.texts))
 
     async def handle_function_call_exception(

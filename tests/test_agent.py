@@ -537,6 +537,17 @@ async def test_a_disabled_function_is_not_in_the_prompt_but_can_be_called():
     assert "get_weather" not in [tool["function"]["name"] for tool in bodies(agent)[0]["tools"]]
 
 
+async def test_a_function_may_take_itself_away():
+    class Once(Agent):
+        @ai_function()
+        async def once(self) -> str:
+            del self.functions["once"]
+            return "done"
+
+    agent = Once(ScriptedKimi([call("once"), say("ok")]))
+    assert (await full(agent))[1].text == "done"
+
+
 async def test_one_message_returned_by_two_calls_is_two_results():
     shared = Message.tool("same", "whatever")
 

@@ -1,0 +1,105 @@
+"""Every example, as a reader runs it: in a process of its own, against a Kimi on the loopback interface."""
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from kimi_agent.testing import KimiServer, call, say
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+CONVERSATIONS = sorted(path.name for path in EXAMPLES.glob("[0-9]_*.py"))
+
+PRINTED = {
+    "1_hello.py": [
+        "answer: ",
+        "You said: What is my name?",
+        "     user: My name is Ada.",
+        "assistant: ",
+        "tokens went in",
+    ],
+    "2_tools.py": [
+        'assistant calls get_weather({"city": "Oslo"})',
+        'assistant calls get_weather({"city": "Bergen"})',
+        'tool: {"city":"Oslo","temperature":4,"unit":"c"}',
+        'tool: {"city":"Bergen","temperature":7,"unit":"c"}',
+        "tool (error): There is no weather station in Atlantis. Stations: Oslo, Bergen.",
+    ],
+    "3_streaming.py": [
+        "assistant: [get_weather]",
+        "tool: Oslo: 4 °C, rain",
+        "assistant: get_weather (Oslo) says: Oslo: 4 °C, rain",
+        "[thinks] ",
+        '[calls] get_weather({"city": "Bergen"})',
+        "[end] tool_calls",
+        "[result] Bergen: 4 °C, rain",
+        "[says] ",
+        "[end] stop",
+    ],
+    "4_save_load.py": [
+        "saved 2 messages",
+        "loaded 2 messages, pinned: 'You are terse.'",
+        "You said: What is my name?",
+        "the conversation has 4 messages and cost ",
+    ],
+}
+"""What each example prints when the stand-in answers, in this order."""
+
+
+async def output_of(*arguments: str, **environment: str) -> str:
+    """What a Python process prints that must end well and say nothing on stderr."""
+    keyless = {name: value for name, value in os.environ.items() if not name.startswith(("KIMI_", "MOONSHOT_"))}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *arguments,
+        env={**keyless, "PYTHONIOENCODING": "utf-8", "PYTHONWARNINGS": "error", **environment},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    printed, complaints = await process.communicate()
+    assert (process.returncode, complaints.decode()) == (0, "")
+    return printed.decode()
+
+
+def assert_in_order(printed: str, pieces: list[str]) -> None:
+    position = 0
+    for piece in pieces:
+        found = printed.find(piece, position)
+        assert found >= 0, f"{piece!r} is not in its place in:\n{printed}"
+        position = found + len(piece)
+
+
+def test_every_example_is_checked():
+    assert list(PRINTED) == CONVERSATIONS
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
+async def test_an_example_runs_without_a_key(name: str):
+    printed = await output_of(str(EXAMPLES / "offline.py"), str(EXAMPLES / name))
+    assert_in_order(printed, PRINTED[name])
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_an_example_is_short(name: str):
+    assert len((EXAMPLES / name).read_text("utf-8").splitlines()) <= 45
+
+
+async def test_the_model_of_the_second_example_may_try_again_after_an_error():
+    script = [say("Bergen."), call("get_weather", city="Atlantis"), call("get_weather", city="Oslo"), say("4 degrees.")]
+    async with KimiServer(script) as server:
+        example = str(EXAMPLES / "2_tools.py")
+        printed = await output_of(example, KIMI_API_KEY=server.api_key, KIMI_BASE_URL=server.base_url)
+        server.assert_complete()
+    retold = json.dumps(server.requests[2].body["messages"])
+    assert "There is no weather station in Atlantis" in retold
+    assert_in_order(
+        printed,
+        [
+            "tool (error): There is no weather station in Atlantis.",
+            'calls get_weather({"city": "Oslo"})',
+            "assistant: 4 degrees.",
+        ],
+    )
