@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Final, Literal, NoReturn, Self, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, NoReturn, Self, TypeAlias, TypeVar, cast
 from uuid import uuid4
 
 from pydantic import (
@@ -433,6 +433,21 @@ class Message(Value):
     partial: bool | None = absent()
     is_tool_call_error: bool | None = absent()
 
+    if TYPE_CHECKING:  # what is accepted is more than what is kept
+
+        def __init__(
+            self,
+            *,
+            role: Role,
+            content: Content = (),
+            name: str | None = None,
+            tool_calls: Sequence[ToolCall] | None = None,
+            tool_call_id: str | None = None,
+            partial: bool | None = None,
+            is_tool_call_error: bool | None = None,
+            extra: Mapping[str, Any] = ...,
+        ) -> None: ...
+
     @property
     def text(self) -> str:
         """The text of the message; `""` when there is none."""
@@ -452,22 +467,22 @@ class Message(Value):
     @classmethod
     def system(cls, content: Content, **fields: Any) -> Self:
         """A system message."""
-        return cls(role="system", content=cast(Any, content), **fields)
+        return cls(role="system", content=content, **fields)
 
     @classmethod
     def user(cls, content: Content, **fields: Any) -> Self:
         """A user message."""
-        return cls(role="user", content=cast(Any, content), **fields)
+        return cls(role="user", content=content, **fields)
 
     @classmethod
     def assistant(cls, content: Content = None, **fields: Any) -> Self:
         """An assistant message, possibly with `tool_calls`."""
-        return cls(role="assistant", content=cast(Any, content), **fields)
+        return cls(role="assistant", content=content, **fields)
 
     @classmethod
     def tool(cls, content: Content, tool_call_id: str, **fields: Any) -> Self:
         """The result of the call `tool_call_id`."""
-        return cls(role="tool", content=cast(Any, content), tool_call_id=tool_call_id, **fields)
+        return cls(role="tool", content=content, tool_call_id=tool_call_id, **fields)
 
 
 Content: TypeAlias = str | ContentPart | Sequence[ContentPart | str] | None

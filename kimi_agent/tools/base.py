@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, TypeAlias, cast
 
 from pydantic import BeforeValidator, ValidationError, model_serializer, model_validator
@@ -117,6 +117,19 @@ class ToolReturnValue(Value):
     message: str = ""
     display: tuple[DisplayBlock, ...] = ()
     extras: FrozenMapping | None = absent()
+
+    if TYPE_CHECKING:  # what is accepted is more than what is kept
+
+        def __init__(
+            self,
+            *,
+            is_error: bool,
+            output: Output = "",
+            message: str = "",
+            display: Sequence[DisplayBlock] = (),
+            extras: Mapping[str, Any] | None = None,
+            extra: Mapping[str, Any] = ...,
+        ) -> None: ...
 
     @model_validator(mode="before")
     @classmethod
