@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 
-from .message import Message, TextPart, ThinkPart, ToolCall
+from .message import Message, TextPart, ThinkPart, ToolCall, once_per_value
 
 __all__ = ["calls_of", "is_empty", "open_calls", "placed", "problems", "repair"]
 
@@ -67,6 +67,7 @@ def _paired(calls: Iterable[ToolCall], results: Iterable[Message]) -> list[tuple
     return [(call, by_id[call.id].popleft() if by_id[call.id] else None) for call in calls]
 
 
+@once_per_value
 def is_empty(message: Message) -> bool:
     """Whether Kimi would refuse it as an empty assistant message: no calls, nothing but blanks or reasoning."""
     if message.role != "assistant" or message.tool_calls or message.partial:
