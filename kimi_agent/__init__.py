@@ -91,7 +91,7 @@ if TYPE_CHECKING:
         UnknownPart,
         VideoURLPart,
     )
-    from .provider import ChatProvider, GenerationKwargs, StreamedMessage
+    from .provider import ChatProvider, GenerationKwargs, Overrides, StreamedMessage
     from .stream import MessageStream, Round
     from .terminal.chat import chat_in_terminal, chat_in_terminal_async
     from .terminal.formatters import (
@@ -106,6 +106,7 @@ if TYPE_CHECKING:
         DisplayBlock,
         Tool,
         ToolError,
+        ToolLike,
         ToolOk,
         ToolResult,
         ToolReturnValue,
@@ -135,6 +136,7 @@ __all__ = [
     "StreamedMessage",
     "StreamedMessagePart",
     "GenerationKwargs",
+    "Overrides",
     "generate",
     "GenerateResult",
     # values
@@ -152,6 +154,7 @@ __all__ = [
     "TokenUsage",
     # tools
     "Tool",
+    "ToolLike",
     "Toolset",
     "SimpleToolset",
     "ToolReturnValue",

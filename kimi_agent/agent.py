@@ -6,7 +6,6 @@ with a default, and may be overridden.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
@@ -38,13 +37,14 @@ from .events import (
 from .generate import GenerateResult, collect
 from .kimi.assemble import fold
 from .message import Content, FrozenDict, Message, TokenUsage, ToolCall
-from .prompt.tokens import REQUEST_COST, message_cost, quickly_counted, tools_cost
-from .prompt.window import Fit, Window, assemble, first_sent, fit
+from .prompt.tokens import prompt_cost
+from .prompt.window import Fit, Window, assemble, fit_in_time
 from .provider import ChatProvider, GenerationKwargs, Overrides, StreamedMessage, checked
 from .stream import FormattedMessages, FrameByFrame, MessageStream, Recording, Round, assistant_text
 from .tools.allowance import Allowance, CallOutcome
-from .tools.base import ToolLike, ToolTexts, answering, result_message, tool_error_from
+from .tools.base import ToolLike, ToolReturnValue, ToolTexts, answering, result_message, tool_error_from
 from .tools.function import functions_of
+from .tools.results import shortened
 from .tools.toolset import ExceptionHandleResult, FunctionCallResult, by_name, invoke
 from .turns import Turn, Turns
 
@@ -70,6 +70,7 @@ class Agent:
 
     Raises:
         FunctionSpecError: a function cannot be described to a model, or two have one name.
+        ValueError: a number is out of its range.
     """
 
     texts: ToolTexts = ToolTexts()
@@ -98,6 +99,8 @@ class Agent:
         self.desired_response_tokens = desired_response_tokens
         self.retry_attempts = retry_attempts
         self.trim_ratio = trim_ratio
+        if min(desired_response_tokens, retry_attempts) < 0 or not 0 < trim_ratio <= 1:
+            raise ValueError("desired_response_tokens and retry_attempts are 0 or more; trim_ratio is in (0, 1]")
         self.functions: dict[str, ToolLike] = by_name([*functions_of(self).values(), *(functions or ())])
         """What the model may call, by name."""
         self.usage = TokenUsage(input_other=0, output=0)
@@ -107,6 +110,7 @@ class Agent:
         self._handlers = Handlers()
         self._entered: list[AsyncExitStack] = []
         self._estimated = 0
+        self._kept: Fit | None = None
         self._unknown = FrozenDict()
 
     # ==== rounds ====
@@ -156,6 +160,7 @@ class Agent:
 
         Raises:
             TypeError: an override that no request knows.
+            ValueError: `max_function_rounds` is negative.
             ChatProviderError: while iterating: the model did not answer. Everything until then is in the history.
             PromptError: while iterating: the newest messages do not fit the window.
             RoundInProgressError: while iterating: called by a tool, hook or handler of this agent's running round.
@@ -201,16 +206,16 @@ class Agent:
             PromptTooLong: the always included messages and the functions do not fit.
             MessageTooLong: the newest user message and the newest exchange do not fit.
         """
-        kept = await self._fitting(await self.get_enabled_functions() if include_functions else [])
-        return assemble(self.always_included_messages, self.chat_history, kept)
+        self._kept = await self._fitting(await self.get_enabled_functions() if include_functions else [])
+        return assemble(self.always_included_messages, self.chat_history, self._kept)
 
     async def prompt_token_len(
         self, messages: Sequence[Message], functions: Sequence[ToolLike] | None = None, **overrides: Any
     ) -> int:
-        """How many tokens a prompt of these messages and functions has, as estimated."""
-        return REQUEST_COST + tools_cost([f.base for f in functions or ()]) + sum(map(message_cost, messages))
+        """How many tokens a prompt of these messages and functions has, as estimated. The window counts by itself."""
+        return prompt_cost(messages, [function.base for function in functions or ()])
 
-    async def get_enabled_functions(self) -> list[ToolLike]:
+    async def get_enabled_functions(self) -> Sequence[ToolLike]:
         """The functions that the model is told of. The default leaves out those whose `enabled` is false."""
         return [function for function in self.functions.values() if getattr(function, "enabled", True)]
 
@@ -221,13 +226,15 @@ class Agent:
             ChatProviderError: the model could not be asked.
             PromptError: there is no prompt that fits.
         """
+        self._kept = None
         prompt = await self.get_prompt(include_functions, **overrides)
-        functions = await self.get_enabled_functions() if include_functions else []
+        functions: Sequence[ToolLike] = await self.get_enabled_functions() if include_functions else ()
         tools = [function.base for function in functions]
         if not tools and overrides.get("tool_choice") == "none":
             del overrides["tool_choice"]
-        self._window.move_to(self.chat_history, first_sent(prompt, self.chat_history))
-        self._estimated = await self.prompt_token_len(prompt, functions)
+        if self._kept is not None:  # else somebody else decides what is kept
+            self._window.move_to(self.chat_history, self._kept.start)
+        self._estimated = prompt_cost(prompt, tools)
         sendable = history.repair(prompt, interrupted=self.texts.interrupted())
         listens = RequestSent in self._handlers or RequestRetried in self._handlers
         return await self.provider.generate(
@@ -268,7 +275,7 @@ class Agent:
         """
         speaks_next = getattr(self.functions.get(call.name), "after", "assistant")
         value = await invoke(self.functions, call, self.texts)
-        return FunctionCallResult(speaks_next == "assistant", result_message(call, value, self.texts))
+        return FunctionCallResult(speaks_next == "assistant", self._result(call, value))
 
     async def handle_function_call_exception(
         self, call: ToolCall, err: FunctionCallException, attempt: int
@@ -283,18 +290,15 @@ class Agent:
             attempt: how many rounds of calls before this one went wrong in a row.
         """
         logger.opt(exception=err).debug("the call {} of {} went wrong", call.id, call.name)
-        message = result_message(call, tool_error_from(err, self.texts), self.texts)
+        message = self._result(call, tool_error_from(err, self.texts))
         return ExceptionHandleResult(err.retry and attempt < self.retry_attempts, message)
 
     # ==== events ====
 
     def on(self, event_type: type[E], handler: Handler[E]) -> Callable[[], None]:
-        """Call `handler` with each event of a type. Several handlers are called in order; async ones are awaited.
+        """Call `handler` with each event of a type; returns a function that unsubscribes it.
 
-        What a handler raises is logged and stops nothing. Without a handler an event costs nothing.
-
-        Returns:
-            A function that unsubscribes the handler.
+        Several handlers are called in order; async ones are awaited. What a handler raises is logged and stops nothing.
         """
         return self._handlers.add(event_type, handler)
 
@@ -310,21 +314,23 @@ class Agent:
 
         cut = self._window.start_in(self.chat_history)
         pinned, said = tuple(self.always_included_messages), tuple(self.chat_history)
-        file.save(path, file.SessionState(pinned, said, self.usage, cut, self._unknown))
+        file.save(path, file.SessionState(pinned, said, self.usage, cut, self._window.scale, self._unknown))
 
     def load(self, path: str | bytes | os.PathLike[str]) -> None:
         """Go on with a saved conversation in place of this one. Calls that were left open are answered.
 
         Raises:
             SessionError: the file cannot be read, or is none of ours; the agent is as it was.
+            RoundInProgressError: a round is running.
         """
         from .session import file
 
         state = file.load(path)
+        self._turns.end_suspended()
         self.always_included_messages = list(state.always_included_messages)
         self.chat_history = history.repair(state.chat_history, interrupted=self.texts.interrupted())
         self.usage, self._unknown = state.usage, state.unknown
-        self._window = Window()
+        self._window = Window(state.scale)
         self._window.move_to(state.chat_history, state.cut)
 
     async def __aenter__(self) -> Self:
@@ -384,7 +390,7 @@ class Agent:
     def _chat_request(self, overrides: Overrides) -> dict[str, Any]:
         """A request that allows no calls, unless it is asked for the functions outright."""
         request = checked(overrides)
-        return request if request.get("include_functions") else {**request, "tool_choice": "none"}
+        return request if request.get("include_functions") else {"tool_choice": "none", **request}
 
     async def _begin_round(self, query: Query) -> None:
         message = None if query is None else Message.user(query)
@@ -399,6 +405,7 @@ class Agent:
 
     async def _model_turn(self, request: dict[str, Any], recording: Recording | None = None) -> GenerateResult:
         """One answer of the model, committed."""
+        self._estimated = 0  # whoever overrides how the model is asked may count nothing
         await self._handlers.emit(StreamStarted(self.provider.model_name))
         try:
             if recording is None:
@@ -439,38 +446,34 @@ class Agent:
         return announce
 
     async def _fitting(self, functions: Sequence[ToolLike]) -> Fit:
-        """What of the history fits. Long texts that nobody has counted yet are counted in a thread."""
-        pinned, said = self.always_included_messages, self.chat_history
-        measure = partial(
-            fit,
-            pinned,
-            said,
-            fixed=REQUEST_COST + tools_cost([function.base for function in functions]),
+        return await fit_in_time(
+            self.always_included_messages,
+            self.chat_history,
+            fixed=prompt_cost((), [function.base for function in functions]),
             budget=self.provider.context_window - self.desired_response_tokens,
             trim_ratio=self.trim_ratio,
-            cut=self._window.start_in(said),
+            cut=self._window.start_in(self.chat_history),
             scale=self._window.scale,
         )
-        return measure() if quickly_counted(pinned) and quickly_counted(said) else await asyncio.to_thread(measure)
 
     # ==== internals: a call ====
 
     async def _answer(self, allowance: Allowance, result: GenerateResult, call: ToolCall) -> CallOutcome:
         """Answer one call: run it, unless calls are not allowed any more or the message was cut off."""
         if not allowance.calls:
-            return self._not_run(call, self.texts.not_run())
+            return CallOutcome.not_run(call, self.texts.not_run())
         if result.is_cut_off:
             goes_on = result.finish_reason == "length"
             retry = goes_on and allowance.failures < self.retry_attempts
-            return replace(self._not_run(call, self.texts.cut_off()), failed=goes_on, should_retry=retry)
+            return CallOutcome.not_run(call, self.texts.cut_off(), failed=goes_on, should_retry=retry)
         await self._handlers.emit(ToolCallStarted(call))
         started = monotonic()
         outcome = await self._run(call, allowance.failures)
         return replace(outcome, duration=monotonic() - started)
 
-    def _not_run(self, call: ToolCall, text: str) -> CallOutcome:
-        message = Message.tool(text, call.id, name=call.name, is_tool_call_error=True)
-        return CallOutcome(call, message, is_model_turn=False)
+    def _result(self, call: ToolCall, value: ToolReturnValue) -> Message:
+        limit = getattr(self.functions.get(call.name), "auto_truncate", None)
+        return shortened(result_message(call, value, self.texts), limit)
 
     async def _run(self, call: ToolCall, attempt: int) -> CallOutcome:
         try:
@@ -492,6 +495,6 @@ class Agent:
 
     # ==== internals: what a turn needs of its conversation ====
 
-    def runs_in_thread(self, call: ToolCall) -> bool:
+    def _runs_in_thread(self, call: ToolCall) -> bool:
         """Whether the function of a call runs in a thread, which cannot be stopped."""
         return bool(getattr(self.functions.get(call.name), "in_thread", False))

@@ -7,7 +7,7 @@ KimiAgentError
 │   ├── APITimeoutError                    the provider was silent for too long
 │   ├── APIStatusError                     the provider answered with an error
 │   │   ├── BadRequestError                400: the request is malformed
-│   │   │   └── ContextLengthError         400: the prompt is longer than the model's window
+│   │   ├── ContextLengthError             400: the prompt is longer than the model's window
 │   │   ├── ContentFilterError             400: moderation refused the request
 │   │   ├── AuthenticationError            401: wrong key, or the key of another platform
 │   │   ├── PermissionDeniedError          402, 403: the key may not do this
@@ -164,7 +164,7 @@ class BadRequestError(APIStatusError):
     """400. The request is malformed; sending it again does not help."""
 
 
-class ContextLengthError(BadRequestError):
+class ContextLengthError(APIStatusError):
     """400. The prompt, or the prompt and the completion limit together, exceed the model's window."""
 
 

@@ -94,16 +94,22 @@ def repair(messages: Sequence[Message], *, interrupted: str) -> list[Message]:
     while position < len(messages):
         message = messages[position]
         position += 1
-        if calls := calls_of(message):
-            results = _results_until_next_turn(messages, position)
-            repaired.append(message)
-            repaired += [
-                result or Message.tool(interrupted, call.id, name=call.name, is_tool_call_error=True)
-                for call, result in _paired(calls, results)
-            ]
-        elif message.role != "tool" and not is_empty(message):
+        if message.role == "assistant":
+            if message.tool_calls:
+                repaired += _whole_exchange(message, _results_until_next_turn(messages, position), interrupted)
+            elif not is_empty(message):
+                repaired.append(message)
+        elif message.role != "tool":
             repaired.append(message)
     return repaired
+
+
+def _whole_exchange(asking: Message, results: list[Message], interrupted: str) -> list[Message]:
+    answers = [
+        result or Message.tool(interrupted, call.id, name=call.name, is_tool_call_error=True)
+        for call, result in _paired(calls_of(asking), results)
+    ]
+    return [asking, *answers]
 
 
 def _results_until_next_turn(messages: Sequence[Message], position: int) -> list[Message]:

@@ -216,6 +216,16 @@ def as_it_came(kind: str, data: Mapping[str, Any], extra: Mapping[str, Any]) -> 
     return {"type": kind, **data, **({"extra": extra} if extra else {})}
 
 
+def _without_own_fields(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    if taken := {"type", "extra"} & data.keys():
+        raise ValueError(f"{' and '.join(sorted(taken))} of an unknown value are fields of their own, not data")
+    return data
+
+
+UnknownData = Annotated[FrozenMapping, AfterValidator(_without_own_fields)]
+"""Everything of a value whose type nobody knows, but its type and what its owner keeps with it."""
+
+
 # ==== content ====
 
 
@@ -286,7 +296,7 @@ class UnknownPart(ContentPart):
     """A part of a type that this version does not know. It is kept, saved and sent as it came."""
 
     type: str
-    data: FrozenMapping
+    data: UnknownData
 
     @model_serializer
     def _as_it_came(self) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypedDict, runtime_checkable
 
+from pydantic_core import to_json
+
 from .events import RequestRetried, RequestSent, StreamFrame
 from .message import Message, StreamedMessagePart, TokenUsage
 from .tools.base import Tool
@@ -41,11 +43,15 @@ def checked(overrides: Overrides) -> dict[str, Any]:
     """The overrides, if a request knows them all.
 
     Raises:
-        TypeError: naming those that it does not know.
+        TypeError: naming those that it does not know, or what of them is no JSON.
     """
     known = Overrides.__required_keys__ | Overrides.__optional_keys__
     if unknown := overrides.keys() - known:
         raise TypeError(f"a request has no {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}")
+    try:
+        to_json(overrides)
+    except ValueError as error:
+        raise TypeError(f"what a request asks for has to be JSON: {error}") from error
     return dict(overrides)
 
 

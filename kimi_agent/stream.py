@@ -154,7 +154,7 @@ class MessageStream:
         self._raise_error()
 
     async def frames(self) -> AsyncGenerator[StreamFrame, None]:
-        """The typed frames, the last one an `End`.
+        """The typed frames: the last one of an answer is an `End`; the result of a call is one `ToolResult`.
 
         Raises:
             ChatProviderError: after the frames that came before it.

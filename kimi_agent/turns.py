@@ -54,7 +54,7 @@ class Conversation(Protocol):
         """The hook through which every message goes."""
         ...
 
-    def runs_in_thread(self, call: ToolCall) -> bool:
+    def _runs_in_thread(self, call: ToolCall) -> bool:
         """Whether the function of a call runs in a thread, which cannot be stopped."""
         ...
 
@@ -101,6 +101,20 @@ class Turns:
                 return await self._wait(turn)
         self._current = turn
         return None
+
+    def end_suspended(self) -> None:
+        """Close a round that nobody works on at the moment.
+
+        Raises:
+            RoundInProgressError: somebody does.
+        """
+        holder = self._current
+        if holder is None:
+            return
+        if not (holder.is_lost() or holder.is_superseded()):
+            raise RoundInProgressError("a round of this agent is running; wait for its end, or close it")
+        holder.superseded = True
+        holder.close_now()
 
     async def _wait(self, turn: Turn) -> None:
         granted = asyncio.get_running_loop().create_future()
@@ -363,7 +377,7 @@ class Turn:
         texts = self.conversation.texts
         if self._calls is None or call.id not in self._calls.started:
             return texts.not_run()
-        return texts.still_running() if self.conversation.runs_in_thread(call) else texts.interrupted()
+        return texts.still_running() if self.conversation._runs_in_thread(call) else texts.interrupted()
 
     def _add_now(self, message: Message) -> None:
         """Add to the history through the hook as far as it gets without waiting; the message is in it in any case."""

@@ -2,8 +2,11 @@
 
 import asyncio
 import gc
+import json
 import weakref
 from collections.abc import AsyncIterator, Mapping, Sequence
+from itertools import count
+from pathlib import Path
 from typing import Any, Self
 
 import pytest
@@ -25,11 +28,15 @@ from kimi_agent import (
     PromptTooLong,
     RateLimitError,
     RequestSent,
+    RoundInProgressError,
+    SessionError,
     StreamedMessagePart,
     TextPart,
     TokenUsage,
     ToolArgumentsError,
     ToolCall,
+    ToolError,
+    ToolOk,
     ToolTexts,
     ai_function,
 )
@@ -419,11 +426,14 @@ async def test_the_oldest_messages_are_left_out_when_the_window_is_full():
 
 
 async def test_the_beginning_of_the_prompt_moves_seldom():
-    agent = Agent(ScriptedKimi(lambda body: say("ok"), context_window=2000), desired_response_tokens=50)
+    numbers = count()
+    agent = Agent(
+        ScriptedKimi(lambda body: say(f"answer {next(numbers)}"), context_window=2000), desired_response_tokens=50
+    )
     for number in range(200):
         await agent.chat_round(f"question number {number}")
     starts = [body["messages"][0]["content"] for body in bodies(agent)]
-    assert len(set(starts)) < 20
+    assert 3 < len(set(starts)) < 20
 
 
 async def test_get_prompt_changes_nothing():
@@ -443,6 +453,16 @@ async def test_a_message_that_never_fits_says_how_long_it_is():
         await agent.chat_round("word " * 2000)
     with pytest.raises(PromptTooLong):
         await Agent(ScriptedKimi([], context_window=500), "word " * 2000).chat_round("x")
+
+
+async def test_an_exchange_that_never_fits_says_so_though_its_newest_message_is_empty():
+    history = [
+        Message.user("word " * 2000),
+        Message.assistant(tool_calls=[ToolCall.from_function("f", call_id_="a")]),
+        Message.tool("", "a"),
+    ]
+    with pytest.raises(MessageTooLong, match="tokens"):
+        await Agent(ScriptedKimi([], context_window=500), desired_response_tokens=0, chat_history=history).get_prompt()
 
 
 async def test_a_response_reserve_of_zero_is_zero():
@@ -499,9 +519,9 @@ async def test_long_texts_are_counted_in_a_thread(monkeypatch: pytest.MonkeyPatc
     in_threads: list[Any] = []
     to_thread = asyncio.to_thread
 
-    async def noting(function: Any, *args: Any) -> Any:
+    async def noting(function: Any, *args: Any, **options: Any) -> Any:
         in_threads.append(function)
-        return await to_thread(function, *args)
+        return await to_thread(function, *args, **options)
 
     monkeypatch.setattr(asyncio, "to_thread", noting)
     agent = Agent(ScriptedKimi([say("ok"), say("ok")]))
@@ -787,3 +807,204 @@ async def test_the_request_can_be_seen_as_it_goes_out_without_the_key():
 def test_tool_call_arguments_error_is_exported():
     with pytest.raises(ToolArgumentsError):
         _ = ToolCall(id="a", function=ToolCall.FunctionBody(name="f", arguments="[")).args
+
+
+# ==== save and load ====
+
+
+async def test_a_conversation_goes_on_from_where_it_was_saved(tmp_path: Path):
+    agent = Agent(ScriptedKimi(lambda body: say("ok"), context_window=600), "sys", desired_response_tokens=50)
+    for number in range(40):
+        await agent.chat_round(f"question number {number}")
+    prompt = await agent.get_prompt()
+    agent.save(tmp_path / "chat.json")
+    other = Agent(ScriptedKimi([say("on")], context_window=600), "another", desired_response_tokens=50)
+    other.load(tmp_path / "chat.json")
+    assert other.chat_history == agent.chat_history
+    assert other.usage == agent.usage
+    assert await other.get_prompt() == prompt
+    assert prompt[0].text == "sys"
+    assert len(prompt) < 41
+
+
+async def test_the_window_goes_on_from_its_saved_beginning(tmp_path: Path):
+    agent = Agent(ScriptedKimi(lambda body: say("ok"), context_window=600), desired_response_tokens=50)
+    for number in range(40):
+        await agent.chat_round(f"question number {number}")
+    first = (await agent.get_prompt())[0]
+    agent.save(tmp_path / "chat.kimi")
+    roomier = Agent(ScriptedKimi([], context_window=100_000))
+    roomier.load(tmp_path / "chat.kimi")
+    assert (await roomier.get_prompt())[0] == first
+
+
+def test_what_only_a_newer_version_knows_is_saved_again(tmp_path: Path):
+    path = tmp_path / "chat.json"
+    Agent(ScriptedKimi([]), chat_history=[Message.user("hi")]).save(path)
+    saved = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps(saved | {"version": "1.9", "mood": {"happy": True}}), "utf-8")
+    agent = Agent(ScriptedKimi([]))
+    agent.load(path)
+    agent.save(path)
+    assert json.loads(path.read_text("utf-8"))["mood"] == {"happy": True}
+
+
+def test_calls_that_were_open_when_it_was_saved_are_answered_when_it_is_loaded(tmp_path: Path):
+    history = [Message.user("a"), Message.assistant(tool_calls=[ToolCall.from_function("f")])]
+    Agent(ScriptedKimi([]), chat_history=history).save(tmp_path / "chat.json")
+    agent = Agent(ScriptedKimi([]))
+    agent.load(tmp_path / "chat.json")
+    assert problems(agent.chat_history) == []
+    assert agent.chat_history[:2] == history
+
+
+def test_a_file_that_cannot_be_loaded_leaves_the_agent_as_it_was(tmp_path: Path):
+    (tmp_path / "bad.json").write_text('{"format": "kimi_agent", "version": "2.0"}', "utf-8")
+    agent = Agent(ScriptedKimi([]), "sys", chat_history=[Message.user("hi")])
+    with pytest.raises(SessionError):
+        agent.load(tmp_path / "bad.json")
+    assert (len(agent.always_included_messages), agent.chat_history) == (1, [Message.user("hi")])
+
+
+async def test_loading_within_a_round_is_refused_and_closes_one_that_was_left(tmp_path: Path):
+    class Loading(Agent):
+        @ai_function()
+        async def load_it(self) -> None:
+            self.load(tmp_path / "chat.json")
+
+    Agent(ScriptedKimi([]), chat_history=[Message.user("saved")]).save(tmp_path / "chat.json")
+    agent = Loading(ScriptedKimi([call("load_it"), say("ok"), call("load_it")]))
+    assert "RoundInProgressError" in (await full(agent))[1].text
+    left = agent.full_round("again")
+    await anext(left)
+    agent.load(tmp_path / "chat.json")
+    assert texts(agent.chat_history) == [("user", "saved")]
+    with pytest.raises(RoundInProgressError):
+        await anext(left)
+
+
+# ==== what a caller may get wrong ====
+
+
+@pytest.mark.parametrize(
+    "options", [{"trim_ratio": 0}, {"trim_ratio": 1.5}, {"desired_response_tokens": -1}, {"retry_attempts": -1}]
+)
+def test_numbers_out_of_their_range_are_refused(options: dict[str, Any]):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        Agent(ScriptedKimi([]), **options)
+
+
+def test_a_negative_number_of_function_rounds_is_no_way_to_say_for_ever():
+    with pytest.raises(ValueError, match="max_function_rounds"):
+        Agent(ScriptedKimi([])).full_round("x", max_function_rounds=-1)
+
+
+def test_a_plain_function_is_told_to_be_wrapped():
+    def plain() -> None: ...
+
+    with pytest.raises(FunctionSpecError, match="AIFunction"):
+        Agent(ScriptedKimi([]), functions=[plain])  # pyright: ignore[reportArgumentType]
+
+
+def test_an_override_that_is_no_json_is_refused_at_once():
+    with pytest.raises(TypeError, match="JSON"):
+        Agent(ScriptedKimi([])).full_round("x", stop=object())  # pyright: ignore[reportArgumentType]
+
+
+async def test_an_explicit_tool_choice_of_a_chat_round_is_sent():
+    agent = tools(say("ok"))
+    await agent.chat_round("x", tool_choice="auto")
+    assert bodies(agent)[0]["tool_choice"] == "auto"
+
+
+async def test_without_functions_no_tool_choice_is_sent():
+    agent = Agent(ScriptedKimi([say("ok")]))
+    await agent.chat_round("x")
+    assert "tool_choice" not in bodies(agent)[0]
+
+
+# ==== hooks and the window ====
+
+
+async def test_whoever_asks_the_model_in_another_way_does_not_spoil_the_estimate():
+    class Own(Agent):
+        async def get_model_completion(self, include_functions: bool = True, **overrides: Any) -> GenerateResult:
+            usage = TokenUsage(input_other=50_000, output=1)
+            return GenerateResult("x", Message.assistant("ok"), usage, "stop")
+
+    agent = Own(ScriptedKimi([]), chat_history=[Message.user("word " * 300)])
+    for _ in range(5):
+        await agent.chat_round("x")
+    assert agent._window.scale == 1.0
+
+
+async def test_the_estimate_learns_from_what_the_server_counted():
+    usage = TokenUsage(input_other=2000, output=1)
+    agent = Agent(ScriptedKimi(lambda body: Reply("ok", usage=usage)), chat_history=[Message.user("word " * 500)])
+    await agent.chat_round("x")
+    assert agent._window.scale > 1.0
+
+
+async def test_a_note_behind_the_prompt_does_not_move_its_beginning():
+    class Noting(Agent):
+        async def get_prompt(self, include_functions: bool = True, **overrides: Any) -> list[Message]:
+            return [*await super().get_prompt(include_functions, **overrides), Message.system("by the way")]
+
+    agent = Noting(ScriptedKimi(lambda body: say("ok"), context_window=1000), desired_response_tokens=50)
+    for number in range(60):
+        await agent.chat_round(f"question number {number}")
+    starts = [json.dumps(body["messages"][:2]) for body in bodies(agent)]
+    assert len(set(starts)) < 12
+
+
+async def test_an_error_that_a_function_returns_may_be_tried_again_as_often_as_one_that_it_raises():
+    class Returning(Agent):
+        @ai_function()
+        async def bad(self) -> ToolError:
+            return ToolError(message="no", brief="no")
+
+    agent = Returning(ScriptedKimi(lambda body: call("bad") if body.get("tool_choice") != "none" else say("sorry")))
+    await full(agent)
+    assert len(bodies(agent)) == 3
+
+
+@pytest.mark.parametrize("limit", [0, 2, 10, 40])
+async def test_no_result_is_longer_than_auto_truncate_allows(limit: int):
+    class Long(Agent):
+        @ai_function(auto_truncate=limit)
+        async def noted(self) -> ToolOk:
+            return ToolOk(output="x" * 100, message="note " * 20)
+
+        @ai_function(auto_truncate=limit)
+        async def empty(self) -> str:
+            return ""
+
+        @ai_function(auto_truncate=limit)
+        async def raising(self) -> str:
+            raise ValueError("y" * 500)
+
+    wanted = calls(call("noted"), call("empty"), call("raising"), call("raising", nonsense=1))
+    messages = await full(Long(ScriptedKimi([wanted, say("ok")])))
+    assert all(len(message.text) <= limit for message in messages[1:5])
+
+
+async def test_a_result_that_was_not_committed_yet_is_kept_when_the_round_is_dropped():
+    committing = asyncio.Event()
+
+    class Slow(Agent):
+        @ai_function()
+        async def work(self) -> str:
+            return "worked"
+
+        async def add_to_history(self, message: Message) -> None:
+            if message.role == "tool" and not committing.is_set():
+                committing.set()
+                await asyncio.Event().wait()
+            await super().add_to_history(message)
+
+    agent = Slow(ScriptedKimi([call("work")]))
+    task = asyncio.create_task(full(agent))
+    await committing.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    assert texts(agent.chat_history[2:]) == [("tool", "worked")]

@@ -82,6 +82,10 @@ def test_a_room_imports_only_lower_ones(room: str):
         assert other_step < step or other == name, f"{room} imports {wanted}"
 
 
+def test_type_checkers_are_told_that_there_are_types():
+    assert (PACKAGE / "py.typed").is_file()
+
+
 def test_only_one_file_imports_httpx():
     importing = {
         room

@@ -6,6 +6,7 @@ import enum
 import json
 import time
 import types
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -265,13 +266,14 @@ def test_a_text_is_cut_where_it_hurts_least(text: str, limit: int, cut: str):
 
 
 @pytest.mark.parametrize("text", ["x" * 1_000_000, "word, and more. " * 62_500, ("a" * 48 + "\n\n") * 20_000])
-def test_cutting_a_megabyte_takes_less_than_five_milliseconds(text: str):
-    def seconds() -> float:
+def test_cutting_a_megabyte_takes_no_longer_than_a_few_copies_of_it(text: str):
+    def seconds(work: Callable[[], object]) -> float:
         start = time.perf_counter()
-        truncate(text, 100_000)
+        work()
         return time.perf_counter() - start
 
-    assert min(seconds() for _ in range(5)) < 0.005
+    cutting = min(seconds(lambda: truncate(text, 100_000)) for _ in range(5))
+    assert cutting < 30 * min(seconds(lambda: text.encode().decode()) for _ in range(5))
 
 
 def test_the_limit_holds_for_texts_json_and_return_values():

@@ -151,7 +151,7 @@ def test_the_readable_file_has_a_line_per_message_no_nulls_and_no_escapes(tmp_pa
     assert '  {"role":"system","content":"be terse"}' in lines
     assert any("天气 ☀" in line for line in lines)
     assert '"usage": {"input_other":10,"output":5,"input_cache_read":3,"input_cache_creation":0},' in lines
-    assert lines[-2:] == ['"window": {"cut":1}', "}"]
+    assert lines[-2:] == ['"window": {"cut":1,"scale":1.0}', "}"]
 
 
 def test_one_more_message_is_a_small_difference(tmp_path):
@@ -255,7 +255,7 @@ def newer() -> dict:
         version="1.7",
         chat_history=[message],
         usage={"input_other": 1, "output": 2, "input_cache_read": 0, "input_cache_creation": 0, **new},
-        window={"cut": 0, **new},
+        window={"cut": 0, "scale": 1.0, **new},
         **new,
     )
 
@@ -329,6 +329,8 @@ DAMAGED = {
     "usage is a list": (fields(usage=[]), r"`usage` must be an object, not a list"),
     "window is a number": (fields(window=3), r"`window` must be an object, not a number"),
     "cut is text": (fields(window={"cut": "3"}), r"`window\.cut` must be a whole number, not a string"),
+    "scale is text": (fields(window={"scale": "3"}), r"`window\.scale` must be a number above 0, not a string"),
+    "scale is zero": (fields(window={"scale": 0}), r"`window\.scale` must be a number above 0"),
     "cut is true": (fields(window={"cut": True}), r"`window\.cut` must be a whole number, not true or false"),
 }
 

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from kimi_agent.errors import MessageTooLong, PromptTooLong
 from kimi_agent.history import problems, repair
 from kimi_agent.message import Message, ToolCall
 from kimi_agent.prompt.tokens import message_cost
-from kimi_agent.prompt.window import Fit, Window, assemble, first_sent, fit
+from kimi_agent.prompt.window import Fit, Window, assemble, fit
 
 FIXED = 40
 
@@ -132,6 +132,7 @@ def test_no_exchange_is_split(history, budget, ratio):
     assert not prompt or prompt[0].role != "tool"
 
 
+@settings(suppress_health_check=[HealthCheck.filter_too_much])  # few histories overflow, and those are asked about
 @given(histories, st.integers(100, 1500), ratios)
 def test_after_an_overflow_the_rest_of_the_budget_is_free(history, budget, ratio):
     try:
@@ -313,20 +314,6 @@ def test_nothing_is_counted_twice_and_nothing_older_at_all(monkeypatch):
 
 
 # ==== the window ====
-
-
-@given(histories, st.integers(100, 1500))
-def test_what_was_sent_is_found_again_in_the_history(history, budget):
-    try:
-        whole = fitted(history, budget)
-    except MessageTooLong:
-        assume(False)
-    pinned = [Message.system("be terse")]
-    assert first_sent(assemble(pinned, history, whole), history) == whole.start
-
-
-def test_a_prompt_that_was_written_anew_has_nothing_of_the_history():
-    assert first_sent([Message.user("a summary")], CHAT) == len(CHAT)
 
 
 def test_asking_changes_nothing():

@@ -251,7 +251,11 @@ class HttpTransport:
             return self._error_from(error)
         finally:
             await response.aclose()
-        return status_error(response.status_code, body, response.headers)
+        return status_error(response.status_code, self._without_key(body), response.headers)
+
+    def _without_key(self, body: bytes) -> bytes:
+        """Some hosts repeat the key that they refuse."""
+        return body.replace(self._headers["Authorization"].removeprefix("Bearer ").encode(), b"(the API key)")
 
     def _error_from(self, error: Exception) -> ChatProviderError:
         if isinstance(error, httpx.TimeoutException):

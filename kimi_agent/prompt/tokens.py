@@ -13,14 +13,14 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from ..errors import ToolArgumentsError
 from ..message import ContentPart, Message, TextPart, ThinkPart, ToolCall, once_per_value
 from ..tools.base import Tool
 
-__all__ = ["REQUEST_COST", "estimate_text", "message_cost", "quickly_counted", "tools_cost"]
+__all__ = ["REQUEST_COST", "prompt_cost", "estimate_text", "message_cost", "quickly_counted", "tools_cost"]
 
 REQUEST_COST: Final = 68 + 7
 """Tokens of every request: the note about the thinking effort, and the header of the answer."""
@@ -48,6 +48,11 @@ def message_cost(message: Message) -> int:
     if message.tool_calls:
         cost += _CALLS_COST + sum(map(_call_cost, message.tool_calls))
     return cost
+
+
+def prompt_cost(messages: Iterable[Message], tools: Sequence[Tool]) -> int:
+    """Tokens of a whole prompt."""
+    return REQUEST_COST + tools_cost(tools) + sum(map(message_cost, messages))
 
 
 def quickly_counted(messages: Sequence[Message]) -> bool:

@@ -11,16 +11,17 @@ The cost is linear in what is kept. Nothing older is looked at, except to find t
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypedDict, Unpack
 
 from ..errors import MessageTooLong, PromptTooLong
 from ..message import Message
-from .tokens import message_cost
+from .tokens import message_cost, quickly_counted
 
-__all__ = ["Fit", "Window", "assemble", "first_sent", "fit"]
+__all__ = ["Fit", "Window", "assemble", "fit", "fit_in_time"]
 
 _COST_KEY: Final[str] = message_cost.key  # pyright: ignore[reportFunctionMemberAccess]
 
@@ -44,6 +45,16 @@ def assemble(pinned: Sequence[Message], history: Sequence[Message], kept: Fit) -
     """The messages of the prompt."""
     anchor = () if kept.anchor is None else (history[kept.anchor],)
     return [*pinned, *anchor, *history[kept.start :]]
+
+
+class Limits(TypedDict):
+    """What `fit` goes by, beside the messages."""
+
+    fixed: int
+    budget: int
+    trim_ratio: float
+    cut: int
+    scale: float
 
 
 def fit(
@@ -87,14 +98,21 @@ def fit(
     return Fit(end.start, anchor, base + apart + end.cost)
 
 
+async def fit_in_time(pinned: Sequence[Message], history: Sequence[Message], **limits: Unpack[Limits]) -> Fit:
+    """`fit`, in a thread when long texts have to be counted first."""
+    if quickly_counted(pinned) and quickly_counted(history):
+        return fit(pinned, history, **limits)
+    return await asyncio.to_thread(fit, pinned, history, **limits)
+
+
 class Window:
     """Where the prompt of a conversation begins, and how far the estimate is off.
 
     The beginning is remembered as a message, not as an index: the history may be edited in any way between two prompts.
     """
 
-    def __init__(self) -> None:
-        self.scale = 1.0
+    def __init__(self, scale: float = 1.0) -> None:
+        self.scale = min(max(scale, _LOWEST), _HIGHEST)
         """How many tokens an estimated one really is."""
         self._cut: Message | None = None
         self._hint = 0
@@ -235,13 +253,3 @@ def _aligned(history: Sequence[Message], start: int) -> int:
 
 def _cost(messages: Sequence[Message]) -> int:
     return sum([message.__dict__.get(_COST_KEY) or message_cost(message) for message in messages])
-
-
-def first_sent(prompt: Sequence[Message], history: Sequence[Message]) -> int:
-    """The index in `history` from which on `prompt` has everything, whoever built the prompt."""
-    same = 0
-    for sent, said in zip(reversed(prompt), reversed(history), strict=False):
-        if sent is not said:
-            break
-        same += 1
-    return len(history) - same

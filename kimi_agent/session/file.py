@@ -5,7 +5,7 @@ that fails leaves the old file as it was and nothing beside it. `load` gives bac
 is damaged. What JSON cannot say (an object in `extra`, NaN, infinity) is refused, never written as something else.
 
     {"format": "kimi_agent", "version": "1.0", "always_included_messages": [...], "chat_history": [...],
-     "usage": {...}, "window": {"cut": 0}}
+     "usage": {...}, "window": {"cut": 0, "scale": 1.0}}
 
 A newer minor version adds fields: they are kept, wherever they stand, and written back. A newer major version is
 refused. Only a process that is killed during a save can leave its temporary file (`.kimi_agent-*.tmp`) behind.
@@ -52,6 +52,7 @@ class SessionState:
         chat_history: the conversation.
         usage: what it has cost so far.
         cut: index in `chat_history` of the first message that the window keeps.
+        scale: how many tokens an estimated one really is, as the window has learnt.
         unknown: fields of the file that only a newer version knows. The next save writes them back.
     """
 
@@ -59,6 +60,7 @@ class SessionState:
     chat_history: tuple[Message, ...]
     usage: TokenUsage = TokenUsage(input_other=0, output=0)  # noqa: RUF009 - frozen
     cut: int = 0
+    scale: float = 1.0
     unknown: FrozenDict = FrozenDict()  # noqa: RUF009 - frozen
 
 
@@ -144,7 +146,7 @@ _KNOWN: Final = frozenset({"format", "version", "always_included_messages", "cha
 
 def _encode(state: SessionState) -> bytes:
     """The file: one line per message, so that a longer conversation is a small diff."""
-    window = {**state.unknown.get("window", {}), "cut": state.cut}
+    window = {**state.unknown.get("window", {}), "cut": state.cut, "scale": state.scale}
     fields = {
         "format": to_json(FORMAT),
         "version": to_json("{}.{}".format(*VERSION)),
@@ -260,13 +262,14 @@ def _decode(content: bytes) -> SessionState:
     history = _messages(fields, "chat_history")
     window = _object(fields, "window")
     unknown = {key: value for key, value in fields.items() if key not in _KNOWN}
-    if beside_cut := {key: value for key, value in window.items() if key != "cut"}:
-        unknown["window"] = beside_cut
+    if new := {key: value for key, value in window.items() if key not in ("cut", "scale")}:
+        unknown["window"] = new
     return SessionState(
         always_included_messages=_messages(fields, "always_included_messages"),
         chat_history=history,
         usage=_value(TokenUsage, {"input_other": 0, "output": 0, **_object(fields, "usage")}, "usage"),
         cut=_cut(window, len(history)),
+        scale=_scale(window),
         unknown=freeze(unknown),
     )
 
@@ -341,6 +344,13 @@ def _cut(window: Mapping[str, Any], length: int) -> int:
     if not isinstance(cut, int) or isinstance(cut, bool):
         raise ValueError(f"`window.cut` must be a whole number, not {_kind(cut)}")
     return max(0, min(cut, length - 1))
+
+
+def _scale(window: Mapping[str, Any]) -> float:
+    scale = window.get("scale", 1.0)
+    if not isinstance(scale, int | float) or isinstance(scale, bool) or scale <= 0:
+        raise ValueError(f"`window.scale` must be a number above 0, not {_kind(scale)}")
+    return float(scale)
 
 
 def _kind(value: object) -> str:

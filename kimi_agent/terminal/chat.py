@@ -308,7 +308,7 @@ class _Chat:
                 print(flush=True)
                 raise
         if _input_is_piped():
-            print(visible(said), flush=True)
+            print(end="\n" if self.echo else f"{visible(said)}\n", flush=True)
         return said
 
     async def _answer(self, query: str | None) -> None:

@@ -30,6 +30,12 @@ class CallOutcome:
     should_retry: bool = False
     duration: float | None = None
 
+    @classmethod
+    def not_run(cls, call: ToolCall, text: str, *, failed: bool = False, should_retry: bool = False) -> CallOutcome:
+        """A call that is answered with `text` and not run."""
+        message = Message.tool(text, call.id, name=call.name, is_tool_call_error=True)
+        return cls(call, message, False, failed, should_retry)
+
 
 class Allowance:
     """Counts the function rounds and the failures in a row.
@@ -39,9 +45,14 @@ class Allowance:
 
     Args:
         max_function_rounds: how many function rounds there may be; `None` is no limit.
+
+    Raises:
+        ValueError: it is negative.
     """
 
     def __init__(self, max_function_rounds: int | None) -> None:
+        if max_function_rounds is not None and max_function_rounds < 0:
+            raise ValueError(f"max_function_rounds is 0 or more, or None for no limit; not {max_function_rounds}")
         self.calls = max_function_rounds != 0
         """Whether the model may call functions."""
         self.failures = 0
@@ -50,7 +61,7 @@ class Allowance:
 
     def goes_on(self, outcomes: Sequence[CallOutcome]) -> bool:
         """Count a function round; whether the model speaks next."""
-        if not self.calls:
+        if not self.calls:  # what was called all the same was not run
             return False
         failed = [outcome for outcome in outcomes if outcome.failed]
         self.failures = self.failures + 1 if failed else 0

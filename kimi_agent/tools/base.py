@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, TypeAlias,
 from pydantic import BeforeValidator, ValidationError, model_serializer, model_validator
 
 from ..errors import FunctionCallException, ModelRetry, NoSuchFunction, ToolArgumentsError, WrappedCallException
-from ..message import ContentPart, FrozenMapping, Message, OpenValue, TextPart, ToolCall, Value, absent, as_it_came
+from ..message import (
+    ContentPart,
+    FrozenMapping,
+    Message,
+    OpenValue,
+    TextPart,
+    ToolCall,
+    UnknownData,
+    Value,
+    absent,
+    as_it_came,
+)
 
 __all__ = [
     "DEFAULT_TEXTS",
@@ -83,7 +94,7 @@ class UnknownDisplayBlock(DisplayBlock):
     """A block of a type that this version does not know, kept as it came."""
 
     type: str
-    data: FrozenMapping
+    data: UnknownData
 
     @model_serializer
     def _as_it_came(self) -> dict[str, Any]:

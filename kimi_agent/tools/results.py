@@ -21,7 +21,7 @@ from pydantic_core import to_json, to_jsonable_python
 from ..message import ContentPart, Message, TextPart
 from .base import ToolMessage, ToolOk, ToolReturnValue, ToolTexts
 
-__all__ = ["to_return_value", "truncate"]
+__all__ = ["shortened", "to_return_value", "truncate"]
 
 
 def to_return_value(value: Any, texts: ToolTexts, auto_truncate: int | None = None) -> ToolReturnValue:
@@ -168,12 +168,18 @@ def _cut(text: str, limit: int) -> tuple[int, str]:
 
 def _shortened(result: ToolReturnValue, limit: int) -> ToolReturnValue:
     if isinstance(result, ToolMessage):
-        parts = _shortened_parts(result.written.content, limit)
-        return result if parts is None else result.copy_with(written=result.written.copy_with(content=parts))
+        written = shortened(result.written, limit)
+        return result if written is result.written else result.copy_with(written=written)
     if isinstance(result.output, str):
         return result if len(result.output) <= limit else _with_output(result, truncate(result.output, limit))
     parts = _shortened_parts(result.output, limit)
     return result if parts is None else _with_output(result, parts)
+
+
+def shortened(message: Message, limit: int | None) -> Message:
+    """The message with at most `limit` characters of text; `None` is no limit."""
+    parts = None if limit is None else _shortened_parts(message.content, limit)
+    return message if parts is None else message.copy_with(content=parts)
 
 
 def _with_output(result: ToolReturnValue, output: str | tuple[ContentPart, ...]) -> ToolReturnValue:

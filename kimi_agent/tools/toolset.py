@@ -62,6 +62,8 @@ def by_name(tools: Iterable[ToolLike]) -> dict[str, ToolLike]:
     """
     named: dict[str, ToolLike] = {}
     for tool in tools:
+        if not isinstance(getattr(tool, "base", None), Tool):
+            raise FunctionSpecError(f"{tool!r} is no function for a model; wrap it: AIFunction(...)")
         if (name := tool.base.name) in named:
             raise FunctionSpecError(f"there are two functions named {name!r}; give one of them another name=")
         named[name] = tool
