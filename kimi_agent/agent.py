@@ -412,10 +412,10 @@ class Agent:
                 result = await self.get_model_completion(**request)
             else:
                 result = await collect(await self.get_model_stream(**request), self._on_batch(recording))
+            result = replace(result, message=await self.add_completion_to_history(result))
             if result.usage is not None:
                 self.usage += result.usage
                 self._window.learn(self._estimated, result.usage.input)
-            result = replace(result, message=await self.add_completion_to_history(result))
         except BaseException as error:
             await self._report(error, recording)
             raise

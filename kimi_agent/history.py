@@ -30,14 +30,14 @@ def calls_of(message: Message) -> tuple[ToolCall, ...]:
     return (message.tool_calls or ()) if message.role == "assistant" else ()
 
 
-def _newest_answer(messages: Sequence[Message]) -> int | None:
-    """Where the newest assistant message is: results belong to it, whatever else was said since."""
-    return next((index for index in range(len(messages) - 1, -1, -1) if messages[index].role == "assistant"), None)
+def _newest_caller(messages: Sequence[Message]) -> int | None:
+    """Where the newest message with calls is: results belong to it, whatever else was said since."""
+    return next((index for index in range(len(messages) - 1, -1, -1) if calls_of(messages[index])), None)
 
 
 def open_calls(messages: Sequence[Message]) -> tuple[ToolCall, ...]:
-    """The calls of the newest assistant message that have no result yet, in the order of the calls."""
-    start = _newest_answer(messages)
+    """The calls of the newest message with calls that have no result yet, in their order."""
+    start = _newest_caller(messages)
     if start is None:
         return ()
     pairs = _paired(calls_of(messages[start]), _results_until_next_turn(messages, start + 1))
@@ -47,9 +47,9 @@ def open_calls(messages: Sequence[Message]) -> tuple[ToolCall, ...]:
 def placed(messages: Sequence[Message], result: Message) -> int:
     """Where `result` has to be inserted, so that the newest exchange keeps its results in the order of the calls.
 
-    At the end, when it answers no open call of the newest assistant message.
+    At the end, when it answers no open call of the newest message with calls.
     """
-    start = _newest_answer(messages)
+    start = _newest_caller(messages)
     if start is None:
         return len(messages)
     pairs = _paired(calls_of(messages[start]), _results_until_next_turn(messages, start + 1))

@@ -387,7 +387,7 @@ _JSON_NAMES: Final[dict[type, str]] = {
 def _parse_json(text: str) -> Any:
     try:
         return from_json(text)
-    except ValueError:  # lone surrogates and raw control characters: refused there, let through here
+    except (ValueError, TypeError):  # raw control characters and lone surrogates: refused there, let through here
         return json.loads(text, strict=False)
 
 

@@ -264,6 +264,8 @@ class MessageStream:
             self._reader = asyncio.get_running_loop().create_task(_read(self._produce, self._recording))
             _readers.add(self._reader)
             self._reader.add_done_callback(_forget)
+        elif self._reader is not None and self._reader.get_loop().is_closed() and not self._recording.ended:
+            self._recording.close()  # its event loop has gone, and the reader with it
         return self._recording
 
     def _raise_error(self) -> None:

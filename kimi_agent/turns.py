@@ -39,8 +39,9 @@ __all__ = ["Conversation", "Turn", "Turns"]
 
 Outcome: TypeAlias = Literal["completed", "failed", "closed"]
 
-_inside: Final[ContextVar[frozenset[Turn]]] = ContextVar("kimi_agent_turns", default=frozenset())
-"""The turns that this code runs inside of. Tools, hooks and handlers inherit it; who calls a round never sees it."""
+_inside: Final[ContextVar[frozenset[object]]] = ContextVar("kimi_agent_turns", default=frozenset())
+"""The marks of the turns that this code runs inside of. Tools, hooks and handlers inherit it; who calls a round never
+sees it. Marks and not turns: a context may live longer than an agent."""
 
 
 class Conversation(Protocol):
@@ -89,7 +90,7 @@ class Turns:
             RoundInProgressError: asked from inside the round that has it.
         """
         while (holder := self._current) is not None:
-            if holder in _inside.get():
+            if holder.mark in _inside.get():
                 raise RoundInProgressError(
                     "a tool, hook or handler of a round cannot start another round of the same agent; use another agent"
                 )
@@ -143,11 +144,11 @@ class Turns:
     def watch(self) -> None:
         """Nobody waits for a round that nobody goes on with: look again when a task that may do so ends."""
         if self._waiting and (holder := self._current) is not None:
-            for task in holder.tasks():
-                task.add_done_callback(partial(self._look_again, holder))
+            holder.watch_tasks(partial(self._look_again, ref(holder)))
 
-    def _look_again(self, holder: Turn, task: asyncio.Task[Any]) -> None:
-        if self._waiting and self._current is holder and holder.is_superseded():
+    def _look_again(self, watched: ReferenceType[Turn], task: asyncio.Task[Any]) -> None:
+        holder = watched()
+        if holder is not None and self._waiting and self._current is holder and holder.is_superseded():
             holder.superseded = True
             holder.close_now()
 
@@ -171,12 +172,14 @@ class Turn:
 
     def __init__(self, conversation: Conversation, turns: Turns) -> None:
         self.conversation = conversation
+        self.mark = object()
+        """What code that runs inside of the turn carries in its context."""
         self.ended: Outcome | None = None
         self.superseded = False
         """A newer round of the same task took the turn; the old one cannot be resumed."""
         self._turns = turns
         self._began = False
-        self._busy = self._interrupted = False
+        self._busy = self._interrupted = self._winding_up = False
         self._closed: asyncio.Future[None] | None = None
         self._maker = _running_task()
         self._owner: ReferenceType[asyncio.Task[Any]] | None = None
@@ -184,6 +187,7 @@ class Turn:
         self._round: ReferenceType[Closable] | None = None
         self._calls: RunningCalls[CallOutcome] | None = None
         self._stream: Stream | None = None
+        self._watched: list[tuple[ReferenceType[asyncio.Task[Any]], Callable[[asyncio.Task[Any]], None]]] = []
 
     # ---- whose it is ----
 
@@ -217,6 +221,19 @@ class Turn:
         held = [reference() for reference in (self._maker, self._owner) if reference is not None]
         return [task for task in held if task is not None]
 
+    def watch_tasks(self, callback: Callable[[asyncio.Task[Any]], None]) -> None:
+        """Call back when one of `tasks` ends; once for each task, and not after the end of the turn."""
+        for task in self.tasks():
+            if all(watched() is not task for watched, _ in self._watched):
+                task.add_done_callback(callback)
+                self._watched.append((ref(task), callback))
+
+    def _stop_watching(self) -> None:
+        for watched, callback in self._watched:
+            if (task := watched()) is not None:
+                task.remove_done_callback(callback)
+        self._watched.clear()
+
     async def supersede(self) -> None:
         """Close the round that has the turn, for a newer one."""
         self.superseded = True
@@ -241,7 +258,7 @@ class Turn:
     @contextmanager
     def inside(self) -> Generator[None, None, None]:
         """What is called within is inside of the round, and cannot begin another one of the same agent."""
-        token = _inside.set(_inside.get() | {self})
+        token = _inside.set(_inside.get() | {self.mark})
         try:
             yield
         finally:
@@ -275,11 +292,10 @@ class Turn:
             return
         if owner is asyncio.current_task():
             raise RoundInProgressError("a tool, hook or handler cannot close the round that it runs in")
-        if self._closed is None:
-            self._closed = asyncio.get_running_loop().create_future()
+        if not self._interrupted and not self._winding_up:
             self._interrupted = True
             owner.cancel()
-        await asyncio.shield(self._closed)
+        await self._until_ended()
 
     def was_interrupted(self) -> bool:
         """Whether the cancellation that just arrived was `interrupt`, and no cancellation of the task itself."""
@@ -314,26 +330,42 @@ class Turn:
     async def close(self, outcome: Outcome) -> None:
         """End the turn: stop what runs, answer what is open, let the next one in. Twice is once."""
         if self.ended is not None:
-            return
-        try:
-            if self._stream is not None:
-                await self._stream.aclose()
-            if self._calls is not None:
-                await self._calls.drain()
-            for answer in self._missing_answers():
-                await self.conversation.add_to_history(answer)
-        except BaseException:
-            self.close_now(outcome)
-            raise
-        self._end(outcome)
-        if self._began:
-            await self.conversation._handlers.emit(RoundFinished(outcome))
+            return None
+        if self._winding_up:
+            return await self._until_ended()
+        self._winding_up = True
+        with self.inside():
+            try:
+                await self._wind_up()
+            except BaseException:
+                self.close_now(outcome)
+                raise
+            self._end(outcome)
+            if self._began:
+                await self.conversation._handlers.emit(RoundFinished(outcome))
+        return None
+
+    async def _until_ended(self) -> None:
+        if self.mark in _inside.get():
+            raise RoundInProgressError("a tool, hook or handler cannot close the round that it runs in")
+        if self._closed is None:
+            self._closed = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._closed)
+
+    async def _wind_up(self) -> None:
+        if self._stream is not None:
+            await self._stream.aclose()
+        if self._calls is not None:
+            await self._calls.drain()
+        for answer in self._missing_answers():
+            await self.conversation.add_to_history(answer)
 
     def close_now(self, outcome: Outcome = "closed") -> None:
         """End the turn without waiting for anything. Twice is once."""
         if self.ended is not None:
             return
-        self._end(outcome)
+        with self.inside():
+            self._end(outcome)
         if self._began:
             self.conversation._handlers.emit_later(RoundFinished(outcome))
 
@@ -343,6 +375,7 @@ class Turn:
             self._stop()
         for answer in self._missing_answers():
             self._add_now(answer)
+        self._stop_watching()
         self._turns.release(self)
         if self._closed is not None:
             _grant(self._closed)

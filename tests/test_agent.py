@@ -42,7 +42,7 @@ from kimi_agent import (
 )
 from kimi_agent.history import problems
 from kimi_agent.prompt import tokens
-from kimi_agent.testing import Call, Failure, KimiServer, Reply, ScriptedKimi, call, say
+from kimi_agent.testing import Call, Failure, KimiServer, RawBody, Reply, ScriptedKimi, call, say
 
 
 def calls(*wanted: Call) -> Reply:
@@ -327,6 +327,20 @@ async def test_arguments_that_are_no_object_are_reported(arguments: str):
     assert messages[1].is_tool_call_error
     assert "JSON" in messages[1].text
     assert messages[-1].text == "ok"
+
+
+async def test_a_lone_surrogate_in_arguments_bricks_nothing():
+    agent = tools(Call("get_weather", '{"city": "\ud800"}'), say("ok"), say("again"))
+    messages = await full(agent)
+    assert messages[-1].text == "ok"
+    await agent.chat_round("again")
+
+
+async def test_a_usage_beyond_all_reason_loses_no_answer():
+    chunk = '{"choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":"stop"}],"usage":{"prompt_tokens":1%s}}'
+    body = f"data: {chunk % ('0' * 400)}\n\ndata: [DONE]\n\n".encode()
+    agent = Agent(ScriptedKimi([RawBody(body)]))
+    assert (await agent.chat_round("x " * 400)).text == "hi"
 
 
 async def test_no_arguments_at_all_are_an_empty_object():

@@ -185,6 +185,36 @@ def test_the_client_does_not_tell_the_key() -> None:
     assert KEY not in str(vars(kimi))
 
 
+@pytest.mark.parametrize("base_url", ["http://localhost:99999/v1", "http://xn--a/", "http://127.0.0.1:1/\ud800"])
+async def test_a_base_url_that_is_none_is_an_error_of_the_tree(base_url: str) -> None:
+    with pytest.raises(APIConnectionError):
+        await Kimi(api_key="sk-x", base_url=base_url).generate("", [], [Message.user("x")])
+
+
+async def test_a_server_that_repeats_the_key_does_not_leak_it() -> None:
+    def repeat(request: httpx.Request) -> httpx.Response:
+        said = f"Incorrect API key provided: {request.headers['authorization']}"
+        return httpx.Response(401, json={"error": {"message": said, "type": "invalid_authentication_error"}})
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(repeat)) as client:
+        with pytest.raises(AuthenticationError) as caught:
+            await Kimi(api_key="sk-secret", http_client=client).generate("", [], [Message.user("x")])
+    assert "sk-secret" not in str(caught.value) + repr(caught.value.body)
+
+
+async def test_an_error_whose_body_never_ends_is_read_for_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Endless(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            while True:
+                yield b"x" * 1000
+                await asyncio.sleep(0)
+
+    transport = httpx.MockTransport(lambda request: httpx.Response(500, stream=Endless()))
+    async with httpx.AsyncClient(transport=transport) as client:
+        with pytest.raises(ServerError):
+            await Kimi(api_key="sk-x", http_client=client).generate("", [], [Message.user("x")])
+
+
 async def test_no_error_tells_the_key() -> None:
     async with KimiServer(check=True) as server, Kimi(api_key=KEY, base_url=server.base_url) as kimi:
         with pytest.raises(AuthenticationError) as caught:

@@ -18,6 +18,7 @@ from kimi_agent import (
 )
 from kimi_agent.history import problems
 from kimi_agent.testing import Delivery, Failure, Gate, Reply, ScriptedKimi, call, say
+from kimi_agent.turns import Turn
 
 NOT_RUN = "Not run: the round ended before this call was started."
 INTERRUPTED = "Interrupted: the call was stopped before it finished. What it did until then is not undone."
@@ -295,6 +296,92 @@ async def test_several_tasks_may_close_a_round_at_once():
     await asyncio.gather(round_.aclose(), round_.aclose())
     assert not (await consumer)[2:]
     assert problems(agent.chat_history) == []
+
+
+async def test_what_a_cancelled_function_gives_all_the_same_is_no_second_result():
+    class Stubborn(Waiting):
+        @ai_function()
+        async def stubborn(self) -> str:
+            self.waiting.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.stopped = True
+            return "cleaned up"
+
+    agent = Stubborn(ScriptedKimi([Reply(tool_calls=[call("quick"), call("stubborn")])]))
+    async for message in agent.full_round("go"):
+        if message.role == "tool":
+            await agent.waiting.wait()
+            break
+    await until(lambda: agent.stopped)
+    await no_task_left()
+    assert results(agent) == ["quick", INTERRUPTED]
+    agent = Stubborn(ScriptedKimi([Reply(tool_calls=[call("quick"), call("stubborn")])]))
+    async with agent.full_round("go") as round_:
+        await anext(round_)
+        await anext(round_)
+        await agent.waiting.wait()
+    assert results(agent) == ["quick", "cleaned up"]
+
+
+@pytest.mark.parametrize("from_another_task", [False, True])
+async def test_a_hook_that_closing_calls_cannot_begin_a_round_either(from_another_task: bool):
+    class Nesting(Waiting):
+        async def add_to_history(self, message: Message) -> None:
+            await super().add_to_history(message)
+            if message.role == "tool":
+                await self.chat_round("nested")
+
+    agent = Nesting(ScriptedKimi([Reply(tool_calls=[call("quick")]), say("nested")]))
+    round_ = agent.full_round("go")
+    await anext(round_)
+    closing = asyncio.create_task(round_.aclose()) if from_another_task else round_.aclose()
+    with pytest.raises(RoundInProgressError):
+        await closing
+    assert [message.text for message in agent.chat_history] == ["go", "", NOT_RUN]
+
+
+async def test_a_round_that_two_tasks_close_while_a_hook_waits_is_answered_once():
+    class Slow(Waiting):
+        async def add_to_history(self, message: Message) -> None:
+            await asyncio.sleep(0)
+            await super().add_to_history(message)
+
+    agent = Slow(ScriptedKimi([Reply(tool_calls=[call("quick"), call("wait")])]))
+    round_ = agent.full_round("go")
+    await anext(round_)
+    await asyncio.gather(*(asyncio.create_task(round_.aclose()) for _ in range(3)))
+    assert results(agent) == [NOT_RUN, NOT_RUN]
+
+
+async def test_waiting_for_a_busy_agent_leaves_nothing_behind():
+    agent = Agent(ScriptedKimi(lambda body: say("ok")))
+
+    async def work() -> None:
+        for _ in range(50):
+            agent.chat_history.clear()
+            await all_of(agent.full_round("x"))
+
+    task = asyncio.create_task(work())
+    await work()
+    await task
+    gc.collect()
+    assert sum(isinstance(thing, Turn) for thing in gc.get_objects()) < 10
+    assert not asyncio.current_task()._callbacks or len(asyncio.current_task()._callbacks) < 10  # type: ignore[union-attr]
+
+
+async def test_a_message_that_a_function_adds_does_not_hide_its_result():
+    class Noting(Agent):
+        @ai_function()
+        async def note(self) -> str:
+            self.chat_history.append(Message.assistant("note"))
+            return "real result"
+
+    agent = Noting(ScriptedKimi([call("note"), say("ok")]))
+    await all_of(agent.full_round("go"))
+    assert problems(agent.chat_history) == []
+    assert results(agent) == ["real result"]
 
 
 async def test_a_hook_that_raises_while_a_round_is_dropped_blocks_nobody():

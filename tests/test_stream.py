@@ -4,12 +4,14 @@ import asyncio
 import gc
 from typing import Any
 
+import httpx
 import pytest
 
 from kimi_agent import (
     Agent,
     Append,
     End,
+    Kimi,
     Message,
     MessageStream,
     RateLimitError,
@@ -172,8 +174,6 @@ async def test_closing_early_leaves_nothing_in_the_history_and_keeps_what_came()
 async def test_async_with_closes_the_stream_and_its_socket():
     gate = Gate(before=2)
     async with KimiServer([Reply("a long answer in pieces", delivery=Delivery(gate=gate))]) as server:
-        from kimi_agent import Kimi
-
         async with Agent(Kimi(base_url=server.base_url, api_key=server.api_key)) as agent:
             async with agent.chat_round_stream("?") as stream:
                 async for _ in stream:
@@ -352,6 +352,41 @@ async def test_handlers_are_called_in_order_can_be_removed_and_stop_nothing():
 
 
 # ==== loops ====
+
+
+def test_a_stream_of_a_loop_that_was_closed_without_a_word_says_so():
+    agent = agent_for(Reply("a long answer in pieces", delivery=Delivery(gate=Gate(before=2))))
+    stream = agent.chat_round_stream("?")
+
+    async def begin() -> None:
+        async for _ in stream:
+            break
+
+    async def go_on() -> None:
+        with pytest.raises(StreamInterruptedError):
+            await stream
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(begin())
+    left = asyncio.all_tasks(loop)
+    loop.close()
+    asyncio.run(go_on())
+    for task in left:
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
+async def test_dropped_streams_give_their_connections_back():
+    limits = httpx.Limits(max_connections=2)
+    async with KimiServer(lambda body: say("hello " * 50)) as server, httpx.AsyncClient(limits=limits) as client:
+        agent = Agent(Kimi(api_key=server.api_key, base_url=server.base_url, http_client=client))
+        for _ in range(8):
+            stream = agent.chat_round_stream("x")
+            async for _ in stream:
+                break
+            del stream
+            gc.collect()
+        async with asyncio.timeout(5):
+            assert (await agent.chat_round("y")).text == "hello " * 50
 
 
 def test_a_stream_that_a_dead_loop_left_behind_says_so():

@@ -21,7 +21,6 @@ from __future__ import annotations
 import re
 import reprlib
 from collections.abc import Iterable, Sequence
-from math import isfinite
 from typing import Any, Final, TypeAlias, cast
 
 from ..errors import StreamInterruptedError, StreamProtocolError
@@ -351,9 +350,13 @@ def usage_of(usage: JSON) -> TokenUsage:
 
 
 def _count(value: Any) -> int:
-    if isinstance(value, float):
-        return max(int(value), 0) if isfinite(value) else 0
-    return max(value, 0) if isinstance(value, int) else 0
+    """A number of tokens; 0 for what can be none."""
+    number = value if isinstance(value, int | float) else 0
+    return int(number) if 0 < number < _MOST_TOKENS else 0
+
+
+_MOST_TOKENS: Final = 1_000_000_000_000
+"""No answer costs that many; a host that says so says nothing."""
 
 
 # ==== frames and parts ====

@@ -25,7 +25,7 @@ from ..provider import GenerationKwargs, OnEvent
 from ..tools.base import Tool
 from .assemble import Assembler, Parts
 from .models import context_window
-from .sse import MESSAGE, Event, SSEDecoder
+from .sse import MESSAGE, Event, SSEDecoder, check_size
 from .wire import request_body
 
 if TYPE_CHECKING:
@@ -128,6 +128,10 @@ class Body(Protocol):
         """The next bytes; `None` at the end."""
         ...
 
+    async def read_near_end(self) -> bytes | None:
+        """Like `read`, once the answer is whole and only the end of the body is missing."""
+        ...
+
     async def aclose(self) -> None:
         """Let go of it."""
         ...
@@ -216,7 +220,7 @@ class KimiStreamedMessage:
             if not self._assembler.finished:
                 return await self._response.read()
             async with asyncio.timeout_at(self._grace()):
-                return await self._response.read()
+                return await self._response.read_near_end()
         except TimeoutError:
             return None
         except (APIConnectionError, APITimeoutError) as error:
@@ -286,9 +290,12 @@ class _WholeBody:
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
+        self._size = 0
 
     def feed(self, data: bytes) -> list[Event]:
         self._pieces.append(data)
+        self._size += len(data)
+        check_size(self._size)
         return []
 
     def close(self) -> list[Event]:
@@ -330,5 +337,6 @@ def _checked_key(key: str | None) -> str:
     if not key:
         raise ChatProviderError(f"no API key: pass api_key= or set {' or '.join(KEY_NAMES)}")
     if not key.isascii() or not key.isprintable() or " " in key:
+        del key  # log tools print the variables of a traceback
         raise ChatProviderError("the API key has characters that no key has; was something else pasted with it?")
     return key

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from math import isfinite, nan
@@ -40,6 +41,13 @@ __all__ = ["HttpResponse", "HttpTransport", "error_in", "status_error"]
 
 TIMEOUT: Final = httpx.Timeout(connect=10, read=120, write=60, pool=None)
 """Seconds. `read` is the longest silence between two reads: a model that thinks hard may pause for a minute."""
+
+LAST_READ: Final = 0.5
+"""Seconds that a body which is about to end gets to do so before its connection is closed."""
+ERROR_SIZE: Final = 65_536
+"""Bytes of an error's body that are read."""
+ERROR_TIME: Final = 10.0
+"""Seconds that an error's body may take."""
 
 # ==== answers that are errors ====
 
@@ -225,7 +233,7 @@ class HttpTransport:
         try:
             request = client.build_request("POST", self.base_url + path, content=body, headers=self._headers)
             response = await client.send(request, stream=True)
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        except Exception as error:  # base URLs can be wrong in ways of which httpx has no error
             raise self._error_from(error) from error
         if response.status_code == 200:
             return HttpResponse(response)
@@ -246,11 +254,11 @@ class HttpTransport:
 
     async def _refusal(self, response: httpx.Response) -> ChatProviderError:
         try:
-            body = await response.aread()
-        except (httpx.HTTPError, OSError) as error:
+            body = await _beginning(response)
+        except (httpx.HTTPError, httpx.StreamError, OSError) as error:
             return self._error_from(error)
         finally:
-            await response.aclose()
+            await _in_own_task(response.aclose())
         return status_error(response.status_code, self._without_key(body), response.headers)
 
     def _without_key(self, body: bytes) -> bytes:
@@ -272,6 +280,8 @@ class HttpResponse:
         self._response = response
         decoded = "content-encoding" in response.headers or response.is_stream_consumed  # the latter by a mock
         self._body: AsyncIterator[bytes] = response.aiter_bytes() if decoded else response.aiter_raw()
+        self._ended = False
+        self._last_read: asyncio.Task[bytes | None] | None = None
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -286,7 +296,9 @@ class HttpResponse:
             APIConnectionError: the connection broke.
         """
         try:
-            return await anext(self._body, None)
+            data = await anext(self._body, None)
+            self._ended = data is None
+            return data
         except httpx.TimeoutException as error:
             raise APITimeoutError(f"the server was silent for too long ({_described(error)})") from error
         except (httpx.HTTPError, httpx.StreamError, OSError) as error:
@@ -294,7 +306,49 @@ class HttpResponse:
 
     async def aclose(self) -> None:
         """Let go of the connection. Unread bytes are lost."""
+        await _in_own_task(self._let_go())
+
+    async def read_near_end(self) -> bytes | None:
+        """Like `read`, for when the body is about to end: a cancel ends the wait and not the read.
+
+        At the end of a body httpx gives its connection back, and a cancel in the middle of that loses the connection.
+        """
+        if self._last_read is None or self._last_read.done():
+            self._last_read = asyncio.get_running_loop().create_task(self.read())
+        return await asyncio.shield(self._last_read)
+
+    async def _let_go(self) -> None:
+        if self._last_read is not None and not self._last_read.done():
+            await asyncio.wait([self._last_read], timeout=LAST_READ)
+            self._last_read.cancel()
         await self._response.aclose()
+        stream = self._response.extensions.get("network_stream")
+        if not self._ended and stream is not None and self._response.http_version.startswith("HTTP/1"):
+            await stream.aclose()  # a close that was cancelled twice has left the socket open
+
+
+async def _beginning(response: httpx.Response) -> bytes:
+    """As much of an error's body as tells the error; a server may send it for ever."""
+    body = bytearray()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(ERROR_TIME):
+            async for data in response.aiter_bytes():
+                body += data
+                if len(body) > ERROR_SIZE:
+                    break
+    return bytes(body[:ERROR_SIZE])
+
+
+_closing: Final[set[asyncio.Task[None]]] = set()
+"""Closes under way: an event loop holds its tasks weakly."""
+
+
+async def _in_own_task(close: Coroutine[Any, Any, None]) -> None:
+    """Close in a task of its own: httpx cannot go on with a close that was cancelled half-way."""
+    closing = asyncio.get_running_loop().create_task(close)
+    _closing.add(closing)
+    closing.add_done_callback(_closing.discard)
+    await asyncio.shield(closing)
 
 
 def _new_pool() -> httpx.AsyncClient:

@@ -45,7 +45,7 @@ class SSEDecoder:
         self._tail.append(data)
         if not ends_event:
             self._tail_size += len(data)
-            self._check_size()
+            check_size(self._tail_size)
             return []
         blocks = b"".join(self._tail).split(b"\n\n")
         self._tail = [tail] if (tail := blocks.pop()) else []
@@ -65,10 +65,6 @@ class SSEDecoder:
             self._after_cr = data.endswith(b"\r")
         return rest.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
-    def _check_size(self) -> None:
-        if self._tail_size > MAX_EVENT:
-            raise StreamProtocolError(f"an event of the stream is larger than {MAX_EVENT:,} bytes")
-
     def _events(self, blocks: list[bytes]) -> list[Event]:
         if self._at_start and blocks:
             self._at_start = False
@@ -80,6 +76,12 @@ class SSEDecoder:
             elif event := _parse(block):
                 events.append(event)
         return events
+
+
+def check_size(size: int) -> None:
+    """Refuse an event of more than `MAX_EVENT` bytes."""
+    if size > MAX_EVENT:
+        raise StreamProtocolError(f"an event of the stream is larger than {MAX_EVENT:,} bytes")
 
 
 def _parse(block: bytes) -> Event | None:

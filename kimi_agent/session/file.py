@@ -99,6 +99,8 @@ def _session_errors(verb: str, path: FilePath) -> Generator[None]:
         raise SessionError(f"cannot {verb} {os.fsdecode(path)}: {error.strerror or error}") from error
     except ValueError as error:
         raise SessionError(f"cannot {verb} {os.fsdecode(path)}: {error}") from error
+    except RecursionError as error:
+        raise SessionError(f"cannot {verb} {os.fsdecode(path)}: it is nested too deeply") from error
 
 
 # ==== the container ====

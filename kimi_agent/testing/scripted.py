@@ -135,6 +135,10 @@ class _Response:
             await self._delivery.gate(number)
         return piece
 
+    async def read_near_end(self) -> bytes | None:
+        """The same: there is no connection to lose."""
+        return await self.read()
+
     def _end(self) -> None:
         if self._delivery.stop_after is not None and self._delivery.stop != "end":
             raise APIConnectionError("the connection broke")

@@ -187,6 +187,7 @@ class RunningCalls(Generic[T]):
         self.finished: dict[str, T] = {}
         """What calls gave, by their id, committed or not."""
         self._run, self._commit = run, commit
+        self._cancelled = False
         self._failed: asyncio.Future[None] = loop.create_future()
         self._tasks = [loop.create_task(self._run_one(call)) for call in calls]
         for task in self._tasks:
@@ -195,7 +196,8 @@ class RunningCalls(Generic[T]):
     async def _run_one(self, call: ToolCall) -> T:
         self.started.add(call.id)
         outcome = self.finished[call.id] = await self._run(call)
-        await self._commit(outcome)
+        if not self._cancelled:  # else whoever cancelled answers the call
+            await self._commit(outcome)
         return outcome
 
     def _note_failure(self, task: asyncio.Task[T]) -> None:
@@ -216,7 +218,8 @@ class RunningCalls(Generic[T]):
         return task.result()
 
     def cancel(self) -> None:
-        """Cancel what still runs."""
+        """Cancel what still runs. What it gives all the same is not committed."""
+        self._cancelled = True
         for task in self._tasks:
             task.cancel()
 
