@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 
 from kimi_agent import Agent, Message
+from kimi_agent.history import repair
 from kimi_agent.kimi.wire import request_body
 from kimi_agent.testing import ScriptedKimi
 
@@ -80,6 +81,8 @@ def measure_body() -> float:
     print(f"  model_dump + json.dumps {dump:8.2f}")
     print(f"  request_body, first     {first:8.2f}   1/{dump / first:.1f}")
     print(f"  request_body, repeated  {again:8.2f}   1/{dump / again:.1f}")
+    checked = milliseconds(lambda: repair(messages, interrupted=""))
+    print(f"  history.repair          {checked:8.2f}   before every request")
     return again / dump
 
 
