@@ -24,6 +24,7 @@ from kimi_agent.errors import (
     StreamProtocolError,
 )
 from kimi_agent.events import Append, End, RequestSent, StreamFrame
+from kimi_agent.generate import generate
 from kimi_agent.kimi import client as client_module
 from kimi_agent.kimi import http as http_module
 from kimi_agent.kimi.client import Kimi, KimiStreamedMessage
@@ -189,6 +190,22 @@ def test_the_client_does_not_tell_the_key() -> None:
 async def test_a_base_url_that_is_none_is_an_error_of_the_tree(base_url: str) -> None:
     with pytest.raises(APIConnectionError):
         await Kimi(api_key="sk-x", base_url=base_url).generate("", [], [Message.user("x")])
+
+
+async def test_requests_that_are_cancelled_twice_leave_no_socket_behind() -> None:
+    async with KimiServer(lambda body: say("hello " * 50)) as server:
+        kimi = Kimi(api_key=server.api_key, base_url=server.base_url)
+        for moment in range(60):
+            task = asyncio.create_task(generate(kimi, "", [], [Message.user("x")]))
+            for _ in range(moment):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+        async with asyncio.timeout(10):
+            await server.until(lambda: server.connections <= 1)
+        await kimi.aclose()
 
 
 async def test_a_server_that_repeats_the_key_does_not_leak_it() -> None:

@@ -232,7 +232,7 @@ class HttpTransport:
         client = self._client()
         try:
             request = client.build_request("POST", self.base_url + path, content=body, headers=self._headers)
-            response = await client.send(request, stream=True)
+            response = await _sent(client, request)
         except Exception as error:  # base URLs can be wrong in ways of which httpx has no error
             raise self._error_from(error) from error
         if response.status_code == 200:
@@ -339,8 +339,28 @@ async def _beginning(response: httpx.Response) -> bytes:
     return bytes(body[:ERROR_SIZE])
 
 
-_closing: Final[set[asyncio.Task[None]]] = set()
-"""Closes under way: an event loop holds its tasks weakly."""
+_closing: Final[set[asyncio.Task[Any]]] = set()
+"""What is being closed: an event loop holds its tasks weakly."""
+
+
+async def _sent(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
+    """Send in a task of its own, so that whoever is cancelled twice interrupts httpx once: it cleans up after that."""
+    sending = asyncio.get_running_loop().create_task(client.send(request, stream=True))
+    try:
+        return await asyncio.shield(sending)
+    except asyncio.CancelledError:
+        _closing.add(sending)
+        sending.add_done_callback(_close_unwanted)
+        sending.cancel()
+        raise
+
+
+def _close_unwanted(sending: asyncio.Task[httpx.Response]) -> None:
+    _closing.discard(sending)
+    if not sending.cancelled() and sending.exception() is None:  # the answer came before the cancel
+        closing = sending.get_loop().create_task(sending.result().aclose())
+        _closing.add(closing)
+        closing.add_done_callback(_closing.discard)
 
 
 async def _in_own_task(close: Coroutine[Any, Any, None]) -> None:
