@@ -214,6 +214,12 @@ def test_an_error_of_the_provider_is_one_line_and_the_chat_goes_on(typed: Type, 
     assert roles(agent) == ["user", "user", "assistant"]
 
 
+def test_after_the_last_round_nobody_is_told_to_try_again(typed: Type, capsys: Output) -> None:
+    typed("Hi")
+    chat_in_terminal(Weather(Failure(400, "invalid_request_error", "no")), rounds=1)
+    assert capsys.readouterr().out == "USER: Hi\nERROR: BadRequestError: no (400 invalid_request_error)\n"
+
+
 def test_after_an_error_enter_alone_asks_again_without_saying_it_twice(typed: Type, capsys: Output) -> None:
     typed("Hi", "", "", "Bye")
     agent = Weather(Failure(400, "invalid_request_error", "no"), say("Hello."), say("Bye."))

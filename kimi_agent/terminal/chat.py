@@ -170,9 +170,9 @@ class _Display:
         return assistant_message_thinking(message, show_args=self.show_args) or ""
 
 
-def _show_error(error: KimiAgentError) -> None:
+def _show_error(error: KimiAgentError, hint: str) -> None:
     text = " ".join(str(error).split())
-    print(visible(f"ERROR: {type(error).__name__}: {text} (Enter tries again)"), flush=True)
+    print(visible(f"ERROR: {type(error).__name__}: {text}{hint}"), flush=True)
 
 
 # ==== Ctrl-C ====
@@ -270,11 +270,13 @@ class _Chat:
     stream: bool = field(kw_only=True)
     _interrupts: _Interrupts = field(default_factory=_Interrupts)
     _unanswered: bool = False
+    _is_last: bool = False
 
     async def run(self, rounds: int, ai_first: bool) -> None:
         async with self.agent:
             with self._interrupts.caught(), suppress(_Left):
                 for number in range(rounds) if rounds else count():
+                    self._is_last = number == rounds - 1
                     query = None if ai_first and number == 0 else await self._query()
                     await self._answer(query)
 
@@ -318,9 +320,9 @@ class _Chat:
             if await self._finished(self._stream_round(query) if self.stream else self._whole_round(query)):
                 self._unanswered = False
             else:
-                print("(stopped; Enter asks again)", flush=True)
+                print("(stopped)" if self._is_last else "(stopped; Enter asks again)", flush=True)
         except KimiAgentError as error:
-            _show_error(error)
+            _show_error(error, "" if self._is_last else " (Enter tries again)")
 
     async def _finished(self, answering: Coroutine[Any, Any, None]) -> bool:
         """Run it to its end, which may be Ctrl-C; whether it was not."""
