@@ -27,6 +27,7 @@ __all__ = ["MessageStream", "Round"]
 
 Item = TypeVar("Item")
 Steps: TypeAlias = AsyncGenerator[Any, None]
+"""The loop of a round, as its agent writes it: one item for each message."""
 Produce: TypeAlias = Callable[["Recording"], Awaitable[GenerateResult]]
 """Reads an answer into a recording, commits it and returns it."""
 
@@ -308,8 +309,8 @@ class Round(Generic[Item]):
     def __init__(
         self,
         turn: Turn,
-        steps: AsyncGenerator[Any, None],
-        advance: Callable[[AsyncGenerator[Any, None]], Awaitable[Item]] = anext,
+        steps: Steps,
+        advance: Callable[[Steps], Awaitable[Item]] = anext,
     ) -> None:
         self._turn = turn
         self._steps = steps

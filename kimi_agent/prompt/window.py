@@ -33,7 +33,7 @@ class Fit:
     Args:
         start: index of the first message of the kept end.
         anchor: index of the newest user message when it lies before `start`; it is kept all the same.
-        tokens: the estimate for the whole prompt, as `Window.learn` wants it.
+        tokens: the estimate for the whole prompt, not scaled.
     """
 
     start: int
