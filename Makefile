@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test check bench clean
+.PHONY: demo test nightly check bench clean
 
 demo: $(VENV)/ready  ## an agent with tools, in the terminal
 	@$(RUN) -m kimi_agent demo
 
 test: $(VENV)/dev-ready  ## the whole suite
 	$(RUN) -m pytest -q
+
+nightly: $(VENV)/dev-ready  ## answers damaged in 100,000 ways
+	KIMI_AGENT_FUZZ=100000 $(RUN) -m pytest -q tests/test_sse_fuzz.py
 
 check: $(VENV)/dev-ready  ## format, lint, types
 	$(RUN) -m ruff format --check .

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         ContextLengthError,
         FunctionCallException,
         FunctionSpecError,
+        InvalidRequestError,
         KimiAgentError,
         MessageTooLong,
         ModelRetry,
@@ -75,7 +76,13 @@ if TYPE_CHECKING:
         ToolCallFinished,
         ToolCallStarted,
     )
-    from .kimi.client import Kimi, KimiStreamedMessage
+    from .kimi.answer import KimiStreamedMessage
+    from .kimi.client import Kimi
+    from .kimi.endpoints import Balance
+    from .kimi.files import KimiFile, KimiFiles
+    from .kimi.formulas import KimiFormulas
+    from .kimi.models import ModelInfo, Prices, ThinkingEffort
+    from .kimi.patience import Timeouts
     from .message import (
         AudioURLPart,
         ContentPart,
@@ -110,6 +117,7 @@ if TYPE_CHECKING:
         ToolOk,
         ToolResult,
         ToolReturnValue,
+        ToolsPart,
         ToolTexts,
         UnknownDisplayBlock,
     )
@@ -132,6 +140,14 @@ __all__ = [
     # who answers
     "Kimi",
     "KimiStreamedMessage",
+    "Timeouts",
+    "ThinkingEffort",
+    "ModelInfo",
+    "Prices",
+    "Balance",
+    "KimiFiles",
+    "KimiFile",
+    "KimiFormulas",
     "ChatProvider",
     "StreamedMessage",
     "StreamedMessagePart",
@@ -154,6 +170,7 @@ __all__ = [
     "TokenUsage",
     # tools
     "Tool",
+    "ToolsPart",
     "ToolLike",
     "Toolset",
     "SimpleToolset",
@@ -198,6 +215,7 @@ __all__ = [
     # errors
     "KimiAgentError",
     "ChatProviderError",
+    "InvalidRequestError",
     "APIConnectionError",
     "StreamInterruptedError",
     "APITimeoutError",
@@ -241,6 +259,12 @@ _ROOMS = (
     "tools.function",
     "tools.toolset",
     "kimi.client",
+    "kimi.answer",
+    "kimi.models",
+    "kimi.patience",
+    "kimi.endpoints",
+    "kimi.files",
+    "kimi.formulas",
     "stream",
     "agent",
     "terminal.chat",

@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from time import monotonic
 from typing import Any, Self, TypeAlias, TypeVar, Unpack, cast
+from uuid import uuid4
 
 from loguru import logger
 
@@ -25,22 +26,28 @@ from .events import (
     RequestRetried,
     RequestSent,
     RoundStarted,
-    StreamCancelled,
     StreamCompleted,
-    StreamFailed,
     StreamFrame,
-    StreamFrameReceived,
     StreamStarted,
     ToolCallFinished,
     ToolCallStarted,
 )
 from .generate import GenerateResult, collect
-from .kimi.assemble import fold
 from .message import Content, FrozenDict, Message, TokenUsage, ToolCall
 from .prompt.tokens import prompt_cost
 from .prompt.window import Fit, Window, assemble, fit_in_time
 from .provider import ChatProvider, GenerationKwargs, Overrides, StreamedMessage, checked
-from .stream import FormattedMessages, FrameByFrame, MessageStream, Recording, Round, assistant_text
+from .resume import ResumedMessage
+from .stream import (
+    FormattedMessages,
+    FrameByFrame,
+    MessageStream,
+    Recording,
+    Round,
+    assistant_text,
+    on_batch,
+    tell_of_failure,
+)
 from .tools.allowance import Allowance, CallOutcome
 from .tools.base import ToolLike, ToolReturnValue, ToolTexts, answering, result_message, tool_error_from
 from .tools.function import functions_of
@@ -67,6 +74,7 @@ class Agent:
         retry_attempts: how often in a row the model may try again after a call went wrong.
         trim_ratio: when the history no longer fits, how much of the room the kept part may fill. The rest is free for
             new messages, so that the beginning of the prompt does not move at every turn.
+        resume_interrupted: whether an answer that is cut off is continued where it stopped, as one answer.
 
     Raises:
         FunctionSpecError: a function cannot be described to a model, or two have one name.
@@ -87,6 +95,7 @@ class Agent:
         functions: Iterable[ToolLike] | None = None,
         retry_attempts: int = 1,
         trim_ratio: float = 0.75,
+        resume_interrupted: bool = False,
     ) -> None:
         self.provider = provider
         system = [Message.system(text)] if (text := (system_prompt or "").strip()) else []
@@ -99,6 +108,9 @@ class Agent:
         self.desired_response_tokens = desired_response_tokens
         self.retry_attempts = retry_attempts
         self.trim_ratio = trim_ratio
+        self.resume_interrupted = resume_interrupted
+        self.prompt_cache_key = uuid4().hex
+        """Sent with each request, so that they all find the same cache; saved with the conversation."""
         if min(desired_response_tokens, retry_attempts) < 0 or not 0 < trim_ratio <= 1:
             raise ValueError("desired_response_tokens and retry_attempts are 0 or more; trim_ratio is in (0, 1]")
         self.functions: dict[str, ToolLike] = by_name([*functions_of(self).values(), *(functions or ())])
@@ -237,13 +249,15 @@ class Agent:
         self._estimated = prompt_cost(prompt, tools)
         sendable = history.repair(prompt, interrupted=self.texts.interrupted())
         listens = RequestSent in self._handlers or RequestRetried in self._handlers
-        return await self.provider.generate(
+        ask = partial(
+            self.provider.generate,
             "",
             tools,
-            sendable,
-            generation_overrides=cast(GenerationKwargs, overrides),
+            generation_overrides=cast(GenerationKwargs, {"prompt_cache_key": self.prompt_cache_key, **overrides}),
             on_event=self._handlers.emit if listens else None,
         )
+        stream = await ask(sendable)
+        return ResumedMessage(stream, sendable, ask, self._count_nothing) if self.resume_interrupted else stream
 
     async def get_model_completion(self, include_functions: bool = True, **overrides: Any) -> GenerateResult:
         """Ask the model with the current prompt and wait for the whole answer. It is in nobody's history.
@@ -253,7 +267,7 @@ class Agent:
             PromptError: there is no prompt that fits.
         """
         stream = await self.get_model_stream(include_functions, **overrides)
-        return await collect(stream, self._on_batch(None))
+        return await collect(stream, on_batch(self._handlers))
 
     async def add_completion_to_history(self, completion: GenerateResult) -> Message:
         """Add an answer of the model to the history, and return the message that was added."""
@@ -314,7 +328,8 @@ class Agent:
 
         cut = self._window.start_in(self.chat_history)
         pinned, said = tuple(self.always_included_messages), tuple(self.chat_history)
-        file.save(path, file.SessionState(pinned, said, self.usage, cut, self._window.scale, self._unknown))
+        key, scale = self.prompt_cache_key, self._window.scale
+        file.save(path, file.SessionState(pinned, said, self.usage, cut, scale, key, self._unknown))
 
     def load(self, path: str | bytes | os.PathLike[str]) -> None:
         """Go on with a saved conversation in place of this one. Calls that were left open are answered.
@@ -330,6 +345,7 @@ class Agent:
         self.always_included_messages = list(state.always_included_messages)
         self.chat_history = history.repair(state.chat_history, interrupted=self.texts.interrupted())
         self.usage, self._unknown = state.usage, state.unknown
+        self.prompt_cache_key = state.prompt_cache_key or self.prompt_cache_key
         self._window = Window(state.scale)
         self._window.move_to(state.chat_history, state.cut)
 
@@ -405,45 +421,26 @@ class Agent:
 
     async def _model_turn(self, request: dict[str, Any], recording: Recording | None = None) -> GenerateResult:
         """One answer of the model, committed."""
-        self._estimated = 0  # whoever overrides how the model is asked may count nothing
+        self._count_nothing()  # whoever overrides how the model is asked may count nothing
         await self._handlers.emit(StreamStarted(self.provider.model_name))
         try:
             if recording is None:
                 result = await self.get_model_completion(**request)
             else:
-                result = await collect(await self.get_model_stream(**request), self._on_batch(recording))
+                result = await collect(await self.get_model_stream(**request), on_batch(self._handlers, recording))
             result = replace(result, message=await self.add_completion_to_history(result))
             if result.usage is not None:
                 self.usage += result.usage
                 self._window.learn(self._estimated, result.usage.input)
         except BaseException as error:
-            await self._report(error, recording)
+            await tell_of_failure(self._handlers, error, recording)
             raise
         await self._handlers.emit(StreamCompleted(result.message, result.usage, result.finish_reason))
         return result
 
-    async def _report(self, error: BaseException, recording: Recording | None) -> None:
-        """Tell handlers how a stream ended that did not end well."""
-        if StreamFailed in self._handlers or StreamCancelled in self._handlers:
-            partial_ = getattr(error, "partial", None) or fold(recording.frames if recording else ())
-            if isinstance(error, Exception):
-                await self._handlers.emit(StreamFailed(type(error).__name__, str(error), partial_))
-            else:
-                await self._handlers.emit(StreamCancelled(partial_))
-
-    def _on_batch(self, recording: Recording | None) -> Callable[[list[StreamFrame]], Awaitable[None] | None] | None:
-        """What to do with each batch of frames: tell handlers of each frame, if there are any, then record."""
-        record = recording.extend if recording is not None else None
-        if StreamFrameReceived not in self._handlers:
-            return record
-
-        async def announce(frames: list[StreamFrame]) -> None:
-            for frame in frames:
-                await self._handlers.emit(StreamFrameReceived(frame))
-            if record is not None:
-                record(frames)
-
-        return announce
+    def _count_nothing(self) -> None:
+        """What the next answer says of its prompt is no measure of the estimate."""
+        self._estimated = 0
 
     async def _fitting(self, functions: Sequence[ToolLike]) -> Fit:
         return await fit_in_time(

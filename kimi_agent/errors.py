@@ -2,6 +2,7 @@
 
 KimiAgentError
 ├── ChatProviderError                      the provider, or the way to it
+│   ├── InvalidRequestError                a request that the model would refuse; it was not sent
 │   ├── APIConnectionError                 no connection, or one that broke
 │   │   └── StreamInterruptedError         the answer stopped before its end; `.partial` has what came
 │   ├── APITimeoutError                    the provider was silent for too long
@@ -53,6 +54,7 @@ __all__ = [
     "ContextLengthError",
     "FunctionCallException",
     "FunctionSpecError",
+    "InvalidRequestError",
     "KimiAgentError",
     "MessageTooLong",
     "ModelRetry",
@@ -86,6 +88,10 @@ class KimiAgentError(Exception):
 
 class ChatProviderError(KimiAgentError):
     """The provider did not answer as it should, or could not be asked."""
+
+
+class InvalidRequestError(ChatProviderError, ValueError):
+    """The request has a form that the model refuses. It was not sent; the text says what to change."""
 
 
 class APIConnectionError(ChatProviderError):

@@ -14,7 +14,7 @@ from .message import Message, StreamedMessagePart, TokenUsage, ToolCall
 from .provider import BatchedMessage, ChatProvider, StreamedMessage
 from .tools.base import Tool
 
-__all__ = ["GenerateResult", "generate"]
+__all__ = ["GenerateResult", "batches_of", "collect", "generate"]
 
 BatchCallback: TypeAlias = Callable[[list[StreamFrame]], Awaitable[None] | None]
 PartCallback: TypeAlias = Callable[[StreamedMessagePart], Awaitable[None] | None]
@@ -93,7 +93,7 @@ async def collect(stream: StreamedMessage, on_batch: BatchCallback | None = None
     """
     try:
         end: StreamFrame | None = None
-        async for frames in _batches(stream):
+        async for frames in batches_of(stream):
             end = frames[-1]
             if on_batch is not None and (told := on_batch(frames)) is not None:
                 await told
@@ -111,7 +111,8 @@ def _result(stream: StreamedMessage, end: End) -> GenerateResult:
     return result
 
 
-def _batches(stream: StreamedMessage) -> AsyncIterator[list[StreamFrame]]:
+def batches_of(stream: StreamedMessage) -> AsyncIterator[list[StreamFrame]]:
+    """The frames of a stream, whether it hands them over by the network read or has parts only."""
     return stream.batches() if isinstance(stream, BatchedMessage) else _FoldedParts(stream)
 
 

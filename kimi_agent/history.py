@@ -22,7 +22,7 @@ from collections.abc import Iterable, Sequence
 
 from .message import Message, TextPart, ThinkPart, ToolCall, once_per_value
 
-__all__ = ["calls_of", "is_empty", "open_calls", "placed", "problems", "repair"]
+__all__ = ["Repaired", "calls_of", "is_empty", "open_calls", "placed", "problems", "repair"]
 
 
 def calls_of(message: Message) -> tuple[ToolCall, ...]:
@@ -78,7 +78,11 @@ def is_empty(message: Message) -> bool:
     )
 
 
-def repair(messages: Sequence[Message], *, interrupted: str) -> list[Message]:
+class Repaired(list[Message]):
+    """What `repair` gives. Whoever gets one need not repair it again."""
+
+
+def repair(messages: Sequence[Message], *, interrupted: str) -> Repaired:
     """The same conversation as one that can be sent.
 
     Calls without a result get one that says `interrupted`. Results that answer no call, and second results, are left
@@ -89,7 +93,7 @@ def repair(messages: Sequence[Message], *, interrupted: str) -> list[Message]:
         messages: any list of messages.
         interrupted: the text of a result that is made up.
     """
-    repaired: list[Message] = []
+    repaired = Repaired()
     position = 0
     while position < len(messages):
         message = messages[position]

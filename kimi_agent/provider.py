@@ -17,7 +17,10 @@ __all__ = ["ChatProvider", "GenerationKwargs", "Overrides", "StreamedMessage"]
 class GenerationKwargs(TypedDict, total=False):
     """What a single request may ask for beyond its messages and tools. What is not given is not sent."""
 
-    max_completion_tokens: int
+    max_completion_tokens: int | None
+    """The limit of the answer, reasoning included. `None` sends none, in place of the model's default."""
+    max_tokens: int
+    """The old name of `max_completion_tokens`, under which it is sent."""
     temperature: float
     top_p: float
     n: int
@@ -27,10 +30,18 @@ class GenerationKwargs(TypedDict, total=False):
     tool_choice: str | Mapping[str, Any]
     response_format: Mapping[str, Any]
     reasoning_effort: str
+    thinking: Mapping[str, Any]
+    """Whether Kimi K2.6 thinks: `{"type": "disabled"}`. `Kimi.with_thinking` knows what other models want."""
     prompt_cache_key: str
+    """The same for all requests of a conversation, so that they find the same cache. An agent gives its own."""
     safety_identifier: str
+    logprobs: bool
+    """Wanted for each token of the answer; `KimiStreamedMessage.logprobs` has them."""
+    top_logprobs: int
+    prediction: Mapping[str, Any]
     extra_body: Mapping[str, Any]
-    """More top-level fields of the request, for what has no name here."""
+    """More top-level fields of the request, for what has no name here. They are sent unchecked and have the last word;
+    of `thinking`, field by field."""
 
 
 class Overrides(GenerationKwargs, total=False):
@@ -39,13 +50,13 @@ class Overrides(GenerationKwargs, total=False):
     include_functions: bool
 
 
-def checked(overrides: Overrides) -> dict[str, Any]:
+def checked(overrides: Mapping[str, Any], kind: type[GenerationKwargs] = Overrides) -> dict[str, Any]:
     """The overrides, if a request knows them all.
 
     Raises:
         TypeError: naming those that it does not know, or what of them is no JSON.
     """
-    known = Overrides.__required_keys__ | Overrides.__optional_keys__
+    known = kind.__required_keys__ | kind.__optional_keys__
     if unknown := overrides.keys() - known:
         raise TypeError(f"a request has no {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}")
     try:

@@ -16,8 +16,16 @@ from contextlib import suppress
 from typing import Any, Final, Generic, Self, TypeAlias, TypeVar
 
 from .errors import RoundInProgressError, StreamInterruptedError
-from .events import Append, Reasoning, StreamFrame
-from .generate import GenerateResult
+from .events import (
+    Append,
+    Handlers,
+    Reasoning,
+    StreamCancelled,
+    StreamFailed,
+    StreamFrame,
+    StreamFrameReceived,
+)
+from .generate import BatchCallback, GenerateResult
 from .kimi.assemble import fold
 from .message import Message, Role
 from .tools.base import ToolResult, ToolReturnValue
@@ -115,6 +123,31 @@ def _cancel(task: asyncio.Task[None]) -> None:
     elif not loop.is_closed():
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(task.cancel)
+
+
+def on_batch(handlers: Handlers, recording: Recording | None = None) -> BatchCallback | None:
+    """What to do with each batch of frames: tell handlers of each frame, if there are any, then record."""
+    record = recording.extend if recording is not None else None
+    if StreamFrameReceived not in handlers:
+        return record
+
+    async def announce(frames: list[StreamFrame]) -> None:
+        for frame in frames:
+            await handlers.emit(StreamFrameReceived(frame))
+        if record is not None:
+            record(frames)
+
+    return announce
+
+
+async def tell_of_failure(handlers: Handlers, error: BaseException, recording: Recording | None) -> None:
+    """Tell handlers how a stream ended that did not end well."""
+    if StreamFailed in handlers or StreamCancelled in handlers:
+        partial = getattr(error, "partial", None) or fold(recording.frames if recording else ())
+        if isinstance(error, Exception):
+            await handlers.emit(StreamFailed(type(error).__name__, str(error), partial))
+        else:
+            await handlers.emit(StreamCancelled(partial))
 
 
 class MessageStream:

@@ -5,6 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from kimi_agent.kimi import patience
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that is sent again is sent again at once, unless the server says otherwise."""
+    monkeypatch.setattr(patience, "FIRST_DELAY", 0.0)
+
 
 @pytest.fixture(scope="session")
 def data() -> Path:

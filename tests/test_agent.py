@@ -207,7 +207,7 @@ async def test_overrides_reach_the_request_and_last_for_one_round():
     agent = tools(say("a"), say("b"))
     await full(agent, max_completion_tokens=100)
     await full(agent)
-    assert [body.get("max_completion_tokens") for body in bodies(agent)] == [100, None]
+    assert [body.get("max_completion_tokens") for body in bodies(agent)] == [100, 131_072]
 
 
 @pytest.mark.parametrize("method", ["chat_round_stream", "full_round", "full_round_str", "full_round_stream"])

@@ -20,11 +20,11 @@ STEPS = (
     ("message",),
     ("tools.base",),
     ("events",),
-    ("provider", "history", "raw"),
+    ("provider", "history", "raw", "prompt.tokens"),
     ("kimi", "tools"),
     ("turns",),
     ("generate",),
-    ("prompt", "stream"),
+    ("prompt", "stream", "resume"),
     ("session", "structured"),
     ("agent",),
     ("testing",),
@@ -45,12 +45,13 @@ def rooms() -> dict[str, Path]:
 
 
 def step_of(room: str) -> tuple[int, str]:
-    """The step that a room stands on, and its name there; `tools.base` is a room of its own."""
-    for number, names in enumerate(STEPS):
-        for name in names:
-            if room == name or (room.startswith(name + ".") and room != "tools.base"):
-                return number, name
-    raise AssertionError(f"{room} stands on no step; give it one")
+    """The step that a room stands on, and its name there; `tools.base` and `prompt.tokens` are rooms of their own."""
+    standing = [
+        (number, name) for number, names in enumerate(STEPS) for name in names if f"{room}.".startswith(f"{name}.")
+    ]
+    if not standing:
+        raise AssertionError(f"{room} stands on no step; give it one")
+    return max(standing, key=lambda step: len(step[1]))
 
 
 def imports_of(path: Path, room: str) -> set[str]:

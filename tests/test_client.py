@@ -25,10 +25,10 @@ from kimi_agent.errors import (
 )
 from kimi_agent.events import Append, End, RequestSent, StreamFrame
 from kimi_agent.generate import generate
-from kimi_agent.kimi import client as client_module
-from kimi_agent.kimi import http as http_module
-from kimi_agent.kimi.client import Kimi, KimiStreamedMessage
-from kimi_agent.kimi.models import context_window
+from kimi_agent.kimi import answer as answer_module
+from kimi_agent.kimi.answer import KimiStreamedMessage
+from kimi_agent.kimi.client import Kimi
+from kimi_agent.kimi.patience import Timeouts
 from kimi_agent.message import Message, TextPart, ThinkPart, TokenUsage, ToolCall, ToolCallPart
 from kimi_agent.testing import Call, Delivery, Failure, Gate, KimiServer, RawBody, Recorded, Reply, ScriptSource, say
 
@@ -44,9 +44,12 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def kimi_with(script: ScriptSource | None, **options: Any) -> AsyncIterator[tuple[Kimi, KimiServer]]:
-    async with KimiServer(script, **options) as server:
-        async with Kimi(api_key=server.api_key, base_url=server.base_url) as kimi:
+async def kimi_with(
+    script: ScriptSource | None, *, check: bool = True, **options: Any
+) -> AsyncIterator[tuple[Kimi, KimiServer]]:
+    """A server, and a client of it that asks once unless told otherwise."""
+    async with KimiServer(script, check=check) as server:
+        async with Kimi(api_key=server.api_key, base_url=server.base_url, **{"max_retries": 0, **options}) as kimi:
             yield kimi, server
 
 
@@ -67,17 +70,19 @@ async def answer(kimi: Kimi) -> End:
     return end
 
 
-async def until_error(stream: KimiStreamedMessage) -> tuple[list[StreamFrame], ChatProviderError]:
-    """The frames of a stream that fails, and why it failed."""
+async def until_error(
+    asked: KimiStreamedMessage | Awaitable[KimiStreamedMessage],
+) -> tuple[list[StreamFrame], ChatProviderError]:
+    """The frames of an answer that fails, and why it failed: before its first frame, or on the way."""
     frames: list[StreamFrame] = []
-    try:
+    async with AsyncExitStack() as stack:
         with pytest.raises(ChatProviderError) as caught:
+            stream = await asked if isinstance(asked, Awaitable) else asked
+            stack.push_async_callback(stream.aclose)
             async for batch in stream.batches():
                 assert batch
                 frames += batch
-        return frames, caught.value
-    finally:
-        await stream.aclose()
+    return frames, caught.value
 
 
 def chunk(finish_reason: str | None = None, **delta: Any) -> dict[str, Any]:
@@ -119,7 +124,7 @@ async def answering(stream: Pieces, content_type: str = "text/event-stream", **h
         return httpx.Response(200, stream=stream, headers={"content-type": content_type, **headers})
 
     async with mocked(respond) as client:
-        yield Kimi(api_key=KEY, base_url="https://kimi.test/v1", http_client=client)
+        yield Kimi(api_key=KEY, base_url="https://kimi.test/v1", http_client=client, max_retries=0)
     assert stream.closed
 
 
@@ -252,7 +257,7 @@ async def test_no_error_tells_the_key() -> None:
     ],
 )
 def test_the_window_belongs_to_the_model(model: str, window: int) -> None:
-    assert context_window(model) == Kimi(model, api_key=KEY).context_window == window
+    assert Kimi(model, api_key=KEY).context_window == window
 
 
 # ==== what is sent ====
@@ -282,7 +287,7 @@ async def test_an_async_listener_is_awaited() -> None:
         await stream.aclose()
 
 
-async def test_a_request_asks_for_a_stream_with_usage_and_for_nothing_else() -> None:
+async def test_a_request_asks_for_a_stream_with_usage_and_for_the_models_own_limit() -> None:
     async with kimi_with([say("Oslo.")]) as (kimi, server):
         await answer(kimi)
         assert server.requests[0].body == {
@@ -290,6 +295,7 @@ async def test_a_request_asks_for_a_stream_with_usage_and_for_nothing_else() -> 
             "model": "kimi-k3",
             "stream": True,
             "stream_options": {"include_usage": True},
+            "max_completion_tokens": 131_072,
         }
 
 
@@ -327,7 +333,7 @@ async def test_iterating_an_answer_gives_its_parts() -> None:
 
 
 async def test_one_body_is_one_batch_of_frames() -> None:
-    async with kimi_with([Reply("Hello", chunk_size=1)], delivery=Delivery(whole=True)) as (kimi, _):
+    async with kimi_with([Reply("Hello", chunk_size=1, delivery=Delivery(whole=True))]) as (kimi, _):
         stream = await ask(kimi)
         batches = [batch async for batch in stream.batches()]
         await stream.aclose()
@@ -378,7 +384,7 @@ async def test_what_comes_after_done_is_not_read() -> None:
 async def test_a_finish_reason_on_a_socket_that_stays_open_is_success_after_the_grace(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(client_module, "END_GRACE", 0.05)
+    monkeypatch.setattr(answer_module, "END_GRACE", 0.05)
     never = asyncio.Event()
     body = Pieces(events(chunk(content="x")), events(chunk("stop")), events({"choices": []}), never.wait())
     async with answering(body) as kimi:
@@ -388,7 +394,7 @@ async def test_a_finish_reason_on_a_socket_that_stays_open_is_success_after_the_
 
 async def test_the_grace_is_for_the_whole_rest_and_not_for_each_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that sends comments for ever keeps nobody waiting."""
-    monkeypatch.setattr(client_module, "END_GRACE", 0.05)
+    monkeypatch.setattr(answer_module, "END_GRACE", 0.05)
 
     class Chatty(Pieces):
         async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -523,7 +529,7 @@ async def test_html_of_a_gateway_is_a_server_error_that_can_be_read() -> None:
 )
 async def test_success_with_something_else_than_an_answer_is_a_protocol_error(body: RawBody) -> None:
     async with kimi_with([body]) as (kimi, _):
-        _, error = await until_error(await ask(kimi))
+        _, error = await until_error(ask(kimi))
     assert isinstance(error, StreamProtocolError)
     assert "Please log in" in str(error)
 
@@ -533,7 +539,7 @@ async def test_success_with_something_else_than_an_answer_is_a_protocol_error(bo
 )
 async def test_garbage_in_a_stream_is_a_protocol_error_after_the_frames_before_it(raw: bytes) -> None:
     async with kimi_with([RawBody(events(chunk(content="Par")) + raw)]) as (kimi, _):
-        frames, error = await until_error(await ask(kimi))
+        frames, error = await until_error(ask(kimi))
     assert frames == [Append("Par")]
     assert error.__class__ is StreamProtocolError
 
@@ -560,7 +566,7 @@ async def test_an_error_inside_a_stream_comes_after_the_frames_before_it(
 ) -> None:
     chunks = [chunk(content="Par"), chunk(content="tial"), {"error": error}, chunk("stop", content="no")]
     async with kimi_with([Recorded(chunks, delivery)]) as (kimi, _):
-        frames, failed = await until_error(await ask(kimi))
+        frames, failed = await until_error(ask(kimi))
     assert frames == [Append("Par"), Append("tial")]
     assert isinstance(failed, APIStatusError)
     assert (failed.__class__, failed.status_code, failed.trace_id) == (expected, status, "trace-1")
@@ -578,7 +584,7 @@ async def test_an_error_inside_a_stream_comes_after_the_frames_before_it(
 )
 async def test_an_event_of_type_error_is_an_error(raw: bytes) -> None:
     async with kimi_with([RawBody(events(chunk(content="x")) + raw + events(chunk("stop")))]) as (kimi, _):
-        frames, error = await until_error(await ask(kimi))
+        frames, error = await until_error(ask(kimi))
     assert frames == [Append("x")]
     assert error.__class__ is ServerError
     assert "boom" in str(error)
@@ -592,12 +598,12 @@ async def test_a_chunk_whose_error_is_null_is_a_chunk() -> None:
 async def test_an_error_object_with_success_is_an_error() -> None:
     body = RawBody(b'{"error": {"message": "high risk", "type": "content_filter"}}', "application/json")
     async with kimi_with([body]) as (kimi, _):
-        _, error = await until_error(await ask(kimi))
+        _, error = await until_error(ask(kimi))
     assert error.__class__ is ContentFilterError
 
 
 async def test_a_failed_stream_goes_on_failing() -> None:
-    async with kimi_with([Recorded([{"error": {"message": "boom"}}])]) as (kimi, _):
+    async with kimi_with([Recorded([chunk(content="x"), {"error": {"message": "boom"}}])]) as (kimi, _):
         stream = await ask(kimi)
         _, first = await until_error(stream)
         _, second = await until_error(stream)
@@ -616,8 +622,7 @@ async def test_an_answer_cut_off_anywhere_before_its_end_is_interrupted(stop: An
     seen: set[str] = set()
     for size in range(0, 1500, 61):
         async with kimi_with([hello(stop_after=size, stop=stop, finish=False, done=False)]) as (kimi, _):
-            stream = await ask(kimi)
-            frames, error = await until_error(stream)
+            frames, error = await until_error(ask(kimi))
         assert isinstance(error, StreamInterruptedError), size
         came = "".join(frame.text for frame in frames if isinstance(frame, Append))
         assert error.partial == Message.assistant(came)
@@ -639,7 +644,7 @@ async def test_an_answer_cut_off_anywhere_after_its_finish_reason_is_whole(stop:
 async def test_half_an_event_at_the_end_is_no_success() -> None:
     body = events(chunk(content="Par")) + events(chunk("stop"))[:-20]
     async with kimi_with([RawBody(body)]) as (kimi, _):
-        frames, error = await until_error(await ask(kimi))
+        frames, error = await until_error(ask(kimi))
     assert frames == [Append("Par")]
     assert isinstance(error, StreamInterruptedError)
     assert error.partial == Message.assistant("Par")
@@ -649,7 +654,7 @@ async def test_half_an_event_at_the_end_is_no_success() -> None:
 @pytest.mark.parametrize("content_type", ["text/event-stream", "text/plain"])
 async def test_an_empty_body_is_an_interrupted_answer(body: bytes, content_type: str) -> None:
     async with kimi_with([RawBody(body, content_type)]) as (kimi, _):
-        _, error = await until_error(await ask(kimi))
+        _, error = await until_error(ask(kimi))
     assert isinstance(error, StreamInterruptedError)
     assert error.partial == Message.assistant()
 
@@ -661,7 +666,7 @@ async def test_an_empty_body_is_an_interrupted_answer(body: bytes, content_type:
 )
 async def test_whatever_breaks_an_answer_is_an_interruption_with_what_came(failure: Exception) -> None:
     async with answering(Pieces(events(chunk(content="Par")), failure)) as kimi:
-        frames, error = await until_error(await ask(kimi))
+        frames, error = await until_error(ask(kimi))
     assert frames == [Append("Par")]
     assert isinstance(error, StreamInterruptedError)
     assert error.partial == Message.assistant("Par")
@@ -671,34 +676,31 @@ async def test_whatever_breaks_an_answer_is_an_interruption_with_what_came(failu
 async def test_an_answer_that_cannot_be_unpacked_is_an_interruption() -> None:
     broken = gzip.compress(events(chunk("stop", content="x")))[:10] + b"\xff" * 50
     async with answering(Pieces(broken), **{"content-encoding": "gzip"}) as kimi:
-        _, error = await until_error(await ask(kimi))
+        _, error = await until_error(ask(kimi))
     assert isinstance(error, StreamInterruptedError)
 
 
 async def test_half_a_packed_answer_is_an_interruption() -> None:
     packed = gzip.compress(events(chunk("stop", content="x" * 1000)))
     async with answering(Pieces(packed[:-30]), **{"content-encoding": "gzip"}) as kimi:
-        _, error = await until_error(await ask(kimi))
+        _, error = await until_error(ask(kimi))
     assert isinstance(error, StreamInterruptedError)
 
 
-async def test_silence_in_the_middle_of_an_answer_is_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_module, "TIMEOUT", httpx.Timeout(5, read=0.1))
+async def test_silence_in_the_middle_of_an_answer_is_an_interruption() -> None:
     gate = Gate(before=2)
-    async with kimi_with([hello(gate=gate)]) as (kimi, _):
-        frames, error = await until_error(await ask(kimi))
+    async with kimi_with([hello(gate=gate)], timeout=Timeouts(between_chunks=0.1)) as (kimi, _):
+        frames, error = await until_error(ask(kimi))
     assert frames == [Append("H")]
     assert isinstance(error, StreamInterruptedError)
     assert "silent" in str(error)
 
 
-async def test_silence_before_the_answer_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_module, "TIMEOUT", httpx.Timeout(5, read=0.1))
-
+async def test_silence_before_the_answer_is_a_timeout() -> None:
     async def never(_: Any) -> Any:
         await asyncio.Event().wait()
 
-    async with kimi_with(never) as (kimi, _):
+    async with kimi_with(never, timeout=Timeouts(first_byte=0.1)) as (kimi, _):
         with pytest.raises(APITimeoutError):
             await ask(kimi)
 

@@ -139,12 +139,12 @@ def test_no_description_is_fine():
     assert AIFunction(add, desc="").desc == ""
 
 
-@pytest.mark.parametrize("name", ["a", "_", "get-weather", "A1_-", "x" * 64])
+@pytest.mark.parametrize("name", ["add", "___", "get-weather", "A1_-", "x" * 64])
 def test_names_that_kimi_accepts(name: str):
     assert AIFunction(add, name=name).name == name
 
 
-@pytest.mark.parametrize("name", ["1a", "-a", "a b", "a.b", "x" * 65, "wetter_für", "a\n"])
+@pytest.mark.parametrize("name", ["1abc", "-abc", "a b", "a.b", "ls", "x" * 65, "wetter_für", "abc\n"])
 def test_names_that_kimi_refuses_are_an_error(name: str):
     with pytest.raises(FunctionSpecError, match="add: Kimi refuses the function name"):
         AIFunction(add, name=name)

@@ -33,7 +33,8 @@ from kimi_agent.errors import (
     ServerError,
 )
 from kimi_agent.kimi import http
-from kimi_agent.kimi.http import HttpTransport, error_in, retry_after, status_error
+from kimi_agent.kimi.http import HttpTransport
+from kimi_agent.kimi.status import ANSWERS, error_in, retry_after, status_error
 from kimi_agent.testing import KimiServer, say
 
 KEY = "sk-do-not-tell-0123456789"
@@ -112,9 +113,11 @@ def test_an_error_has_the_class_of_its_meaning(
 
 
 def test_every_error_of_the_table_says_its_status_and_is_told_apart_by_its_type_alone_inside_a_stream() -> None:
-    for kind, (expected, status) in http.BY_TYPE.items():
-        error = error_in({"error": {"message": "x", "type": kind}})
-        assert (error.__class__, error.status_code) == (expected, status)
+    for rule in ANSWERS:
+        if rule.type is not None:
+            error = error_in({"error": {"message": "x", "type": rule.type}})
+            assert error is not None
+            assert (error.__class__, error.status_code) == (rule.error, rule.status)
 
 
 def test_an_error_of_an_unknown_type_inside_a_stream_is_the_servers() -> None:
@@ -443,7 +446,7 @@ def test_the_pools_of_ended_event_loops_are_let_go() -> None:
 
 def test_the_tree_of_errors_has_no_other_status_errors() -> None:
     """Whoever adds a class to the tree has to say which answer it is."""
-    known = {kind for kind, _ in http.BY_TYPE.values()} | set(http.BY_STATUS.values()) | {ContextLengthError}
+    known = {rule.error for rule in ANSWERS} - {APIStatusError} | {ContextLengthError}
     tree = {
         value
         for value in vars(errors).values()

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import gzip
 import json
 import random
 import socket
@@ -12,21 +13,30 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kimi_agent.message import TokenUsage
 from kimi_agent.testing import (
+    Account,
     Call,
     Delivery,
     Failure,
+    Fault,
+    Formula,
     Gate,
+    HangUp,
     KimiServer,
     RawBody,
     Recorded,
     Reply,
+    StoredFile,
     call,
     check_request,
     say,
 )
+from kimi_agent.testing.connection import HTTPRequest
+from kimi_agent.testing.endpoints import answer
 
 Body = dict[str, Any]
 
@@ -54,6 +64,7 @@ def asking(*call_ids: str) -> Body:
     return {
         "role": "assistant",
         "content": "",
+        "reasoning_content": "",
         "tool_calls": [{"id": call_id, "type": "function", "function": function} for call_id in call_ids],
     }
 
@@ -255,6 +266,29 @@ async def test_a_failure_has_the_status_the_body_and_the_header_of_kimi() -> Non
     }
 
 
+@pytest.mark.parametrize("value", [0, 3, "Wed, 21 Oct 2026 07:28:00 GMT", "soon"])
+async def test_the_time_to_wait_is_sent_as_it_is(value: int | str) -> None:
+    async with KimiServer([Failure(429, "engine_overloaded_error", "busy", value)]) as server:
+        assert (await post(server, streamed())).headers["retry-after"] == str(value)
+
+
+async def test_a_failure_may_lack_its_type_and_its_time() -> None:
+    async with KimiServer([Failure(500, message="oops")]) as server:
+        response = await post(server, streamed())
+    assert response.json() == {"error": {"message": "oops"}}
+    assert "retry-after" not in response.headers
+
+
+async def test_raw_bytes_may_have_headers_of_their_own() -> None:
+    zipped = RawBody(
+        gzip.compress(b"slow down"), "text/plain", 429, headers={"Content-Encoding": "gzip", "Retry-After": "7"}
+    )
+    async with KimiServer([zipped]) as server:
+        response = await post(server, streamed())
+    assert (response.text, response.headers["retry-after"]) == ("slow down", "7")
+    assert response.headers["msh-request-id"] == "request-1"
+
+
 async def test_a_lone_surrogate_is_sent_as_an_escape() -> None:
     async with KimiServer([say("\ud83d")]) as server:
         assert (await post(server, chat())).json()["choices"][0]["message"]["content"] == "\ud83d"
@@ -411,6 +445,22 @@ async def test_a_stream_that_is_reset_breaks_the_socket() -> None:
             await reader.read()
         await server.until(lambda: server.connections == 0)
         writer.close()
+
+
+async def test_a_connection_may_be_closed_before_the_first_byte_of_an_answer() -> None:
+    async with KimiServer([HangUp(), say("again")]) as server:
+        assert await exchange_bytes(server, raw_request(server, json.dumps(chat()).encode())) == b""
+        await server.until(lambda: server.connections == 0)
+        assert len(server.requests) == 1
+        assert (await post(server, chat())).json()["choices"][0]["message"]["content"] == "again"
+
+
+async def test_a_connection_may_be_reset_before_the_first_byte_of_an_answer() -> None:
+    async with KimiServer([HangUp("reset"), say("again")]) as server:
+        with pytest.raises(ConnectionResetError):
+            await exchange_bytes(server, raw_request(server, json.dumps(chat()).encode()))
+        await server.until(lambda: server.connections == 0)
+        assert (await post(server, chat())).status_code == 200
 
 
 async def test_a_gate_holds_the_stream_before_an_event() -> None:
@@ -609,10 +659,21 @@ async def test_another_key_is_refused_as_kimi_refuses_it(headers: dict[str, str]
     }
 
 
-@pytest.mark.parametrize(("method", "path"), [("GET", "/models"), ("GET", "/chat/completions"), ("POST", "/")])
+UNKNOWN_ROUTES = [
+    ("POST", "/models"),
+    ("GET", "/chat/completions"),
+    ("POST", "/"),
+    ("PUT", "/files/file-1"),
+    ("GET", "/files/file-1/name"),
+    ("GET", "/../models"),
+    ("POST", "/../chat/completions"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), UNKNOWN_ROUTES)
 async def test_an_unknown_route_is_not_found(method: str, path: str) -> None:
     async with KimiServer() as server, client_of(server) as client:
-        response = await client.request(method, path)
+        response = await client.request(method, f"{server.base_url}{path}")
     assert response.status_code == 404
     assert response.json()["error"]["type"] == "resource_not_found_error"
 
@@ -634,6 +695,275 @@ async def test_a_body_that_is_no_json_object_is_a_bad_request(raw: bytes) -> Non
         assert server.requests == []
     assert response.status_code == 400
     assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+async def test_every_request_is_recorded_whatever_becomes_of_it() -> None:
+    async with KimiServer([say("a")]) as server, client_of(server) as client:
+        await post(server, chat())
+        await client.get("/files/a%2Fb?limit=3")
+        await client.put("/nowhere", content=b"\xff")
+        await client.get("/models", headers={"Authorization": "Bearer sk-other"})
+        assert [(each.method, each.path) for each in server.calls] == [
+            ("POST", "/chat/completions"),
+            ("GET", "/files/a%2Fb?limit=3"),
+            ("PUT", "/nowhere"),
+            ("GET", "/models"),
+        ]
+        assert json.loads(server.calls[0].body) == chat()
+        assert server.calls[2].body == b"\xff"
+        assert len(server.requests) == 1
+        assert {each.headers["authorization"] for each in server.calls} == {""}
+
+
+# ==== the other endpoints ====
+
+MULTIPART = {"Content-Type": "multipart/form-data; boundary=b"}
+DATE = "moonshot/date:latest"
+
+
+@asynccontextmanager
+async def at_server(**state: Any) -> AsyncIterator[tuple[KimiServer, httpx.AsyncClient]]:
+    """A server whose attributes are set, and a client of it."""
+    async with KimiServer() as server, client_of(server) as client:
+        for name, value in state.items():
+            setattr(server, name, value)
+        yield server, client
+
+
+async def upload(
+    client: httpx.AsyncClient, content: bytes, *, purpose: str = "file-extract", name: str = "notes.txt"
+) -> httpx.Response:
+    return await client.post("/files", data={"purpose": purpose}, files={"file": (name, content)})
+
+
+def assert_refused(response: httpx.Response, status: int) -> None:
+    kind = {400: "invalid_request_error", 404: "resource_not_found_error"}[status]
+    assert (response.status_code, response.json()["error"]["type"]) == (status, kind)
+
+
+async def test_it_lists_models_with_what_they_can_do() -> None:
+    async with at_server() as (server, client):
+        listed = (await client.get("/models")).json()
+        assert listed == {"object": "list", "data": server.models}
+    k3, k2 = listed["data"]
+    assert (k3["id"], k3["object"], k3["context_length"]) == ("kimi-k3", "model", 1_048_576)
+    assert (k2["id"], k2["supports_thinking_type"], k2["context_length"]) == ("kimi-k2.6", "both", 262_144)
+    assert k3["think_efforts"]["valid_efforts"] == ["low", "high", "max"]
+
+
+async def test_its_models_are_those_that_the_test_sets() -> None:
+    models = [{"id": "kimi-k4", "object": "model"}]
+    async with at_server(models=models) as (_, client):
+        assert (await client.get("/models")).json()["data"] == models
+    assert KimiServer().models[0]["id"] == "kimi-k3"
+
+
+async def test_it_tells_the_balance() -> None:
+    owing = {"available_balance": -1.5, "voucher_balance": 0, "cash_balance": -1.5}
+    async with at_server() as (server, client):
+        assert (await client.get("/users/me/balance")).json() == {
+            "code": 0,
+            "data": {"available_balance": 49.5, "voucher_balance": 46.5, "cash_balance": 3.0},
+            "scode": "0x0",
+            "status": True,
+        }
+        server.balance = owing
+        assert (await client.get("/users/me/balance")).json()["data"] == owing
+
+
+async def test_it_counts_what_chat_would_count_but_for_tools() -> None:
+    async with KimiServer([say("a")]) as server, client_of(server) as client:
+        counted = [
+            (await client.post("/tokenizers/estimate-token-count", json=body)).json()
+            for body in (chat(), chat(tools=[WEATHER]))
+        ]
+        tokens = (await post(server, chat())).json()["usage"]["prompt_tokens"]
+    assert counted == [{"data": {"total_tokens": tokens}}] * 2
+    assert tokens > 1
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"model": "kimi-k3", "messages": "hello"}'])
+async def test_it_counts_no_tokens_of_what_is_no_request(body: bytes) -> None:
+    async with at_server() as (_, client):
+        assert_refused(await client.post("/tokenizers/estimate-token-count", content=body), 400)
+
+
+async def test_a_file_is_stored_listed_read_and_deleted() -> None:
+    async with at_server() as (server, client):
+        made = (await upload(client, b"Four degrees.")).json()
+        assert made == {
+            "id": "file-1",
+            "object": "file",
+            "bytes": 13,
+            "created_at": 1_790_000_000,
+            "filename": "notes.txt",
+            "purpose": "file-extract",
+            "status": "ok",
+            "status_details": "",
+        }
+        assert server.files == {"file-1": StoredFile("file-extract", "notes.txt", "text/plain", b"Four degrees.")}
+        assert (await client.get("/files/file-1")).json() == made
+        assert (await client.get("/files")).json() == {"object": "list", "data": [made]}
+        content = await client.get("/files/file-1/content")
+        assert (content.text, content.headers["content-type"]) == ("Four degrees.", "text/plain; charset=utf-8")
+        deleted = (await client.delete("/files/file-1")).json()
+        assert deleted == {"deleted": True, "id": "file-1", "object": "file"}
+        assert (await client.get("/files")).json()["data"] == []
+
+
+ODD_CONTENTS = {
+    "nothing": b"",
+    "line ends": b"\r\n\r\na\rb\nc\r\n",
+    "any bytes": bytes(range(256)),
+    "dashes": b"--\r\n--b\r\n--",
+    "a mail": b"Subject: hi\r\n\r\nContent-Type: text/plain",
+}
+
+
+@pytest.mark.parametrize("content", ODD_CONTENTS.values(), ids=ODD_CONTENTS)
+@pytest.mark.parametrize("name", ["a.png", "a.eml", "weather of today; really.txt", "天气.txt"])
+async def test_a_file_is_stored_to_the_byte(content: bytes, name: str) -> None:
+    async with at_server() as (server, client):
+        assert (await upload(client, content, purpose="image", name=name)).status_code == 200
+        (file,) = server.files.values()
+    assert (file.content, file.filename, file.purpose) == (content, name, "image")
+
+
+@given(st.binary(), st.from_regex(r"\w[\w .;-]{0,20}\w", fullmatch=True))
+def test_any_file_is_stored_as_it_was_uploaded(content: bytes, name: str) -> None:
+    sent = httpx.Request("POST", "http://kimi/v1/files", data={"purpose": "batch"}, files={"file": (name, content)})
+    account = Account()
+    made = answer(account, HTTPRequest("POST", "/v1/files", dict(sent.headers), sent.read()), "/files")
+    assert isinstance(made, dict)
+    assert (made["bytes"], made["filename"], made["purpose"]) == (len(content), name, "batch")
+    assert account.files[made["id"]].content == content
+
+
+async def test_files_that_the_test_puts_there_are_served_and_never_overwritten() -> None:
+    mine = StoredFile("video", "a.mp4", "video/mp4", b"film", status="ready")
+    async with at_server(files={"file-1": mine}) as (server, client):
+        assert (await client.get("/files/file-1")).json()["status"] == "ready"
+        assert (await upload(client, b"a")).json()["id"] == "file-2"
+        assert server.files["file-1"] == mine
+
+
+async def test_only_files_to_extract_have_a_text() -> None:
+    async with at_server() as (_, client):
+        await upload(client, b"pixels", purpose="image")
+        assert_refused(await client.get("/files/file-1/content"), 400)
+
+
+@pytest.mark.parametrize("purpose", ["", "fine-tune"])
+async def test_a_file_needs_a_purpose_that_kimi_knows(purpose: str) -> None:
+    async with at_server() as (server, client):
+        assert_refused(await upload(client, b"a", purpose=purpose), 400)
+        assert server.files == {}
+
+
+BAD_FORMS: dict[str, Body] = {
+    "no file": {"files": {"purpose": (None, "image")}},
+    "no purpose": {"files": {"file": ("a.txt", b"a")}},
+    "no form": {"json": {"purpose": "image"}},
+    "nothing": {},
+    "no parts": {"content": b"whatever", "headers": MULTIPART},
+    "a part without a head": {"content": b"--b\r\n--b--\r\n", "headers": MULTIPART},
+}
+
+
+@pytest.mark.parametrize("request_parts", BAD_FORMS.values(), ids=BAD_FORMS)
+async def test_a_form_that_lacks_something_is_refused(request_parts: Body) -> None:
+    async with at_server() as (server, client):
+        assert_refused(await client.post("/files", **request_parts), 400)
+        assert server.files == {}
+
+
+UNKNOWN_THINGS = [
+    ("GET", "/files/file-1"),
+    ("DELETE", "/files/file-1"),
+    ("GET", "/files/file-1/content"),
+    ("GET", f"/formulas/{DATE}/tools"),
+    ("POST", f"/formulas/{DATE}/fibers"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), UNKNOWN_THINGS)
+async def test_what_is_not_there_is_not_found(method: str, path: str) -> None:
+    async with at_server() as (_, client):
+        assert_refused(await client.request(method, path), 404)
+
+
+@pytest.mark.parametrize("path", ["/models", "/files", "/files/file-1", "/nowhere"])
+async def test_another_key_opens_no_endpoint(path: str) -> None:
+    async with at_server() as (_, client):
+        response = await client.get(path, headers={"Authorization": "Bearer sk-other"})
+    assert (response.status_code, response.json()["error"]["type"]) == (401, "invalid_authentication_error")
+
+
+def today(name: str, arguments: str) -> str:
+    if name != "date":
+        raise LookupError(f"there is no {name}")
+    return f"21 November, asked with {arguments}"
+
+
+@pytest.mark.parametrize("uri", [DATE, "moonshot%2Fdate%3Alatest"])
+async def test_a_hosted_tool_is_described_and_run(uri: str) -> None:
+    async with at_server(formulas={DATE: Formula([tool("date")], today)}) as (_, client):
+        assert (await client.get(f"/formulas/{uri}/tools")).json() == {"object": "list", "tools": [tool("date")]}
+        runs = [
+            (await client.post(f"/formulas/{uri}/fibers", json={"name": name, "arguments": "{}"})).json()
+            for name in ("date", "time")
+        ]
+    assert runs == [
+        {
+            "id": "fiber-1",
+            "object": "fiber",
+            "status": "succeeded",
+            "context": {"input": "{}", "output": "21 November, asked with {}"},
+        },
+        {"id": "fiber-2", "object": "fiber", "status": "failed", "error": "there is no time"},
+    ]
+
+
+async def test_the_output_of_an_encrypted_tool_is_not_for_the_client() -> None:
+    search = Formula([tool("web_search")], lambda name, arguments: "sealed", encrypted=True)
+    async with at_server(formulas={"moonshot/web-search:latest": search}) as (_, client):
+        body = {"name": "web_search", "arguments": '{"query": "weather"}'}
+        run = (await client.post("/formulas/moonshot/web-search:latest/fibers", json=body)).json()
+    assert run["context"] == {"input": '{"query": "weather"}', "encrypted_output": "sealed"}
+
+
+@pytest.mark.parametrize("body", [None, {}, {"name": "date"}, {"name": "date", "arguments": {}}])
+async def test_a_hosted_tool_takes_its_arguments_as_a_string(body: Any) -> None:
+    async with at_server(formulas={DATE: Formula([], today)}) as (_, client):
+        assert_refused(await client.post(f"/formulas/{DATE}/fibers", json=body), 400)
+
+
+async def test_an_endpoint_fails_as_often_as_the_test_says_and_then_answers() -> None:
+    page = RawBody(b"<html>", "text/html", 502, headers={"Retry-After": "1"})
+    faults: list[Fault] = [Failure(500, "server_error", "oops", 2), page, HangUp()]
+    async with at_server(failures={"/models": faults}) as (server, client):
+        first, second = await client.get("/models"), await client.get("/models?page=2")
+        assert (await client.get("/files")).status_code == 200
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.get("/models")
+        assert (await client.get("/models")).json()["object"] == "list"
+        assert len(server.calls) == 5
+    assert (first.status_code, first.headers["retry-after"], first.json()["error"]["message"]) == (500, "2", "oops")
+    assert (second.status_code, second.headers["retry-after"], second.content) == (502, "1", b"<html>")
+
+
+async def test_chat_may_fail_before_its_script_is_asked() -> None:
+    async with KimiServer([say("a")]) as server:
+        server.failures = {"/chat/completions": [Failure(503, "server_unavailable", "later")]}
+        assert (await post(server, chat())).status_code == 503
+        assert (await post(server, chat())).status_code == 200
+        assert len(server.requests) == 2
+
+
+async def test_the_delivery_of_streams_is_not_that_of_other_endpoints() -> None:
+    async with KimiServer(delivery=Delivery(stop_after=1)) as server, client_of(server) as client:
+        server.failures = {"/models": [RawBody(b"<html>", "text/html")]}
+        assert (await client.get("/models")).content == b"<html>"
 
 
 # ==== what Kimi refuses ====
@@ -658,6 +988,28 @@ def bad_content(position: int, role: str) -> str:
         " or a list of parts"
     )
 
+
+def seeing(url: Any, kind: str = "image_url", role: str = "user") -> Body:
+    return {"role": role, "content": [{"type": "text", "text": "What is this?"}, {"type": kind, kind: url}]}
+
+
+def shaped(**json_schema: Any) -> Body:
+    return chat(response_format={"type": "json_schema", "json_schema": json_schema})
+
+
+def long(model: str, tokens: int, **fields: Any) -> Body:
+    return chat({"role": "user", "content": "abcd" * tokens}, model=model, **fields)
+
+
+ANSWER_SCHEMA = {"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]}
+WHOLE_NUMBER = "must be a positive integer"
+STOPS = "Invalid request: stop must be a string or at most 5 strings, each of at most 32 bytes"
+EFFORTS = "invalid reasoning_effort: only low, high, max are allowed for this model"
+ONLY_LAST = "Invalid request: partial is for the last message, and only with role 'assistant'"
+BAD_TOOL = "Invalid request: a tool must be an object with a type and a function"
+FORMATS = "Invalid request: response_format.type must be one of text, json_object, json_schema"
+NEEDED = "a data: URL or ms://<file_id> is needed, not"
+SVG = "unsupported image format: image/svg+xml"
 
 REFUSED: dict[str, tuple[Body, str]] = {
     "no model": ({"messages": [QUESTION]}, "Invalid request: model is required"),
@@ -771,6 +1123,130 @@ REFUSED: dict[str, tuple[Body, str]] = {
         chat(tool_choice="sometimes", tools=[WEATHER]),
         "Invalid request: unknown tool_choice 'sometimes'",
     ),
+    "K2.7 without thinking": (
+        chat(model="kimi-k2.7-code", thinking={"type": "disabled"}),
+        "invalid thinking: only type=enabled is allowed for this model",
+    ),
+    "unknown thinking": (
+        chat(model="kimi-k2.6", thinking={"type": "hard"}),
+        "Invalid request: thinking must be an object with the type enabled or disabled",
+    ),
+    "thinking is a flag": (
+        chat(model="kimi-k2.6", thinking=True),
+        "Invalid request: thinking must be an object with the type enabled or disabled",
+    ),
+    "keep some thinking": (
+        chat(model="kimi-k2.6", thinking={"type": "enabled", "keep": "some"}),
+        "Invalid request: thinking.keep must be null or 'all'",
+    ),
+    "medium effort": (chat(reasoning_effort="medium"), EFFORTS),
+    "effort as an object": (chat(model="kimi-k3.1-pro", reasoning_effort={"effort": "low"}), EFFORTS),
+    "format is a string": (chat(response_format="json_object"), FORMATS),
+    "unknown format": (chat(response_format={"type": "yaml"}), FORMATS),
+    "format without type": (chat(response_format={}), FORMATS),
+    "format without schema": (
+        chat(response_format={"type": "json_schema"}),
+        "Invalid request: response_format.json_schema must be an object",
+    ),
+    "schema without a name": (
+        shaped(schema=ANSWER_SCHEMA),
+        "Invalid request: response_format.json_schema.name must be a string that is not empty",
+    ),
+    "name without a schema": (
+        shaped(name="answer"),
+        "Invalid request: response_format.json_schema.schema must be an object",
+    ),
+    "schema is a string": (
+        shaped(name="answer", schema="object"),
+        "Invalid request: response_format.json_schema.schema must be an object",
+    ),
+    "strict is a string": (
+        shaped(name="answer", schema=ANSWER_SCHEMA, strict="true"),
+        "Invalid request: response_format.json_schema.strict must be a boolean",
+    ),
+    "six stops": (chat(stop=["a"] * 6), STOPS),
+    "long stop": (chat(stop="x" * 33), STOPS),
+    "stop of many bytes": (chat(stop=["晴" * 11]), STOPS),
+    "stop is a number": (chat(stop=[4]), STOPS),
+    "cache key": (chat(prompt_cache_key=4), "Invalid request: prompt_cache_key must be a string"),
+    "identifier": (chat(safety_identifier=["a"]), "Invalid request: safety_identifier must be a string"),
+    "no completion": (chat(max_completion_tokens=0), f"Invalid request: max_completion_tokens {WHOLE_NUMBER}"),
+    "part of a token": (chat(max_completion_tokens=1.5), f"Invalid request: max_completion_tokens {WHOLE_NUMBER}"),
+    "completion is a flag": (
+        chat(max_completion_tokens=True),
+        f"Invalid request: max_completion_tokens {WHOLE_NUMBER}",
+    ),
+    "old limit": (chat(max_tokens="many"), f"Invalid request: max_tokens {WHOLE_NUMBER}"),
+    "more than the window of K3": (
+        chat(max_completion_tokens=1_048_576),
+        "Invalid request: Your request exceeded model token limit : 1048576",
+    ),
+    "more than the window of K2.6": (
+        long("kimi-k2.6", 124_288, max_completion_tokens=200_000),
+        "Invalid request: Your request exceeded model token limit : 262144",
+    ),
+    "more than the window by the old limit": (
+        long("kimi-k2.6", 124_288, max_tokens=200_000),
+        "Invalid request: Your request exceeded model token limit : 262144",
+    ),
+    "a prompt longer than the window": (
+        long("kimi-k2.6", 524_288),
+        "Invalid request: Your request exceeded model token limit : 262144",
+    ),
+    "picture from the web": (
+        chat(seeing({"url": "https://example.com/a.png"})),
+        f"Invalid request: unsupported image_url: {NEEDED} https://example.com/a.png",
+    ),
+    "bare URL of a picture": (
+        chat(seeing("HTTP://example.com/a.png")),
+        f"Invalid request: unsupported image_url: {NEEDED} HTTP://example.com/a.png",
+    ),
+    "film from the web": (
+        chat(seeing({"url": "http://example.com/a.mp4"}, "video_url")),
+        f"Invalid request: unsupported video_url: {NEEDED} http://example.com/a.mp4",
+    ),
+    "drawing": (chat(seeing({"url": "data:image/svg+xml;base64,PHN2Zy8+"})), SVG),
+    "drawing as a result": (
+        chat(QUESTION, asking("a"), {**result("a"), **seeing("data:image/svg+xml,<svg/>", role="tool")}),
+        SVG,
+    ),
+    "prefill in the middle": (
+        chat(QUESTION, {"role": "assistant", "content": "Four", "partial": True}, QUESTION),
+        ONLY_LAST,
+    ),
+    "prefill of the user": (chat({**QUESTION, "partial": True}), ONLY_LAST),
+    "late tools on K2.6": (
+        chat(QUESTION, {"role": "system", "tools": [WEATHER]}, model="kimi-k2.6"),
+        "tokenization failed",
+    ),
+    "tools of the assistant": (
+        chat(QUESTION, {"role": "assistant", "content": "a", "tools": [WEATHER]}),
+        "Invalid request: the message at position 1 cannot carry tools",
+    ),
+    "late tool without type": (
+        chat({"role": "system", "tools": [{"function": WEATHER["function"]}]}, QUESTION),
+        BAD_TOOL,
+    ),
+    "late tool without function": (chat({"role": "system", "tools": [{"type": "function"}]}, QUESTION), BAD_TOOL),
+    "late tool without name": (
+        chat({"role": "system", "tools": [{"type": "function", "function": {}}]}, QUESTION),
+        BAD_NAME,
+    ),
+    "late tool with a bad name": (chat({"role": "system", "tools": [tool("1st")]}, QUESTION), BAD_NAME),
+    "null as a late tool": (chat({"role": "system", "tools": [None]}, QUESTION), BAD_TOOL),
+    "late tools are an object": (
+        chat({"role": "system", "tools": WEATHER}, QUESTION),
+        "Invalid request: tools must be a list",
+    ),
+    "late tools are null": (chat({"role": "system", "tools": None}, QUESTION), "Invalid request: tools must be a list"),
+    "a late tool twice": (
+        chat({"role": "system", "tools": [WEATHER, WEATHER]}, QUESTION),
+        "function name get_weather is duplicated",
+    ),
+    "a tool late and later": (
+        chat({"role": "system", "tools": [WEATHER]}, QUESTION, {"role": "system", "tools": [WEATHER]}),
+        "function name get_weather is duplicated",
+    ),
 }
 
 ACCEPTED: dict[str, Body] = {
@@ -790,6 +1266,38 @@ ACCEPTED: dict[str, Body] = {
     "choice without tools": chat(tool_choice="auto"),
     "required on K3": chat(tool_choice="required", tools=[WEATHER]),
     "unknown fields": chat(mood="good"),
+    "low effort": chat(reasoning_effort="low"),
+    "high effort": chat(reasoning_effort="high"),
+    "most effort": chat(model="k3", reasoning_effort="max"),
+    "effort of another model": chat(model="some-model", reasoning_effort="medium"),
+    "thinking of another model": chat(model="some-model", thinking="hard"),
+    "K2.6 without thinking": chat(model="kimi-k2.6", thinking={"type": "disabled", "keep": "some"}),
+    "K2.6 keeps its thinking": chat(model="kimi-k2.6", thinking={"type": "enabled", "keep": "all"}),
+    "K2.7 thinks": chat(model="kimi-k2.7-code", thinking={"type": "enabled"}),
+    "text": chat(response_format={"type": "text"}),
+    "JSON": chat(response_format={"type": "json_object"}),
+    "schema": shaped(name="answer", schema=ANSWER_SCHEMA),
+    "any object": shaped(name="answer", schema={}, strict=False),
+    "five stops": chat(stop=["晴" * 10, *["x" * 32] * 4]),
+    "one stop": chat(stop="x" * 32),
+    "names of the caller": chat(prompt_cache_key="chat-1", safety_identifier="f0e1"),
+    "a long completion": chat(max_completion_tokens=1_000_000),
+    "the newer limit wins": chat(max_completion_tokens=1, max_tokens=9_999_999),
+    "a long prompt": long("kimi-k3", 1_000_000),
+    "a prompt that may just fit": long("kimi-k2.6", 400_000, max_completion_tokens=62_000),
+    "a large picture": chat(seeing({"url": f"data:image/png;base64,{'A' * 5_000_000}"}), model="kimi-k2.6"),
+    "an uploaded picture": chat(seeing("ms://file-1"), seeing({"url": "ms://file-2"}, "video_url")),
+    "a picture as a result": chat(
+        QUESTION, asking("a"), {**result("a"), **seeing("data:image/png;base64,aaaa", role="tool")}
+    ),
+    "no prefill": chat({**QUESTION, "partial": False}),
+    "late tools of another model": chat({"role": "system", "tools": [WEATHER]}, QUESTION, model="some-model"),
+    "late tools, often": chat(
+        {"role": "system", "tools": [{"type": "function", "function": {**WEATHER["function"], "strict": False}}]},
+        QUESTION,
+        {"role": "system", "tools": [tool("now")], "content": ""},
+        tools=[tool("then")],
+    ),
 }
 
 
@@ -799,6 +1307,35 @@ async def test_it_refuses_what_kimi_refuses(body: Body, message: str) -> None:
         response = await post(server, body)
     assert response.status_code == 400
     assert response.json() == {"error": {"message": message, "type": "invalid_request_error"}}
+
+
+NOT_MFJS = {"type": "object", "properties": {"city": {"oneOf": [{"type": "string"}, {"type": "null"}]}}}
+ODD_TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": NOT_MFJS}}
+NOT_MFJS_WORDS = "is not a valid moonshot flavored json schema, details: <"
+
+FOREIGN_SCHEMAS: dict[str, tuple[Body, str]] = {
+    "tool": (chat(tools=[tool("now"), ODD_TOOL]), f"tools.function.parameters {NOT_MFJS_WORDS}"),
+    "late tool": (
+        chat({"role": "system", "tools": [ODD_TOOL]}, QUESTION),
+        f"tools.function.parameters {NOT_MFJS_WORDS}",
+    ),
+    "response format": (
+        shaped(name="answer", schema=NOT_MFJS),
+        f"Invalid request: response_format.json_schema {NOT_MFJS_WORDS}",
+    ),
+    "loose response format": (
+        shaped(name="answer", schema=NOT_MFJS, strict=False),
+        f"Invalid request: response_format.json_schema {NOT_MFJS_WORDS}",
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "words"), FOREIGN_SCHEMAS.values(), ids=FOREIGN_SCHEMAS)
+def test_it_refuses_schemas_of_another_dialect(body: Body, words: str) -> None:
+    refusal = check_request(body)
+    assert refusal is not None
+    assert refusal.message.startswith(words)
+    assert "oneOf" in refusal.message
 
 
 @pytest.mark.parametrize("body", ACCEPTED.values(), ids=ACCEPTED)
@@ -818,6 +1355,11 @@ JSON_MUTATIONS: list[Callable[[Body], object]] = [
     lambda body: body.update(tools="get_weather"),
     lambda body: body.update(tool_choice=["auto"]),
     lambda body: body.update(model=4),
+    lambda body: body.update(response_format=[]),
+    lambda body: body.update(response_format={"type": ["json_object"]}),
+    lambda body: body.update(reasoning_effort=["low"]),
+    lambda body: body.update(model="kimi-k2.6", thinking={"type": {}}),
+    lambda body: body.update(stop={"a": 1}),
     lambda body: body["messages"].append(None),
     lambda body: body["messages"].append({"role": ["user"]}),
     lambda body: body["messages"].append({"role": "assistant", "tool_calls": "f"}),

@@ -54,7 +54,7 @@ def played(question: str, results: dict[str, str], *tools: Body) -> str:
         {"id": f"{n}", "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
         for n, call in enumerate(reply.tool_calls)
     ]
-    messages.append({"role": "assistant", "tool_calls": made})
+    messages.append({"role": "assistant", "reasoning_content": " ", "tool_calls": made})
     messages += [
         {"role": "tool", "tool_call_id": f"{n}", "content": results[call.name]}
         for n, call in enumerate(reply.tool_calls)

@@ -56,8 +56,9 @@ def cuts(path: Path, seed: int) -> Delivery:
 
 @asynccontextmanager
 async def kimi_for(*script: Answer) -> AsyncIterator[Kimi]:
-    async with KimiServer(script) as server, Kimi(api_key=server.api_key, base_url=server.base_url) as kimi:
-        yield kimi
+    async with KimiServer(script) as server:
+        async with Kimi(api_key=server.api_key, base_url=server.base_url, max_retries=0) as kimi:
+            yield kimi
         server.assert_complete()
 
 

@@ -1,17 +1,23 @@
 """The double without HTTP behaves like `Kimi` against the double with HTTP."""
 
 import asyncio
+import gzip
 import json
-from typing import Any
+import zlib
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from kimi_agent.errors import (
+    APIConnectionError,
+    APIEmptyResponseError,
     APIStatusError,
     AuthenticationError,
     BadRequestError,
+    InvalidRequestError,
     RateLimitError,
     ServerError,
     StreamInterruptedError,
@@ -26,6 +32,7 @@ from kimi_agent.testing import (
     Delivery,
     Failure,
     Gate,
+    HangUp,
     KimiServer,
     RawBody,
     Recorded,
@@ -57,13 +64,15 @@ async def outcome(provider: ChatProvider) -> object:
         return type(error), error.partial
     except APIStatusError as error:
         return type(error), str(error), error.type, error.body, error.retry_after, error.request_id, error.trace_id
-    except StreamProtocolError as error:
+    except (StreamProtocolError, APIEmptyResponseError) as error:
         return type(error), str(error)
+    except APIConnectionError as error:  # its text names the host
+        return type(error)
 
 
 async def over_http(step: Step) -> object:
     async with KimiServer([step]) as server:
-        async with Kimi(api_key=server.api_key, base_url=server.base_url) as kimi:
+        async with Kimi(api_key=server.api_key, base_url=server.base_url, max_retries=0) as kimi:
             return await outcome(kimi)
 
 
@@ -129,7 +138,7 @@ async def test_an_async_listener_is_awaited() -> None:
 async def test_it_refuses_what_kimi_refuses_before_the_script_is_asked() -> None:
     kimi = ScriptedKimi([say("still there")])
     with pytest.raises(BadRequestError, match="invalid temperature: only 1 is allowed for this model"):
-        await frames_of(kimi, temperature=0.5)
+        await frames_of(kimi, extra_body={"temperature": 0.5})
     orphan = ToolCall.from_function("get_weather", call_id_="a")
     with pytest.raises(BadRequestError, match="did not have response messages: a"):
         await frames_of(kimi, [*HISTORY, Message.assistant(tool_calls=[orphan])])
@@ -139,7 +148,20 @@ async def test_it_refuses_what_kimi_refuses_before_the_script_is_asked() -> None
 
 async def test_without_checks_it_answers_everything() -> None:
     kimi = ScriptedKimi([say("fine")], check=False)
-    assert (await frames_of(kimi, temperature=0.5))[0] == Append("fine")
+    assert (await frames_of(kimi, extra_body={"temperature": 0.5}))[0] == Append("fine")
+
+
+async def test_what_kimi_would_not_send_is_not_sent() -> None:
+    kimi = ScriptedKimi([say("still there")])
+    with pytest.raises(InvalidRequestError, match="temperature"):
+        await frames_of(kimi, temperature=0.5)
+    assert kimi.requests == []
+    assert (await frames_of(kimi))[0] == Append("still there")
+
+
+async def test_an_override_that_no_request_knows_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="a request has no warmth"):
+        await frames_of(ScriptedKimi([say("fine")]), warmth=1)
 
 
 async def test_an_exhausted_script_is_a_server_error() -> None:
@@ -192,6 +214,7 @@ async def test_other_tasks_run_between_two_batches() -> None:
         turns.append(1)
 
     batches = (await ScriptedKimi([say("abc")]).generate("", [], HISTORY)).batches()
+    await anext(batches)
     task = asyncio.ensure_future(other())
     await anext(batches)
     assert turns == [1]
@@ -217,7 +240,37 @@ async def test_recorded_streams_end_alike_with_and_without_http(data: Any, name:
     assert await outcome(ScriptedKimi([step])) == await over_http(step)
 
 
+@pytest.mark.parametrize("stop", ["close", "reset"])
+async def test_a_connection_that_ends_before_an_answer_is_a_connection_error(stop: Literal["close", "reset"]) -> None:
+    kimi = ScriptedKimi([HangUp(stop), say("again")])
+    with pytest.raises(APIConnectionError) as error:
+        await frames_of(kimi)
+    assert not isinstance(error.value, StreamInterruptedError)
+    assert (await frames_of(kimi))[0] == Append("again")
+
+
+def zipped(text: bytes, *, status: int = 200, cuts: Sequence[int] = ()) -> RawBody:
+    return RawBody(
+        gzip.compress(text), status=status, delivery=Delivery(cuts=cuts), headers={"Content-Encoding": "gzip"}
+    )
+
+
+STREAM = b'data: {"choices":[{"delta":{"content":"abc"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+
 ODD_ANSWERS: dict[str, Step] = {
+    "hung up": HangUp(),
+    "hung up with a reset": HangUp("reset"),
+    "hung up by a function": lambda body: HangUp(),
+    "no type": Failure(500, message="oops"),
+    "no words": Failure(503),
+    "a past date": Failure(429, "engine_overloaded_error", "busy", "Wed, 21 Oct 2015 07:28:00 GMT"),
+    "nonsense to wait": Failure(429, "engine_overloaded_error", "busy", "soon"),
+    "headers of its own": RawBody(b"later", "text/plain", 503, headers={"Retry-After": "2", "X-Trace-Id": "mine"}),
+    "zipped": zipped(STREAM),
+    "zipped in pieces": zipped(STREAM, cuts=range(1, 200, 7)),
+    "zipped another way": RawBody(zlib.compress(STREAM), headers={"content-encoding": "deflate"}),
+    "a zipped error": zipped(b'{"error": {"message": "no"}}', status=400),
+    "not zipped at all": RawBody(STREAM, headers={"content-encoding": "gzip"}),
     "failure": Failure(429, "rate_limit_reached_error", "slow down", retry_after=3),
     "no money": Failure(429, "exceeded_current_quota_error", "recharge"),
     "gateway": RawBody(b"<html>late</html>", content_type="text/html", status=504),
@@ -276,6 +329,7 @@ def test_any_reply_ends_alike_with_and_without_http(reply: Reply) -> None:
 @settings(deadline=None)
 @given(replies)
 def test_the_message_is_what_the_reply_says(reply: Reply) -> None:
+    assume(reply.text.strip() or reply.tool_calls)
     plain = Reply(reply.text, reply.reasoning, reply.tool_calls, chunk_size=reply.chunk_size)
     end = asyncio.run(frames_of(ScriptedKimi([plain])))[-1]
     assert isinstance(end, End)

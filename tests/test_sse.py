@@ -201,7 +201,7 @@ def test_eight_times_the_bytes_take_about_eight_times_as_long(pieces) -> None:
 
 
 def test_an_event_that_never_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "MAX_EVENT", 1000)
+    monkeypatch.setattr(sse, "LARGEST_EVENT", 1000)
     decoder = SSEDecoder()
     with pytest.raises(StreamProtocolError, match="larger than 1,000 bytes"):
         for _ in range(101):
@@ -209,7 +209,7 @@ def test_an_event_that_never_ends_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_many_small_events_may_be_longer_together_than_one_event_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "MAX_EVENT", 1000)
+    monkeypatch.setattr(sse, "LARGEST_EVENT", 1000)
     assert len(decoded([b"data: 0123456789\n\n"] * 1000)) == 1000
     assert len(decoded([b"data: 0123456789\n\n" * 1000])) == 1000
     assert len(decoded([b"data: 0123456789\n", b"\n"] * 1000)) == 1000

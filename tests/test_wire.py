@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kimi_agent.kimi.wire import encode, message_json, request_body, tool_json
+from kimi_agent.kimi.models import model_info
+from kimi_agent.kimi.request import ChatRequest
+from kimi_agent.kimi.wire import Dialect, encode, messages_json, tool_json
 from kimi_agent.message import (
     KEEP_UNKNOWN,
     AudioURLPart,
@@ -29,12 +31,25 @@ TOOL = Tool(
 )
 
 
-def sent(message: Message) -> Any:
-    return json.loads(message_json(message))
+PLAIN = Dialect()
 
 
-def body_of(*args: Any, **kwargs: Any) -> Any:
-    return json.loads(request_body("kimi-k3", *args, **kwargs))
+def message_json(message: Message, dialect: Dialect = PLAIN) -> bytes:
+    return messages_json(dialect, "", [message])[0]
+
+
+def sent(message: Message, dialect: Dialect = PLAIN) -> Any:
+    return json.loads(message_json(message, dialect))
+
+
+def request_body(
+    model: str, system_prompt: str, tools: list[Tool], history: list[Message], overrides: Any = None
+) -> bytes:
+    return ChatRequest(model_info(model), system_prompt, tools, history, overrides or {}).body()
+
+
+def body_of(*args: Any) -> Any:
+    return json.loads(request_body("some-model", *args))
 
 
 # ==== a request ====
@@ -43,21 +58,21 @@ def body_of(*args: Any, **kwargs: Any) -> Any:
 def test_the_body_of_a_small_request_to_the_byte() -> None:
     assert request_body("kimi-k3", "Be terse.", [], [Message.user("Hi")]) == (
         b'{"messages":[{"role":"system","content":"Be terse."},{"role":"user","content":"Hi"}],'
-        b'"model":"kimi-k3","stream":true,"stream_options":{"include_usage":true}}'
+        b'"model":"kimi-k3","stream":true,"stream_options":{"include_usage":true},"max_completion_tokens":131072}'
     )
 
 
 def test_the_body_of_a_request_with_tools_to_the_byte() -> None:
     assert (
-        request_body("m", "", [TOOL, TOOL], [Message.user("Hi"), Message.user("Ho")])
+        request_body("m", "", [TOOL, TOOL.copy_with(name="get_wetter")], [Message.user("Hi"), Message.user("Ho")])
         == (
             '{"messages":[{"role":"user","content":"Hi"},{"role":"user","content":"Ho"}],"tools":['
             + ",".join(
                 [
-                    '{"type":"function","function":{"name":"get_weather","description":"Wetter – 天气","parameters":'
+                    f'{{"type":"function","function":{{"name":"{name}","description":"Wetter – 天气","parameters":'
                     '{"type":"object","properties":{"city":{"type":"string","enum":["Oslo","Bergen"]}}}}}'
+                    for name in ("get_weather", "get_wetter")
                 ]
-                * 2
             )
             + '],"model":"m","stream":true,"stream_options":{"include_usage":true}}'
         ).encode()
@@ -73,7 +88,7 @@ def test_a_request_is_what_its_parts_are(system: str, tools: list[Tool], history
         messages = [{"role": "system", "content": system}] if system else []
         assert body.pop("messages") == messages + [{"role": m.role, "content": m.text} for m in history]
         assert body.pop("tools", []) == [json.loads(tool_json(tool)) for tool in tools]
-        assert body == {"model": "kimi-k3", "stream": True, "stream_options": {"include_usage": True}}
+        assert body == {"model": "some-model", "stream": True, "stream_options": {"include_usage": True}}
 
 
 def test_a_request_without_tools_has_no_tools() -> None:
@@ -93,7 +108,7 @@ def test_overrides_are_sent_and_the_caller_keeps_them() -> None:
     body = body_of("", [], [Message.user("Hi")], overrides)
     assert overrides == before
     del body["messages"]
-    assert body == {"model": "kimi-k3", "stream": True, "stream_options": {"include_usage": True}} | {
+    assert body == {"model": "some-model", "stream": True, "stream_options": {"include_usage": True}} | {
         name: value for name, value in before.items() if value is not None
     }
 

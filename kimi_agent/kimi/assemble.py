@@ -42,6 +42,11 @@ JSON: TypeAlias = dict[str, Any]
 Index: TypeAlias = int | str
 
 
+REASONING_KEYS: Final = ("reasoning_content", "reasoning", "reasoning_details")
+"""Where servers put the reasoning: Kimi and older vLLM, newer vLLM, OpenRouter. The first one that has any counts."""
+_OTHER_KEYS: Final = frozenset(REASONING_KEYS[1:])
+
+
 class Assembler:
     """Folds the chunks of one streamed answer.
 
@@ -60,6 +65,16 @@ class Assembler:
         self._by_index: dict[Index, _Call] = {}
         self._taken: set[Index] = set()
         self._usage: TokenUsage | JSON | None = None
+        self.reasoning_key: str | None = None
+        """Under which key the reasoning came."""
+        self._reasoning_key = REASONING_KEYS[0]
+        self.logprobs: list[JSON] = []
+        """An entry per token of the text, if the request asked for them."""
+
+    @property
+    def started(self) -> bool:
+        """Whether anything of the answer is there."""
+        return bool(self._text or self._reasoning or self._calls or self._media)
 
     @property
     def finished(self) -> bool:
@@ -113,12 +128,17 @@ class Assembler:
                 self.finish_reason = str(reason)
             if usage := choice.get("usage"):
                 self._usage = dict(usage)
+            if logprobs := choice.get("logprobs"):
+                self.logprobs += logprobs.get("content") or ()
         if usage := chunk.get("usage"):
             self._usage = dict(usage)
 
     def _delta(self, delta: JSON, frames: list[StreamFrame]) -> None:
         """Reasoning, then text, then calls."""
-        if (reasoning := delta.get("reasoning_content")) is not None:
+        reasoning = delta.get(self._reasoning_key)
+        if not reasoning and self.reasoning_key is None and not _OTHER_KEYS.isdisjoint(delta):
+            reasoning = self._reasoning_elsewhere(delta) or reasoning
+        if reasoning is not None:
             self._add_reasoning(reasoning, frames)
         if text := delta.get("content"):
             if type(text) is not str:
@@ -129,10 +149,23 @@ class Assembler:
             for place, piece in enumerate(calls):
                 self._add_piece(piece, place if len(calls) > 1 else None, frames)
 
+    def _reasoning_elsewhere(self, delta: JSON) -> Any:
+        """Reasoning under one of the other keys, which is then the key of this answer."""
+        for key in REASONING_KEYS:
+            if reasoning := delta.get(key):
+                self._reasoning_key = key
+                return reasoning
+        return None
+
     def _add_reasoning(self, reasoning: Any, frames: list[StreamFrame]) -> None:
         """The empty string counts once: reasoned about nothing is not the same as did not reason."""
+        if self._reasoning_key == "reasoning_details" and type(reasoning) is list:
+            details = cast("list[JSON]", reasoning)
+            reasoning = "".join([str(detail.get("text") or detail.get("summary") or "") for detail in details])
         if type(reasoning) is not str:
-            raise TypeError("reasoning_content is no string")
+            raise TypeError("reasoning is no string")
+        if reasoning:
+            self.reasoning_key = self._reasoning_key
         if reasoning or not self._reasoning:
             self._reasoning.append(reasoning)
             frames.append(Reasoning(reasoning))

@@ -3,42 +3,48 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import copy
 import os
-import reprlib
-from collections.abc import AsyncIterator, Mapping, Sequence
-from inspect import isawaitable
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
-from pydantic_core import from_json
-
-from ..errors import (
-    APIConnectionError,
-    APITimeoutError,
-    ChatProviderError,
-    StreamInterruptedError,
-    StreamProtocolError,
-)
-from ..events import RequestSent, StreamFrame
-from ..message import Message, StreamedMessagePart, TokenUsage
-from ..provider import GenerationKwargs, OnEvent
-from ..tools.base import Tool
-from .assemble import Assembler, Parts
-from .models import context_window
-from .sse import MESSAGE, Event, SSEDecoder, check_size
-from .wire import request_body
+from ..errors import ChatProviderError
+from ..events import RequestSent, tell
+from ..history import Repaired, repair
+from ..message import Message
+from ..prompt.tokens import quickly_counted
+from ..provider import GenerationKwargs, OnEvent, checked
+from ..tools.base import DEFAULT_TEXTS, Tool
+from . import endpoints
+from .answer import KimiStreamedMessage
+from .endpoints import Balance
+from .models import ModelInfo, ThinkingEffort, model_info, refreshed, thinking_fields
+from .patience import RETRIES, TIMEOUTS, Retries, Timeouts
+from .request import ChatRequest, merged
+from .wire import DEFAULT_REASONING_KEY, Dialect, joined, messages_json
 
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Kimi", "KimiStreamedMessage"]
+    from .files import KimiFiles
+    from .formulas import KimiFormulas
+
+__all__ = ["Kimi"]
 
 BASE_URL: Final = "https://api.moonshot.ai/v1"
 KEY_NAMES: Final = ("KIMI_API_KEY", "MOONSHOT_API_KEY")
-BASE_URL_NAMES: Final = ("KIMI_BASE_URL", "MOONSHOT_BASE_URL")
+BASE_URL_NAMES: Final = ("KIMI_BASE_URL", "MOONSHOT_BASE_URL", "MOONSHOT_API_BASE")
+_THINKING: Final = frozenset({"thinking", "reasoning_effort"})
 
-END_GRACE: Final = 2.0
-"""Seconds that a whole answer waits for its usage, `[DONE]` and the end of the body. Some hosts never close."""
+
+@dataclass(slots=True)
+class _Learnt:
+    """What a server has told of itself. Shared by all copies of a client."""
+
+    reasoning_key: str = DEFAULT_REASONING_KEY
+    models: dict[str, ModelInfo] = field(default_factory=dict[str, ModelInfo])
 
 
 class Kimi:
@@ -47,11 +53,20 @@ class Kimi:
     Args:
         model: its name.
         api_key: else from `KIMI_API_KEY` or `MOONSHOT_API_KEY`.
-        base_url: else from `KIMI_BASE_URL` or `MOONSHOT_BASE_URL`, else the international platform.
-        http_client: an `httpx.AsyncClient` of your own, for proxies, certificates or limits; you close it.
+        base_url: else from `KIMI_BASE_URL`, `MOONSHOT_BASE_URL` or `MOONSHOT_API_BASE`, else api.moonshot.ai, the
+            international platform.
+        stream: whether answers are streamed. Without it a long answer may outlast what gateways wait for.
+        timeout: how long to wait, in seconds: one number for every kind of wait, `Timeouts`, or `None` for ever.
+        max_retries: how often a request is sent again, if that can help and nothing of its answer was delivered.
+        max_retry_time: seconds after the first attempt in which others may begin.
+        max_concurrency: how many requests may be under way at a time, in this client and its copies; a new account may
+            have one. First come, first served.
+        http_client: an `httpx.AsyncClient` of your own, for proxies, certificates or limits; you close it. Its timeouts
+            give way to `timeout`.
 
     Raises:
         ChatProviderError: there is no key, or it has characters that no key has.
+        ValueError: a number is out of its range.
     """
 
     name = "kimi"
@@ -62,21 +77,98 @@ class Kimi:
         *,
         api_key: str | None = None,
         base_url: str | None = None,
+        stream: bool = True,
+        timeout: float | Timeouts | None = TIMEOUTS,
+        max_retries: int = RETRIES.most,
+        max_retry_time: float = RETRIES.total_time,
+        max_concurrency: int | None = None,
         http_client: httpx.AsyncClient | None = None,
     ) -> None:
+        if max_concurrency is not None and max_concurrency < 1:
+            raise ValueError("max_concurrency is 1 or more, or None for no limit")
         self.model_name = model
         self.base_url = base_url or _from_environment(BASE_URL_NAMES) or BASE_URL
+        self.stream = stream
+        self._thinking_effort: ThinkingEffort | None = None
+        self._generation: dict[str, Any] = {}
+        self._learnt = _Learnt()
         from .http import HttpTransport  # brings httpx, which takes as long to import as all of this package
 
-        self._http = HttpTransport(self.base_url, _checked_key(api_key or _from_environment(KEY_NAMES)), http_client)
+        self._http = HttpTransport(
+            self.base_url,
+            _checked_key(api_key or _from_environment(KEY_NAMES)),
+            http_client,
+            timeouts=_timeouts(timeout),
+            retries=Retries(max_retries, max_retry_time),
+            max_concurrency=max_concurrency,
+        )
 
     def __repr__(self) -> str:
         return f"Kimi({self.model_name!r}, base_url={self.base_url!r})"
 
+    # ---- the model ----
+
+    @property
+    def model_info(self) -> ModelInfo:
+        """What is known of the model; `models()` asks for more."""
+        return self._learnt.models.get(self.model_name) or model_info(self.model_name)
+
     @property
     def context_window(self) -> int:
         """How many tokens prompt and completion may have together."""
-        return context_window(self.model_name)
+        return self.model_info.context_window
+
+    @property
+    def thinking_effort(self) -> ThinkingEffort | None:
+        """What `with_thinking` asked for; `None` for the model's default."""
+        return self._thinking_effort
+
+    async def models(self) -> list[ModelInfo]:
+        """Ask the server which models there are. What it says of them holds from now on, in all copies of this client.
+
+        Raises:
+            ChatProviderError: it did not say.
+        """
+        entries = await endpoints.models(self._http)
+        today = datetime.now(UTC).date()
+        known = self._learnt.models
+        listed = {name: refreshed(known.get(name) or model_info(name), entry, today) for name, entry in entries.items()}
+        known.update(listed)
+        return list(listed.values())
+
+    # ---- copies that differ in one thing ----
+
+    def with_thinking(self, effort: ThinkingEffort) -> Self:
+        """A copy whose model thinks as hard as that. Copies share one pool of connections.
+
+        Changing the effort in the middle of a conversation costs its cached prompt: the effort stands at its head.
+
+        Raises:
+            InvalidRequestError: the model cannot do it.
+        """
+        rest = {name: value for name, value in self._generation.items() if name not in _THINKING}
+        changed = copy.copy(self)
+        changed._generation = {**rest, **thinking_fields(self.model_info, effort)}
+        changed._thinking_effort = effort
+        return changed
+
+    def with_generation_kwargs(self, **kwargs: Unpack[GenerationKwargs]) -> Self:
+        """A copy that sends these with each request. What was said last counts; a request's own overrides go first.
+
+        Raises:
+            TypeError: a name that no request knows.
+        """
+        changed = copy.copy(self)
+        changed._generation = {**self._generation, **checked(kwargs, GenerationKwargs)}
+        if _THINKING & kwargs.keys():
+            changed._thinking_effort = None
+        return changed
+
+    def with_extra_body(self, extra_body: Mapping[str, Any]) -> Self:
+        """A copy that sends more top-level fields beside those that it sends already; `thinking` is merged."""
+        return self.with_generation_kwargs(extra_body=merged(self._generation.get("extra_body") or {}, extra_body))
+
+    # ---- asking ----
 
     async def generate(
         self,
@@ -87,22 +179,93 @@ class Kimi:
         generation_overrides: GenerationKwargs | None = None,
         on_event: OnEvent | None = None,
     ) -> KimiStreamedMessage:
-        """Ask the model. Returns when it begins to answer; close what it returns.
+        """Ask the model. Returns when the first piece of the answer is there; close what it returns.
 
         Args:
             system_prompt: goes before the history; `""` for none.
             tools: what the model may call.
-            history: the messages; they are not changed.
+            history: the messages; they are not changed. What Kimi would refuse in them is mended in the copy that is
+                sent: calls without a result, results without a call, empty messages.
             generation_overrides: for this request only.
-            on_event: gets `RequestSent`, and is awaited if it is async.
+            on_event: gets `RequestSent` and `RequestRetried`, and is awaited if it is async.
 
         Raises:
+            InvalidRequestError: the model would refuse the request; it was not sent.
             ChatProviderError: the model could not be asked, or refused.
+            TypeError: an override that no request knows.
         """
-        body = request_body(self.model_name, system_prompt, tools, history, generation_overrides)
-        if on_event is not None and isawaitable(told := on_event(RequestSent(body.decode()))):
-            await told
-        return KimiStreamedMessage(await self._http.post("/chat/completions", body))
+        asked = {**self._generation, **checked(generation_overrides or {}, GenerationKwargs)}
+        if not isinstance(history, Repaired):
+            history = repair(history, interrupted=DEFAULT_TEXTS.interrupted())
+        request = self._request(system_prompt, tools, history, asked)
+        body = request.body() if quickly_counted(history) else await asyncio.to_thread(request.body)
+        if on_event is not None:
+            await tell(on_event, RequestSent(body.decode()))
+        continues = bool(history and history[-1].partial)
+        return await self._http.retried(lambda: self._begin(body, may_be_empty=continues), on_event)
+
+    def _request(
+        self, system_prompt: str, tools: Sequence[Tool], history: Sequence[Message], asked: Mapping[str, Any]
+    ) -> ChatRequest:
+        return ChatRequest(
+            self.model_info,
+            system_prompt,
+            tools,
+            history,
+            asked,
+            stream=self.stream,
+            reasoning_key=self._learnt.reasoning_key,
+        )
+
+    async def _begin(self, body: bytes, *, may_be_empty: bool) -> KimiStreamedMessage:
+        """Send the request once, and read the first piece of the answer."""
+        response = await self._http.post("/chat/completions", body, streamed=self.stream)
+        try:
+            patience = self._http.timeouts.between_chunks
+            answer = KimiStreamedMessage(response, patience=patience, hide=self._http.without_key)
+            await answer.begin(may_be_empty=may_be_empty)
+        except BaseException:
+            await response.aclose()
+            raise
+        self._learnt.reasoning_key = answer.reasoning_key or self._learnt.reasoning_key
+        return answer
+
+    # ---- the rest of the platform ----
+
+    async def balance(self) -> Balance:
+        """Ask for the money that is left.
+
+        Raises:
+            ChatProviderError: the server did not say.
+        """
+        return await endpoints.balance(self._http)
+
+    async def estimate_tokens(self, messages: Sequence[Message], *, system_prompt: str = "") -> int:
+        """Let the server count the prompt tokens of messages. It counts no tools.
+
+        Raises:
+            ChatProviderError: it did not count.
+        """
+        dialect = Dialect(self._learnt.reasoning_key, self.model_info.is_known)
+        sendable = repair(messages, interrupted=DEFAULT_TEXTS.interrupted())
+        body = joined(messages_json(dialect, system_prompt, sendable), (), {"model": self.model_name})
+        return await endpoints.estimate_tokens(self._http, body)
+
+    @property
+    def files(self) -> KimiFiles:
+        """Files that are kept on the platform."""
+        from .files import KimiFiles
+
+        return KimiFiles(self._http)
+
+    @property
+    def formulas(self) -> KimiFormulas:
+        """Tools that run on the platform."""
+        from .formulas import KimiFormulas
+
+        return KimiFormulas(self._http)
+
+    # ---- its life ----
 
     async def aclose(self) -> None:
         """Close the connections. Used afterwards, they open again."""
@@ -116,216 +279,8 @@ class Kimi:
         await self._http.leave()
 
 
-class Body(Protocol):
-    """What an answer is read from: an `HttpResponse`, or a script."""
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """By lower-case name."""
-        ...
-
-    async def read(self) -> bytes | None:
-        """The next bytes; `None` at the end."""
-        ...
-
-    async def read_near_end(self) -> bytes | None:
-        """Like `read`, once the answer is whole and only the end of the body is missing."""
-        ...
-
-    async def aclose(self) -> None:
-        """Let go of it."""
-        ...
-
-
-class KimiStreamedMessage:
-    """An answer of Kimi on its way. Iterating gives its parts, once; `batches()` gives frames by the network read."""
-
-    def __init__(self, response: Body) -> None:
-        self._response = response
-        self._assembler = Assembler()
-        self._decoder = _decoder_for(response.headers.get("content-type", ""))
-        self._failure: ChatProviderError | None = None
-        self._body_ended = self._closed = False
-        self._deadline: float | None = None
-
-    @property
-    def id(self) -> str | None:
-        """Kimi's id of the answer, once known."""
-        return self._assembler.id
-
-    @property
-    def usage(self) -> TokenUsage | None:
-        """What it cost, known at the end."""
-        return self._assembler.usage
-
-    @property
-    def trace_id(self) -> str | None:
-        """The platform's id of the request; quote it in a bug report."""
-        headers = self._response.headers
-        return headers.get("x-trace-id") or headers.get("msh-request-id")
-
-    @property
-    def finish_reason(self) -> str | None:
-        """Why it ended, known at the end."""
-        return self._assembler.finish_reason
-
-    async def aclose(self) -> None:
-        """Let go of the connection."""
-        await self._response.aclose()
-
-    def batches(self) -> AsyncIterator[list[StreamFrame]]:
-        """One list of frames per network read; the last frame of all is an `End`.
-
-        Raises:
-            StreamInterruptedError: the answer stopped before its end.
-            APIStatusError: Kimi sent an error in the middle of it.
-            StreamProtocolError: it is no answer.
-        """
-        return _Batches(self)
-
-    async def __aiter__(self) -> AsyncIterator[StreamedMessagePart]:
-        parts = Parts()
-        async for frames in self.batches():
-            for frame in frames:
-                if (part := parts.of(frame)) is not None:
-                    yield part
-
-    async def _next_batch(self) -> list[StreamFrame] | None:
-        """The frames of the next read that has any; `None` after the end. What came before an error comes first."""
-        frames: list[StreamFrame] = []
-        while not frames:
-            if self._failure is not None:
-                raise self._failure
-            if self._closed:
-                return None
-            try:
-                await self._read_into(frames)
-            except ChatProviderError as error:
-                self._failure = error
-        return frames
-
-    async def _read_into(self, frames: list[StreamFrame]) -> None:
-        data = None if self._body_ended else await self._read()
-        if data is not None:
-            self._decode(self._decoder.feed(data), frames)
-            return
-        self._body_ended = True
-        self._decode_rest(frames)
-        frames += self._assembler.close()
-        self._closed = True
-
-    async def _read(self) -> bytes | None:
-        """The next bytes; `None` at the end of the body, or when a whole answer has waited long enough for it."""
-        try:
-            if not self._assembler.finished:
-                return await self._response.read()
-            async with asyncio.timeout_at(self._grace()):
-                return await self._response.read_near_end()
-        except TimeoutError:
-            return None
-        except (APIConnectionError, APITimeoutError) as error:
-            if self._assembler.finished:
-                return None
-            raise StreamInterruptedError(f"the answer was cut off: {error}", self._assembler.message) from error
-
-    def _grace(self) -> float:
-        if self._deadline is None:
-            self._deadline = asyncio.get_running_loop().time() + END_GRACE
-        return self._deadline
-
-    def _decode(self, events: list[Event], frames: list[StreamFrame]) -> None:
-        assembler = self._assembler
-        for kind, data in events:
-            if data == b"[DONE]":
-                assembler.done = True
-            elif not assembler.done and data:
-                chunk = _decoded(data)
-                if "error" in chunk or kind != MESSAGE:
-                    self._check(kind, chunk)
-                assembler.feed(chunk, frames)
-
-    def _decode_rest(self, frames: list[StreamFrame]) -> None:
-        """The event that the end of the body completes. Half an event is none: there the answer was cut."""
-        try:
-            self._decode(self._decoder.close(), frames)
-        except StreamProtocolError:
-            if isinstance(self._decoder, _WholeBody):
-                raise
-
-    def _check(self, kind: bytes, chunk: dict[str, Any]) -> None:
-        """Raise what an unusual event says. An event of type `error` may be the error itself."""
-        if kind == b"error" and not chunk.get("error"):
-            chunk = {"error": chunk}
-        from .http import error_in
-
-        error = error_in(chunk, headers=self._response.headers)
-        if error is not None:
-            raise error
-        if kind == WHOLE and not chunk.get("choices"):
-            raise StreamProtocolError(f"the server sent something else than an answer: {reprlib.repr(chunk)}")
-
-
-class _Batches:
-    """Iterates the batches. An object and not a generator, so that dropping it half-way leaves nothing to clean up."""
-
-    def __init__(self, stream: KimiStreamedMessage) -> None:
-        self._stream = stream
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> list[StreamFrame]:
-        frames = await self._stream._next_batch()
-        if frames is None:
-            raise StopAsyncIteration
-        return frames
-
-
-WHOLE: Final = b"whole\nbody"
-"""The type of the one event that a body without events is. No server can send it: a type has no line end in it."""
-
-
-class _WholeBody:
-    """Takes the whole body as one event: some hosts answer a streamed request with one JSON object."""
-
-    def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-        self._size = 0
-
-    def feed(self, data: bytes) -> list[Event]:
-        self._pieces.append(data)
-        self._size += len(data)
-        check_size(self._size)
-        return []
-
-    def close(self) -> list[Event]:
-        return [(WHOLE, b"".join(self._pieces))]
-
-
-def _decoder_for(content_type: str) -> SSEDecoder | _WholeBody:
-    return _WholeBody() if content_type.lower().startswith(("application/json", "text/html")) else SSEDecoder()
-
-
-def _decoded(data: bytes) -> dict[str, Any]:
-    try:
-        chunk = from_json(data)
-    except ValueError:  # lone surrogates and broken UTF-8: let through, not lost
-        chunk = _decoded_leniently(data)
-    if not isinstance(chunk, dict):
-        raise StreamProtocolError(f"an event of the stream is no JSON object: {_beginning(data)}")
-    return chunk  # pyright: ignore[reportUnknownVariableType]
-
-
-def _decoded_leniently(data: bytes) -> Any:
-    try:
-        return json.loads(data.decode(errors="replace"), strict=False)
-    except (ValueError, RecursionError):
-        raise StreamProtocolError(f"the server sent something else than JSON: {_beginning(data)}") from None
-
-
-def _beginning(data: bytes) -> str:
-    text = data[:200].decode(errors="replace")
-    return repr(text) + ("..." if len(data) > 200 else "")
+def _timeouts(timeout: float | Timeouts | None) -> Timeouts:
+    return timeout if isinstance(timeout, Timeouts) else Timeouts(timeout, timeout, timeout)
 
 
 def _from_environment(names: tuple[str, ...]) -> str | None:

@@ -1,7 +1,9 @@
-"""HTTP to Kimi: connections, timeouts, and every way in which they fail as an error of the tree.
+"""HTTP to Kimi: connections, timeouts, the one retry layer, and every way to fail as an error of the tree.
 
 The only file that imports httpx. A pool of connections belongs to the event loop that uses it, so one client serves
 several `asyncio.run` in a row. The key is put into a header here and nowhere else.
+
+Which errors are retried is a column of the table in `status.py`; how often and after how long stands in `patience.py`.
 """
 
 from __future__ import annotations
@@ -9,182 +11,37 @@ from __future__ import annotations
 import asyncio
 import functools
 import ssl
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from math import isfinite, nan
-from typing import Any, Final, cast
+from itertools import count
+from time import monotonic
+from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
 import httpx
-from pydantic_core import from_json
 
-from ..errors import (
-    APIConnectionError,
-    APIStatusError,
-    APITimeoutError,
-    AuthenticationError,
-    BadRequestError,
-    ChatProviderError,
-    ContentFilterError,
-    ContextLengthError,
-    NotFoundError,
-    PermissionDeniedError,
-    QuotaExceededError,
-    RateLimitError,
-    RequestTooLargeError,
-    ServerError,
-)
+from ..errors import APIConnectionError, APIStatusError, APITimeoutError, ChatProviderError, StreamProtocolError
+from ..events import RequestRetried, tell
+from ..provider import OnEvent
+from .patience import RETRIES, TIMEOUTS, Retries, Timeouts, hint_of
+from .status import is_retryable, status_error
 
-__all__ = ["HttpResponse", "HttpTransport", "error_in", "status_error"]
+__all__ = ["HttpResponse", "HttpTransport"]
 
-TIMEOUT: Final = httpx.Timeout(connect=10, read=120, write=60, pool=None)
-"""Seconds. `read` is the longest silence between two reads: a model that thinks hard may pause for a minute."""
+T = TypeVar("T")
 
+WRITE_TIMEOUT: Final = 60.0
+"""Seconds that the network may take no bytes of a request."""
+WHOLE_ANSWER: Final = 900.0
+"""Seconds after which Kimi's gateway gives up an answer that is not streamed."""
 LAST_READ: Final = 0.5
 """Seconds that a body which is about to end gets to do so before its connection is closed."""
 ERROR_SIZE: Final = 65_536
 """Bytes of an error's body that are read."""
 ERROR_TIME: Final = 10.0
 """Seconds that an error's body may take."""
-
-# ==== answers that are errors ====
-
-BY_TYPE: Final[dict[str, tuple[type[APIStatusError], int]]] = {
-    "content_filter": (ContentFilterError, 400),
-    "invalid_request_error": (BadRequestError, 400),
-    "invalid_authentication_error": (AuthenticationError, 401),
-    "incorrect_api_key_error": (AuthenticationError, 401),
-    "permission_denied_error": (PermissionDeniedError, 403),
-    "resource_not_found_error": (NotFoundError, 404),
-    "engine_overloaded_error": (RateLimitError, 429),
-    "rate_limit_reached_error": (RateLimitError, 429),
-    "exceeded_current_quota_error": (QuotaExceededError, 429),
-    "server_error": (ServerError, 500),
-    "unexpected_output": (ServerError, 500),
-    "server_unavailable": (ServerError, 503),
-}
-"""`error.type` to the error, and to the status that Kimi answers it with."""
-
-BY_STATUS: Final[dict[int, type[APIStatusError]]] = {
-    400: BadRequestError,
-    401: AuthenticationError,
-    402: PermissionDeniedError,
-    403: PermissionDeniedError,
-    404: NotFoundError,
-    413: RequestTooLargeError,
-    422: BadRequestError,
-    429: RateLimitError,
-}
-
-VAGUE: Final = "invalid_request_error"
-"""The type that gateways give to every refusal, whatever its status: the status says more."""
-
-TOO_LONG: Final = ("exceeded model token limit", "input token length too long")
-OUT_OF_MONEY: Final = ("account balance", "insufficient balance", "recharge", "exceeded your current token quota")
-"""How a 429 speaks of billing when a gateway has dropped its type. A bare "quota" also stands in throttling texts."""
-
-OTHER_PLATFORM: Final = (
-    "Keys of api.moonshot.ai and api.moonshot.cn are separate: check that the key belongs to the base URL."
-)
-
-
-def status_error(status_code: int, body: bytes, headers: Mapping[str, str]) -> APIStatusError:
-    """The error that an answer with this status is."""
-    decoded = _decoded(body)
-    error = error_in(decoded, status_code, headers)
-    if error is not None:
-        return error
-    return _made(status_code, _readable(body, status_code), {}, decoded, headers)
-
-
-def error_in(decoded: Any, status_code: int | None = None, headers: Mapping[str, str] | None = None) -> Any:
-    """The error that a decoded body or chunk tells of; `None` when it tells of none.
-
-    Without a status, as inside a stream, it is the one that Kimi gives this type of error elsewhere.
-    """
-    error = cast("dict[str, Any]", decoded).get("error") if isinstance(decoded, dict) else None
-    if not error:
-        return None
-    fields: dict[str, Any] = cast("dict[str, Any]", error) if isinstance(error, dict) else {"message": str(error)}
-    if status_code is None:
-        status_code = BY_TYPE.get(str(fields.get("type")), (ServerError, 500))[1]
-    return _made(status_code, str(fields.get("message") or "no message"), fields, decoded, headers or {})
-
-
-def _made(
-    status_code: int, message: str, fields: dict[str, Any], body: Any, headers: Mapping[str, str]
-) -> APIStatusError:
-    error_type = _text(fields.get("type"))
-    kind = _error_class(status_code, error_type, message.lower())
-    if kind is AuthenticationError:
-        message = f"{message}. {OTHER_PLATFORM}"
-    return kind(
-        status_code,
-        message,
-        type=error_type,
-        code=_text(fields.get("code")),
-        body=body,
-        request_id=headers.get("msh-request-id") or headers.get("x-request-id"),
-        trace_id=headers.get("x-trace-id"),
-        retry_after=retry_after(headers),
-    )
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
-
-
-def _error_class(status_code: int, kind: str | None, message: str) -> type[APIStatusError]:
-    if kind in BY_TYPE and kind != VAGUE:
-        return BY_TYPE[kind][0]
-    found = BY_STATUS.get(status_code, ServerError if status_code >= 500 else APIStatusError)
-    if found is BadRequestError and any(words in message for words in TOO_LONG):
-        return ContextLengthError
-    if found is RateLimitError and any(words in message for words in OUT_OF_MONEY):
-        return QuotaExceededError
-    return found
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait by the `Retry-After` header, which has seconds or a date."""
-    value = headers.get("retry-after")
-    if not value:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        seconds = _seconds_until(value)
-    return max(seconds, 0.0) if isfinite(seconds) else None
-
-
-def _seconds_until(date: str) -> float:
-    """Not a number when it is no date."""
-    try:
-        until = parsedate_to_datetime(date)
-        return (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-    except (ValueError, OverflowError):
-        return nan
-
-
-def _decoded(body: bytes) -> Any:
-    try:
-        return from_json(body)
-    except ValueError:
-        return body.decode(errors="replace")
-
-
-def _readable(body: bytes, status_code: int) -> str:
-    text = " ".join(body.decode(errors="replace").split())
-    if not text:
-        return f"the server answered {status_code} without a word"
-    if text.startswith("<"):
-        return f"the server answered {status_code} with HTML: {text[:200]}"
-    return text[:500]
-
-
-# ==== requests ====
+LARGEST_BODY: Final = 128 * 1024 * 1024
+"""Bytes. Kimi keeps no file above 100 MB."""
 
 
 class HttpTransport:
@@ -193,16 +50,36 @@ class HttpTransport:
     Args:
         base_url: such as `https://api.moonshot.ai/v1`.
         api_key: goes into the `Authorization` header.
-        http_client: used as it is and never closed; `None` for a pool of our own.
+        http_client: used for all requests and never closed; `None` for a pool of our own.
+        timeouts: how long to wait for an answer.
+        retries: how often to ask again.
+        max_concurrency: how many chat requests may be under way at a time, from the sending to the end of the answer;
+            `None` for any number. Who waits longest is next.
     """
 
-    def __init__(self, base_url: str, api_key: str, http_client: httpx.AsyncClient | None = None) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str,
+        http_client: httpx.AsyncClient | None = None,
+        *,
+        timeouts: Timeouts = TIMEOUTS,
+        retries: Retries = RETRIES,
+        max_concurrency: int | None = None,
+    ) -> None:
         self.base_url = base_url.rstrip("/")
+        self.timeouts = timeouts
+        self._retries = retries
         # httpx.Headers masks the key in its repr, which log tools with variables in their tracebacks print
-        self._headers = httpx.Headers({"Authorization": f"Bearer {api_key}", "Content-Type": "application/json"})
+        self._headers = httpx.Headers({"Authorization": f"Bearer {api_key}"})
         self._given = http_client
-        self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
+        self._max_concurrency = max_concurrency
+        self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = WeakKeyDictionary()
         self._users = 0
+        self._closed_until = 0.0
+        """Before this moment of the monotonic clock nothing is sent: a server said so."""
+
+    # ---- its life ----
 
     def enter(self) -> None:
         """One more is using it."""
@@ -217,40 +94,135 @@ class HttpTransport:
 
     async def aclose(self) -> None:
         """Close the pool of this event loop. Used afterwards, it opens again."""
-        pool = self._pools.pop(asyncio.get_running_loop(), None)
+        pool = self._pools.get(asyncio.get_running_loop())
         if pool is not None:
             await pool.aclose()
 
-    async def post(self, path: str, body: bytes) -> HttpResponse:
-        """Send `body` and wait for the answer to begin.
+    # ---- the retry layer ----
+
+    async def retried(
+        self,
+        attempt: Callable[[], Awaitable[T]],
+        on_event: OnEvent | None = None,
+        *,
+        may_repeat: Callable[[ChatProviderError], bool] = lambda error: True,
+    ) -> T:
+        """What `attempt` gives, which is made again while that can help. No other place repeats a request.
+
+        A hint of the server holds for all that use this client: parallel requests wait together.
+
+        Args:
+            attempt: sends a request, up to the first piece of its answer.
+            on_event: gets a `RequestRetried` before each wait, and is awaited if it is async.
+            may_repeat: whether the request may be sent twice after such an error.
+
+        Raises:
+            ChatProviderError: how the last attempt failed.
+        """
+        started = monotonic()
+        for number in count(1):
+            try:
+                return await attempt()
+            except ChatProviderError as error:
+                delay = self._retries.delay_after(error, number, monotonic() - started)
+                self._heed(error)
+                if delay is None or not may_repeat(error):
+                    raise
+                if on_event is not None:
+                    await tell(on_event, RequestRetried(number, delay, type(error).__name__, str(error)))
+            await asyncio.sleep(delay)
+        raise AssertionError
+
+    def _heed(self, error: ChatProviderError) -> None:
+        """Let all that use this client wait as long as the server says, unless they never wait."""
+        hint = hint_of(error)
+        if hint is not None and self._retries.most and is_retryable(error):
+            self._closed_until = max(self._closed_until, monotonic() + hint)
+
+    async def _until_open(self) -> None:
+        while (left := self._closed_until - monotonic()) > 0:  # noqa: ASYNC110 - a moment is waited for, which may move
+            await asyncio.sleep(left)
+
+    # ---- requests ----
+
+    async def post(self, path: str, body: bytes, *, streamed: bool = True) -> HttpResponse:
+        """Send a chat request, once, and wait for the answer to begin. It has a place among the concurrent ones.
 
         Raises:
             APIStatusError: it is an error.
             APITimeoutError: it does not begin in time.
             APIConnectionError: the server cannot be reached.
         """
-        client = self._client()
+        pool = self._pool()
+        await pool.slots.acquire()
         try:
-            request = client.build_request("POST", self.base_url + path, content=body, headers=self._headers)
+            response = await self._send("POST", path, whole_answer=not streamed, **_json(body))
+        except BaseException:
+            pool.slots.release()
+            raise
+        return HttpResponse(response, pool.slots.release)
+
+    async def fetch(
+        self, method: str, path: str, *, body: bytes | None = None, repeatable: bool = True, **options: Any
+    ) -> bytes:
+        """The whole answer to a request that is no chat, retried.
+
+        Args:
+            method: of HTTP.
+            path: behind the base URL.
+            body: JSON.
+            repeatable: whether it does no harm to do it twice, where it is unknown if it was done once.
+            options: for `httpx.AsyncClient.build_request`.
+
+        Raises:
+            ChatProviderError: it failed.
+        """
+        content = _json(body) if body is not None else {}
+
+        async def attempt() -> bytes:
+            response = HttpResponse(await self._send(method, path, **content, **options))
+            try:
+                return await _whole(response, path)
+            finally:
+                await response.aclose()
+
+        return await self.retried(attempt, may_repeat=lambda error: repeatable or isinstance(error, APIStatusError))
+
+    async def _send(self, method: str, path: str, *, whole_answer: bool = False, **options: Any) -> httpx.Response:
+        await self._until_open()
+        client = self._client()
+        timeouts = self.timeouts
+        first_byte = timeouts.first_byte
+        if whole_answer and first_byte is not None:
+            first_byte = max(first_byte, WHOLE_ANSWER)
+        limits = httpx.Timeout(connect=timeouts.connect, read=first_byte, write=WRITE_TIMEOUT, pool=None)
+        headers = self._headers.copy()  # not a dict: this one masks the key in its repr, too
+        headers.update(options.pop("headers", {}))
+        try:
+            request = client.build_request(method, self.base_url + path, headers=headers, timeout=limits, **options)
             response = await _sent(client, request)
         except Exception as error:  # base URLs can be wrong in ways of which httpx has no error
             raise self._error_from(error) from error
-        if response.status_code == 200:
-            return HttpResponse(response)
-        raise await self._refusal(response)
+        if response.status_code != 200:
+            raise await self._refusal(response)
+        response.request.extensions["timeout"]["read"] = timeouts.between_chunks  # httpx looks when the body begins
+        return response
 
     def _client(self) -> httpx.AsyncClient:
-        if self._given is not None:
-            if self._given.is_closed:
-                raise ChatProviderError("the http_client that was given is closed")
-            return self._given
+        if self._given is None:
+            return self._pool().client
+        if self._given.is_closed:
+            raise ChatProviderError("the http_client that was given is closed")
+        return self._given
+
+    def _pool(self) -> _Pool:
         loop = asyncio.get_running_loop()
-        client = self._pools.get(loop)
-        if client is None:
+        pool = self._pools.get(loop)
+        if pool is None:
             for ended in [other for other in self._pools if other.is_closed()]:
                 del self._pools[ended]  # a pool holds its loop, so the weak key alone frees neither
-            client = self._pools[loop] = _new_pool()
-        return client
+            pool = self._pools[loop] = _Pool(self._max_concurrency)
+        return pool
 
     async def _refusal(self, response: httpx.Response) -> ChatProviderError:
         try:
@@ -259,11 +231,11 @@ class HttpTransport:
             return self._error_from(error)
         finally:
             await _in_own_task(response.aclose())
-        return status_error(response.status_code, self._without_key(body), response.headers)
+        return status_error(response.status_code, self.without_key(body), response.headers)
 
-    def _without_key(self, body: bytes) -> bytes:
+    def without_key(self, data: bytes) -> bytes:
         """Some hosts repeat the key that they refuse."""
-        return body.replace(self._headers["Authorization"].removeprefix("Bearer ").encode(), b"(the API key)")
+        return data.replace(self._headers["Authorization"].removeprefix("Bearer ").encode(), b"(the API key)")
 
     def _error_from(self, error: Exception) -> ChatProviderError:
         if isinstance(error, httpx.TimeoutException):
@@ -273,11 +245,57 @@ class HttpTransport:
         return APIConnectionError(f"no connection to {self.base_url}: {_described(error)}")
 
 
+class _Pool:
+    """The connections of one event loop, and the places of its concurrent requests."""
+
+    def __init__(self, max_concurrency: int | None) -> None:
+        self.slots: asyncio.Semaphore | _Unlimited = (
+            _Unlimited() if max_concurrency is None else asyncio.Semaphore(max_concurrency)
+        )
+        self._client: httpx.AsyncClient | None = None
+
+    @property
+    def client(self) -> httpx.AsyncClient:
+        if self._client is None:
+            self._client = _new_client()
+        return self._client
+
+    async def aclose(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+
+class _Unlimited:
+    """A semaphore that never says no."""
+
+    async def acquire(self) -> None:
+        pass
+
+    def release(self) -> None:
+        pass
+
+
+def _json(body: bytes) -> dict[str, Any]:
+    return {"content": body, "headers": {"Content-Type": "application/json"}}
+
+
+async def _whole(response: HttpResponse, path: str) -> bytes:
+    body = bytearray()
+    while (data := await response.read()) is not None:
+        body += data
+        if len(body) > LARGEST_BODY:
+            raise StreamProtocolError(f"the answer of {path} is larger than {LARGEST_BODY:,} bytes")
+    return bytes(body)
+
+
 class HttpResponse:
     """An answer with status 200 whose body is still to be read."""
 
-    def __init__(self, response: httpx.Response) -> None:
+    def __init__(self, response: httpx.Response, on_end: Callable[[], None] | None = None) -> None:
         self._response = response
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
         decoded = "content-encoding" in response.headers or response.is_stream_consumed  # the latter by a mock
         self._body: AsyncIterator[bytes] = response.aiter_bytes() if decoded else response.aiter_raw()
         self._ended = False
@@ -297,15 +315,18 @@ class HttpResponse:
         """
         try:
             data = await anext(self._body, None)
-            self._ended = data is None
-            return data
         except httpx.TimeoutException as error:
             raise APITimeoutError(f"the server was silent for too long ({_described(error)})") from error
         except (httpx.HTTPError, httpx.StreamError, OSError) as error:
             raise APIConnectionError(f"the connection broke: {_described(error)}") from error
+        if data is None:
+            self._ended = True
+            self._release()
+        return data
 
     async def aclose(self) -> None:
         """Let go of the connection. Unread bytes are lost."""
+        self._release()
         await _in_own_task(self._let_go())
 
     async def read_near_end(self) -> bytes | None:
@@ -316,6 +337,17 @@ class HttpResponse:
         if self._last_read is None or self._last_read.done():
             self._last_read = asyncio.get_running_loop().create_task(self.read())
         return await asyncio.shield(self._last_read)
+
+    def __del__(self) -> None:
+        """Whoever forgets an answer must not keep its place for ever. This may run in any thread."""
+        if self._on_end is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._on_end)
+
+    def _release(self) -> None:
+        """Give up the place among the concurrent requests, once."""
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            on_end()
 
     async def _let_go(self) -> None:
         if self._last_read is not None and not self._last_read.done():
@@ -371,10 +403,10 @@ async def _in_own_task(close: Coroutine[Any, Any, None]) -> None:
     await asyncio.shield(closing)
 
 
-def _new_pool() -> httpx.AsyncClient:
+def _new_client() -> httpx.AsyncClient:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
     try:
-        return httpx.AsyncClient(timeout=TIMEOUT, limits=limits, verify=_certificates())
+        return httpx.AsyncClient(limits=limits, verify=_certificates())
     except (ImportError, ValueError, OSError) as error:  # an unknown proxy, a file of certificates that is not there
         raise ChatProviderError(f"the environment has unusable network settings: {error}") from error
 

@@ -17,8 +17,8 @@ Event: TypeAlias = tuple[bytes, bytes]
 """The type of an event (`message` unless it says otherwise) and its data."""
 
 MESSAGE: Final = b"message"
-MAX_EVENT: Final = 64 * 1024 * 1024
-"""Bytes. No answer of a model is that long; a server that never ends its event must not fill the memory."""
+LARGEST_EVENT: Final = 16 * 1024 * 1024
+"""Bytes. No delta of a model is that long; a server that never ends its event must not fill the memory."""
 
 
 class SSEDecoder:
@@ -35,7 +35,7 @@ class SSEDecoder:
         """The events that `data` completes.
 
         Raises:
-            StreamProtocolError: an event is larger than `MAX_EVENT`.
+            StreamProtocolError: an event is larger than `LARGEST_EVENT`.
         """
         if self._after_cr or b"\r" in data:
             data = self._with_plain_newlines(data)
@@ -45,9 +45,12 @@ class SSEDecoder:
         self._tail.append(data)
         if not ends_event:
             self._tail_size += len(data)
-            check_size(self._tail_size)
+            check_size("an event of the stream", self._tail_size, LARGEST_EVENT)
             return []
-        blocks = b"".join(self._tail).split(b"\n\n")
+        joined = b"".join(self._tail)
+        blocks = joined.split(b"\n\n")
+        if len(joined) > LARGEST_EVENT:
+            check_size("an event of the stream", max(map(len, blocks)), LARGEST_EVENT)
         self._tail = [tail] if (tail := blocks.pop()) else []
         self._tail_size = len(tail)
         return self._events(blocks)
@@ -78,10 +81,10 @@ class SSEDecoder:
         return events
 
 
-def check_size(size: int) -> None:
-    """Refuse an event of more than `MAX_EVENT` bytes."""
-    if size > MAX_EVENT:
-        raise StreamProtocolError(f"an event of the stream is larger than {MAX_EVENT:,} bytes")
+def check_size(what: str, size: int, largest: int) -> None:
+    """Refuse what is larger than it may be, in bytes."""
+    if size > largest:
+        raise StreamProtocolError(f"{what} is larger than {largest:,} bytes")
 
 
 def _parse(block: bytes) -> Event | None:

@@ -2,71 +2,92 @@
 
 Values never change, so each one is encoded once and its bytes stay with it; a request body is joined from them. That is
 fast, and it keeps the head of the prompt the same to the byte from turn to turn, which Kimi's prefix cache needs.
+
+What comes from elsewhere is made to fit here, on the way out: the messages themselves stay as they are.
 """
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any, Final
 
 from pydantic_core import to_json
 
+from ..errors import FunctionSpecError, InvalidRequestError
 from ..history import calls_of
-from ..message import ContentPart, Message, TextPart, ThinkPart, ToolCall, UnknownPart, Value, once_per_value
-from ..provider import GenerationKwargs
-from ..tools.base import Tool
+from ..message import (
+    ContentPart,
+    ImageURLPart,
+    Message,
+    TextPart,
+    ThinkPart,
+    ToolCall,
+    UnknownPart,
+    Value,
+    VideoURLPart,
+    once_per_value,
+)
+from ..tools.base import NAME_RULE, Tool, ToolsPart, is_safe_name
 
-__all__ = ["encode", "message_json", "request_body", "tool_json"]
+__all__ = ["DECLARATION", "DEFAULT_REASONING_KEY", "Dialect", "encode", "joined", "messages_json", "tool_json"]
+
+DEFAULT_REASONING_KEY: Final = "reasoning_content"
 
 
-def request_body(
-    model: str,
-    system_prompt: str,
-    tools: Sequence[Tool],
-    history: Sequence[Message],
-    overrides: GenerationKwargs | None = None,
-) -> bytes:
-    """The body of a streamed request. What is not given is not sent.
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How messages look to one server.
+
+    Args:
+        reasoning_key: under which key the server sends reasoning, and wants it back.
+        strict: the rules of Kimi's own servers hold: calls come with reasoning, ids are plain, pictures are no links.
+    """
+
+    reasoning_key: str = DEFAULT_REASONING_KEY
+    strict: bool = False
+
+
+# ==== bodies ====
+
+
+def messages_json(dialect: Dialect, system_prompt: str, history: Sequence[Message]) -> list[bytes]:
+    """All messages of a request, each as JSON.
 
     Raises:
-        TypeError: `extra_body` has messages or tools.
+        InvalidRequestError: Kimi would refuse one.
     """
-    messages = [message.__dict__.get(_KEY) or message_json(message) for message in history]
+    encoder = _encoder(dialect)
+    key: str = encoder.key  # pyright: ignore[reportFunctionMemberAccess]
+    encoded = [message.__dict__.get(key) or encoder(message) for message in history]
     if system_prompt:
-        messages.insert(0, message_json(Message.system(system_prompt)))
+        encoded.insert(0, encoder(Message.system(system_prompt)))
+    return encoded
+
+
+DECLARATION: Final = b'{"role":"system","tools":['
+"""How the JSON of a message that declares tools begins. Inside a string the quotes would be escaped."""
+
+
+def joined(messages: list[bytes], tools: Sequence[Tool], fields: dict[str, Any]) -> bytes:
+    """The body of a request.
+
+    Args:
+        messages: each as JSON; the list is used up.
+        tools: what the model may call.
+        fields: everything else.
+    """
     tail = [b"]", b',"tools":[' + b",".join(map(tool_json, tools)) + b"]"] if tools else [b"]"]
-    tail += [b",", encode(_fields(model, overrides or {}))[1:]]
+    tail += [b",", encode(fields)[1:]]
     if messages:  # a long body is copied once: what stands around the messages goes to the first and the last of them
         messages[-1] += b"".join(tail)
         messages[0] = b'{"messages":[' + messages[0]
         return b",".join(messages)
     return b'{"messages":[' + b"".join(tail)
-
-
-def _fields(model: str, overrides: GenerationKwargs) -> dict[str, Any]:
-    """Everything but messages and tools; `extra_body` has the last word."""
-    fields: dict[str, Any] = {"model": model, "stream": True, "stream_options": {"include_usage": True}, **overrides}
-    extra: dict[str, Any] = dict(fields.pop("extra_body", None) or {})
-    if taken := {"messages", "tools"} & extra.keys():
-        raise TypeError(f"extra_body cannot replace {' and '.join(sorted(taken))} of the request")
-    return {name: value for name, value in {**fields, **extra}.items() if value is not None}
-
-
-@once_per_value
-def message_json(message: Message) -> bytes:
-    """A message as JSON."""
-    return encode(_message(message))
-
-
-_KEY: Final[str] = message_json.key  # pyright: ignore[reportFunctionMemberAccess]
-
-
-@once_per_value
-def tool_json(tool: Tool) -> bytes:
-    """A tool as JSON."""
-    function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
-    return encode({"type": "function", "function": function})
 
 
 def encode(value: Any) -> bytes:
@@ -77,37 +98,128 @@ def encode(value: Any) -> bytes:
         return json.dumps(value, separators=(",", ":"), default=dict).encode()
 
 
-def _message(message: Message) -> dict[str, Any]:
-    body: dict[str, Any] = {"role": message.role}
-    if (reasoning := message.reasoning) is not None and message.role == "assistant":
-        body["reasoning_content"] = reasoning
+# ==== tools ====
+
+
+@once_per_value
+def tool_json(tool: Tool) -> bytes:
+    """A tool as JSON, its parameters in Kimi's schema dialect. A name that begins with `$` is one of Kimi's own tools.
+
+    Raises:
+        FunctionSpecError: Kimi would refuse it.
+    """
+    return encode(_tool(tool))
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    if tool.name.startswith("$"):
+        return {"type": "builtin_function", "function": {"name": tool.name}}
+    if not is_safe_name(tool.name):
+        raise FunctionSpecError(f"Kimi refuses the tool name {tool.name!r}; it has to be {NAME_RULE}")
+    function = {"name": tool.name, "description": tool.description, "parameters": _parameters(tool)}
+    return {"type": "function", "function": function}
+
+
+def _parameters(tool: Tool) -> dict[str, Any]:
+    from .schema import to_mfjs  # only who has tools pays for it
+
+    parameters = to_mfjs(tool.parameters)
+    if parameters.get("type", "object") != "object" or "anyOf" in parameters:
+        raise FunctionSpecError(f"the parameters of the tool {tool.name!r} are no schema of an object")
+    return {"type": "object", "properties": {}, **parameters}
+
+
+# ==== messages ====
+
+
+@functools.cache
+def _encoder(dialect: Dialect) -> Callable[[Message], bytes]:
+    """What encodes messages for a dialect; each dialect keeps bytes of its own with a message."""
+
+    def message_json(message: Message) -> bytes:
+        return encode(_message(message, dialect))
+
+    message_json.__qualname__ = f"message_json({dialect.reasoning_key}, {dialect.strict})"
+    return once_per_value(message_json)
+
+
+def _message(message: Message, dialect: Dialect) -> dict[str, Any]:
+    if declared := [part for part in message.content if isinstance(part, ToolsPart)]:
+        return _declaration(message, declared)
     calls = calls_of(message)
-    content = _content(message)
+    body: dict[str, Any] = {"role": message.role, **_reasoning(message, bool(calls), dialect)}
+    content = _content(message, dialect)
     if not (calls and _is_blank(content)):  # with calls Kimi takes no blank content
         body["content"] = content
     if calls:
-        body["tool_calls"] = [_call(call) for call in calls]
-    optional = {"tool_call_id": message.tool_call_id, "name": message.name, "partial": message.partial}
+        body["tool_calls"] = [_call(call, dialect) for call in calls]
+    call_id = message.tool_call_id
+    optional = {
+        "tool_call_id": call_id and _sent_id(call_id, dialect),
+        "name": message.name,
+        "partial": message.partial,
+    }
     return body | {field: value for field, value in optional.items() if value is not None}
 
 
-def _content(message: Message) -> str | list[dict[str, Any]]:
+def _declaration(message: Message, declared: Sequence[ToolsPart]) -> dict[str, Any]:
+    if message.role != "system" or len(declared) != len(message.content):
+        raise InvalidRequestError(
+            "tools are declared by a system message that has no other content; make it two messages"
+        )
+    return {"role": "system", "tools": [_tool(tool) for part in declared for tool in part.tools]}
+
+
+def _reasoning(message: Message, calls: bool, dialect: Dialect) -> dict[str, Any]:
+    """The reasoning as the server sent it. A call without any, from another model, gets the least that Kimi takes."""
+    reasoning = message.reasoning if message.role == "assistant" else None
+    if reasoning is None and calls and dialect.strict:
+        reasoning = PLACEHOLDER
+    if reasoning is None:
+        return {}
+    if dialect.reasoning_key == "reasoning_details":
+        return {"reasoning_details": [{"type": "reasoning.text", "text": reasoning}]}
+    return {dialect.reasoning_key: reasoning}
+
+
+PLACEHOLDER: Final = " "
+"""Kimi refuses a call without reasoning while it thinks; a space is the least that it takes."""
+
+
+def _content(message: Message, dialect: Dialect) -> str | list[dict[str, Any]]:
     """One string where that says it all. An assistant's texts are one text; a user's parts stay parts."""
     parts = [part for part in message.content if not isinstance(part, ThinkPart)]
     texts = [part.text for part in parts if isinstance(part, TextPart)]
     if len(texts) == len(parts) and (len(texts) < 2 or message.role == "assistant"):
         return "".join(texts)
-    return [_part(part) for part in parts]
+    return [_part(part, dialect) for part in parts if not (isinstance(part, TextPart) and not part.text)]
 
 
 def _is_blank(content: str | list[dict[str, Any]]) -> bool:
     return isinstance(content, str) and not content.strip()
 
 
-def _part(part: ContentPart) -> dict[str, Any]:
+def _part(part: ContentPart, dialect: Dialect) -> dict[str, Any]:
     if isinstance(part, UnknownPart):
         return {"type": part.type, **part.data}
+    if dialect.strict:
+        _check_media(part)
     return part.model_dump(exclude=_private(part))
+
+
+def _check_media(part: ContentPart) -> None:
+    """Kimi fetches nothing from the web, and draws no SVG."""
+    url = part.image_url.url if isinstance(part, ImageURLPart) else None
+    url = part.video_url.url if isinstance(part, VideoURLPart) else url
+    if url is None:
+        return
+    if not url.startswith(("data:", "ms://")):
+        raise InvalidRequestError(
+            f"Kimi fetches no pictures or films from the web: {url[:80]!r}; send a data: URL, or upload the file with"
+            " kimi.files and send its ms:// URL"
+        )
+    if url.startswith("data:image/svg"):
+        raise InvalidRequestError("Kimi takes no SVG pictures; send a PNG, JPEG, GIF, WebP, BMP or HEIC")
 
 
 def _private(value: Value) -> dict[str, Any]:
@@ -117,6 +229,24 @@ def _private(value: Value) -> dict[str, Any]:
     return fields | inner
 
 
-def _call(call: ToolCall) -> dict[str, Any]:
+# ==== calls ====
+
+_PLAIN_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_K2_ID: Final = re.compile(r"functions\.[A-Za-z0-9_-]+:\d+")
+_UNSAFE: Final = re.compile(r"[^A-Za-z0-9_-]")
+
+
+def _call(call: ToolCall, dialect: Dialect) -> dict[str, Any]:
     function = {"name": call.name, "arguments": call.arguments if call.arguments.strip() else "{}"}
-    return {"id": call.id, "type": call.type, "function": function}
+    return {"id": _sent_id(call.id, dialect), "type": call.type, "function": function}
+
+
+def _sent_id(call_id: str, dialect: Dialect) -> str:
+    """The id, in letters that every server takes. It depends on nothing else, so a call and its result stay together.
+
+    K2 on a server of one's own works best with ids of its own form, which other servers may refuse.
+    """
+    if _PLAIN_ID.fullmatch(call_id) or (not dialect.strict and _K2_ID.fullmatch(call_id)):
+        return call_id
+    digest = blake2b(call_id.encode(errors="surrogatepass"), digest_size=4).hexdigest()
+    return f"{_UNSAFE.sub('_', call_id)[:55]}_{digest}"

@@ -18,7 +18,7 @@ from typing import Final
 
 from ..errors import ToolArgumentsError
 from ..message import ContentPart, Message, TextPart, ThinkPart, ToolCall, once_per_value
-from ..tools.base import Tool
+from ..tools.base import Tool, ToolsPart
 
 __all__ = ["REQUEST_COST", "prompt_cost", "estimate_text", "message_cost", "quickly_counted", "tools_cost"]
 
@@ -52,7 +52,8 @@ def message_cost(message: Message) -> int:
 
 def prompt_cost(messages: Iterable[Message], tools: Sequence[Tool]) -> int:
     """Tokens of a whole prompt."""
-    return REQUEST_COST + tools_cost(tools) + sum(map(message_cost, messages))
+    costs = [message.__dict__.get(_COST_KEY) or message_cost(message) for message in messages]
+    return REQUEST_COST + tools_cost(tools) + sum(costs)
 
 
 def quickly_counted(messages: Sequence[Message]) -> bool:
@@ -90,6 +91,8 @@ def _text_of(part: ContentPart) -> str | None:
 
 
 def _part_cost(part: ContentPart) -> int:
+    if isinstance(part, ToolsPart):
+        return tools_cost(part.tools)
     text = _text_of(part)
     return _MEDIA_COST if text is None else estimate_text(text)
 

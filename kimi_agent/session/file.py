@@ -5,7 +5,7 @@ that fails leaves the old file as it was and nothing beside it. `load` gives bac
 is damaged. What JSON cannot say (an object in `extra`, NaN, infinity) is refused, never written as something else.
 
     {"format": "kimi_agent", "version": "1.0", "always_included_messages": [...], "chat_history": [...],
-     "usage": {...}, "window": {"cut": 0, "scale": 1.0}}
+     "usage": {...}, "window": {"cut": 0, "scale": 1.0}, "prompt_cache_key": "..."}
 
 A newer minor version adds fields: they are kept, wherever they stand, and written back. A newer major version is
 refused. Only a process that is killed during a save can leave its temporary file (`.kimi_agent-*.tmp`) behind.
@@ -53,6 +53,7 @@ class SessionState:
         usage: what it has cost so far.
         cut: index in `chat_history` of the first message that the window keeps.
         scale: how many tokens an estimated one really is, as the window has learnt.
+        prompt_cache_key: under which the provider caches the prompt; `None` for none.
         unknown: fields of the file that only a newer version knows. The next save writes them back.
     """
 
@@ -61,6 +62,7 @@ class SessionState:
     usage: TokenUsage = TokenUsage(input_other=0, output=0)  # noqa: RUF009 - frozen
     cut: int = 0
     scale: float = 1.0
+    prompt_cache_key: str | None = None
     unknown: FrozenDict = FrozenDict()  # noqa: RUF009 - frozen
 
 
@@ -140,7 +142,9 @@ def _packing(path: str) -> Callable[[bytes], bytes]:
     return _PACKINGS[suffix]
 
 
-_KNOWN: Final = frozenset({"format", "version", "always_included_messages", "chat_history", "usage", "window"})
+_KNOWN: Final = frozenset(
+    {"format", "version", "always_included_messages", "chat_history", "usage", "window", "prompt_cache_key"}
+)
 
 
 # ==== writing ====
@@ -156,6 +160,7 @@ def _encode(state: SessionState) -> bytes:
         "chat_history": _lines("chat_history", state.chat_history),
         "usage": _json(state.usage, "usage"),
         "window": _json(window, "window"),
+        **({"prompt_cache_key": _json(key, "prompt_cache_key")} if (key := state.prompt_cache_key) else {}),
         **{key: _json(value, key) for key, value in state.unknown.items() if key not in _KNOWN},
     }
     return b"{\n" + b",\n".join(_json(key, key) + b": " + value for key, value in fields.items()) + b"\n}\n"
@@ -272,6 +277,7 @@ def _decode(content: bytes) -> SessionState:
         usage=_value(TokenUsage, {"input_other": 0, "output": 0, **_object(fields, "usage")}, "usage"),
         cut=_cut(window, len(history)),
         scale=_scale(window),
+        prompt_cache_key=_cache_key(fields),
         unknown=freeze(unknown),
     )
 
@@ -353,6 +359,13 @@ def _scale(window: Mapping[str, Any]) -> float:
     if not isinstance(scale, int | float) or isinstance(scale, bool) or scale <= 0:
         raise ValueError(f"`window.scale` must be a number above 0, not {_kind(scale)}")
     return float(scale)
+
+
+def _cache_key(fields: Mapping[str, Any]) -> str | None:
+    key = fields.get("prompt_cache_key")
+    if key is not None and not isinstance(key, str):
+        raise ValueError(f"`prompt_cache_key` must be a string, not {_kind(key)}")
+    return key
 
 
 def _kind(value: object) -> str:

@@ -15,7 +15,7 @@ from typing import Any, cast
 from ..message import TokenUsage
 from .script import Body, Call, Delivery, Recorded, Reply
 
-__all__ = ["Envelope", "PrefixCache", "completion", "events", "to_json"]
+__all__ = ["CREATED", "Envelope", "PrefixCache", "completion", "events", "prompt_tokens", "to_json"]
 
 CREATED = 1_790_000_000
 """The time of every answer, in seconds since 1970: a double has no clock."""
@@ -52,6 +52,11 @@ class PrefixCache:
                 known = size
         self._seen.add(digest.digest())
         return max(1, size // 4), known // 4
+
+
+def prompt_tokens(body: Body) -> int:
+    """The tokens of a request's prompt, as the doubles estimate them."""
+    return max(1, sum(len(to_json(part)) for part in _prompt_parts(body)) // 4)
 
 
 def _prompt_parts(body: Body) -> list[Any]:

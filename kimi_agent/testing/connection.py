@@ -7,22 +7,22 @@ hangs up in the middle of an answer, the handler is cancelled at once.
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import struct
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias, cast
 
 import h11
 
-from .script import Delivery
+from .script import Body, Delivery, HangUp
 
-__all__ = ["Connection", "HTTPRequest", "HTTPResponse", "Handler"]
+__all__ = ["WHOLE", "Connection", "HTTPRequest", "HTTPResponse", "Handler"]
 
 _LINGER_NOT: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 """`SO_LINGER` on, for 0 seconds: closing resets the connection."""
-
 
 WHOLE: Final = Delivery(whole=True)
 
@@ -36,6 +36,15 @@ class HTTPRequest:
     headers: Mapping[str, str]
     body: bytes
 
+    @property
+    def json(self) -> Body | None:
+        """The JSON object in the body, if there is one."""
+        try:
+            value: Any = json.loads(self.body)
+        except (ValueError, RecursionError):
+            return None
+        return cast(Body, value) if isinstance(value, dict) else None
+
 
 @dataclass(frozen=True, slots=True)
 class HTTPResponse:
@@ -48,7 +57,7 @@ class HTTPResponse:
     delivery: Delivery = WHOLE
 
 
-Handler: TypeAlias = Callable[[HTTPRequest], Awaitable[HTTPResponse]]
+Handler: TypeAlias = Callable[[HTTPRequest], Awaitable[HTTPResponse | HangUp]]
 
 
 class Connection(asyncio.Protocol):
@@ -100,7 +109,11 @@ class Connection(asyncio.Protocol):
     async def _serve(self) -> None:
         try:
             while (request := await self._request()) is not None:
-                await self._respond(await self._handler(request))
+                response = await self._handler(request)
+                if isinstance(response, HangUp):
+                    self._break_off(response.stop)
+                    break
+                await self._respond(response)
                 if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
                     break
                 self._http.start_next_cycle()
@@ -135,8 +148,8 @@ class Connection(asyncio.Protocol):
             await self._send(h11.Data(data=piece))
         if delivery.stop_after is None or delivery.stop == "end":
             await self._send(h11.EndOfMessage())
-        elif delivery.stop == "reset":
-            self._reset()
+        else:
+            self._break_off(delivery.stop)
 
     async def _send(self, event: h11.Event) -> None:
         if data := self._http.send(event):
@@ -150,7 +163,10 @@ class Connection(asyncio.Protocol):
             headers = {"Connection": "close"}
             await self._respond(HTTPResponse(error.error_status_hint, "text/plain", [text], headers))
 
-    def _reset(self) -> None:
+    def _break_off(self, stop: Literal["close", "reset"]) -> None:
+        """Reset the connection, or leave it to be closed."""
+        if stop == "close":
+            return
         self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
         self._transport.abort()
 

@@ -10,9 +10,9 @@ from typing import Any, cast
 from .checks import check_request
 from .chunks import Envelope, PrefixCache, events
 from .persona import persona
-from .script import Answer, Body, Call, Delivery, Failure, Recorded, Reply, ScriptSource, Step
+from .script import Answer, Body, Call, Delivery, Failure, RawBody, Recorded, Reply, ScriptSource, Step
 
-__all__ = ["Double", "headers"]
+__all__ = ["Double", "headers", "own_headers"]
 
 
 class Double:
@@ -64,11 +64,20 @@ class Double:
 
 
 def headers(answer: Answer, envelope: Envelope) -> dict[str, str]:
-    """What Kimi sends beside an answer. Names are in lower case."""
-    found = {"msh-request-id": f"request-{envelope.number}", "x-trace-id": f"trace-{envelope.number}"}
-    if isinstance(answer, Failure) and answer.retry_after is not None:
-        found["retry-after"] = str(answer.retry_after)
-    return found
+    """What Kimi sends beside an answer to a chat request. Names are in lower case."""
+    ids = {"msh-request-id": f"request-{envelope.number}", "x-trace-id": f"trace-{envelope.number}"}
+    return ids | own_headers(answer)
+
+
+def own_headers(answer: Answer) -> dict[str, str]:
+    """What an answer says of its headers. Names are in lower case."""
+    match answer:
+        case Failure(retry_after=int() | str() as retry_after):
+            return {"retry-after": str(retry_after)}
+        case RawBody():
+            return {name.lower(): value for name, value in answer.headers.items()}
+        case _:
+            return {}
 
 
 async def _resolved(step: Step, body: Body) -> Answer:

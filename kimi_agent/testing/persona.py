@@ -52,8 +52,8 @@ def _text(message: Body) -> str:
 
 def _calls(body: Body, question: Question) -> list[Call]:
     """The calls of the function that fits best; none when no function fits or may be called."""
-    choice, tools = body.get("tool_choice"), cast(list[Body], body.get("tools") or [])
-    functions = [Function(tool["function"]) for tool in tools if tool.get("type") == "function"]
+    choice = body.get("tool_choice")
+    functions = [Function(tool["function"]) for tool in _tools(body) if tool.get("type") == "function"]
     if not functions or choice == "none":
         return []
     ranked = sorted(functions, key=lambda function: -function.fits(question))
@@ -61,6 +61,12 @@ def _calls(body: Body, question: Question) -> list[Call]:
         if function.fits(question) and (fillings := function.fillings(question)):
             return [_call(function, arguments) for arguments in fillings[:MAX_CALLS]]
     return [_call(ranked[0], ranked[0].guess(question))] if choice == "required" else []
+
+
+def _tools(body: Body) -> list[Body]:
+    """The tools of the request, and those that system messages declare."""
+    late = [message.get("tools") for message in cast(list[Body], body.get("messages") or [])]
+    return [tool for tools in (body.get("tools"), *late) for tool in cast(list[Body], tools or [])]
 
 
 def _call(function: Function, arguments: Body) -> Call:

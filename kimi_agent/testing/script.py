@@ -4,8 +4,9 @@ A script is a sequence of steps, one for each request, first in, first out:
 
     script = [call("get_weather", city="Oslo"), say("Four degrees.")]
 
-A step is a `Reply`, a `Call` (a reply with that one call), `Recorded` chunks, a `Failure`, a `RawBody`, or a function
-that gets the decoded request and returns one of these. A function in place of the sequence answers every request.
+A step is a `Reply`, a `Call` (a reply with that one call), `Recorded` chunks, a `Failure`, a `RawBody`, a `HangUp`, or
+a function that gets the decoded request and returns one of these. A function in place of the sequence answers every
+request.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -25,7 +26,9 @@ __all__ = [
     "Call",
     "Delivery",
     "Failure",
+    "Fault",
     "Gate",
+    "HangUp",
     "RawBody",
     "Recorded",
     "Reply",
@@ -186,20 +189,21 @@ class Failure:
 
     Args:
         status: of the HTTP response.
-        type: `error.type`, such as `rate_limit_reached_error`.
+        type: `error.type`, such as `rate_limit_reached_error`; `None` for a body without it.
         message: what Kimi says.
-        retry_after: seconds, sent as a `Retry-After` header.
+        retry_after: sent as a `Retry-After` header: seconds, or a text that is sent as it is.
     """
 
     status: int
-    type: str
-    message: str
-    retry_after: int | None = None
+    type: str | None = None
+    message: str = ""
+    retry_after: int | str | None = None
 
     @property
     def body(self) -> Body:
         """The error body as Kimi sends it."""
-        return {"error": {"message": self.message, "type": self.type}}
+        error = {"message": self.message}
+        return {"error": error if self.type is None else error | {"type": self.type}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,15 +215,31 @@ class RawBody:
         content_type: of the response.
         status: of the response.
         delivery: in place of the server's.
+        headers: beside those that every answer has, such as `{"content-encoding": "gzip"}`.
     """
 
     body: bytes
     content_type: str = "text/event-stream"
     status: int = 200
     delivery: Delivery | None = None
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-Answer: TypeAlias = Reply | Recorded | Failure | RawBody
+@dataclass(frozen=True, slots=True)
+class HangUp:
+    """No answer: the connection ends before the first byte of one.
+
+    Args:
+        stop: `close` closes the socket, `reset` resets the connection.
+    """
+
+    stop: Literal["close", "reset"] = "close"
+
+
+Fault: TypeAlias = Failure | RawBody | HangUp
+"""An answer that has nothing to do with what was asked. Every endpoint can give it."""
+
+Answer: TypeAlias = Reply | Recorded | Fault
 """What a request is answered with."""
 
 Step: TypeAlias = Answer | Call | Callable[[Body], Answer | Call | Awaitable[Answer | Call]]

@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from inspect import isawaitable
-from typing import cast
+from typing import Final, cast
 
 from ..errors import APIConnectionError
-from ..events import RequestSent
-from ..kimi.client import KimiStreamedMessage
-from ..kimi.http import HttpResponse, status_error
-from ..kimi.wire import request_body
+from ..events import RequestSent, tell
+from ..kimi.answer import KimiStreamedMessage
+from ..kimi.models import model_info
+from ..kimi.request import ChatRequest
+from ..kimi.status import status_error
 from ..message import Message
-from ..provider import GenerationKwargs, OnEvent
+from ..provider import GenerationKwargs, OnEvent, checked
 from ..tools.base import Tool
 from .chunks import Envelope, to_json
 from .double import Double, headers
-from .script import Answer, Body, Delivery, Failure, RawBody, ScriptSource
+from .script import Answer, Body, Delivery, Failure, HangUp, RawBody, ScriptSource
 
 __all__ = ["ScriptedKimi", "ScriptedRequest"]
 
@@ -83,37 +84,46 @@ class ScriptedKimi(Double):
         generation_overrides: GenerationKwargs | None = None,
         on_event: OnEvent | None = None,
     ) -> KimiStreamedMessage:
-        """Answer by script.
+        """Answer by script. Returns when the first piece of the answer is there. Nothing is tried again.
 
         Args:
             system_prompt: goes before the history; `""` for none.
             tools: what the double may call.
-            history: the messages; they are not changed.
+            history: the messages; they are neither changed nor mended: what `Kimi` would have to mend is refused.
             generation_overrides: for this request only.
             on_event: gets `RequestSent`, and is awaited if it is async.
 
         Raises:
+            InvalidRequestError: Kimi would refuse the request; it was not sent.
             APIStatusError: the double refuses the request, or the script says so.
+            APIConnectionError: the script says `HangUp`.
+            TypeError: an override that no request knows.
         """
-        overrides = GenerationKwargs(**(generation_overrides or {}))
-        raw = request_body(self.model_name, system_prompt, tools, history, overrides)
+        overrides = GenerationKwargs(**checked(generation_overrides or {}, GenerationKwargs))
+        raw = ChatRequest(model_info(self.model_name), system_prompt, tools, history, overrides).body()
         body = cast(Body, json.loads(raw))  # takes the lone surrogates that a faster decoder refuses
         self.requests.append(ScriptedRequest(system_prompt, tuple(tools), tuple(history), overrides, body))
-        if on_event is not None and isawaitable(told := on_event(RequestSent(raw.decode()))):
-            await told
+        if on_event is not None:
+            await tell(on_event, RequestSent(raw.decode()))
         answer, envelope = await self._answer(body)
-        return KimiStreamedMessage(cast(HttpResponse, self._response(answer, envelope)))
+        streamed = KimiStreamedMessage(self._response(answer, envelope))
+        await streamed.begin(may_be_empty=bool(history and history[-1].partial))
+        return streamed
 
     def _response(self, answer: Answer, envelope: Envelope) -> _Response:
         beside = headers(answer, envelope)
-        if isinstance(answer, Failure):
-            raise status_error(answer.status, to_json(answer.body), beside)
-        if not isinstance(answer, RawBody):
-            return _Response(beside, *self._events(answer, envelope))
-        if answer.status != 200:
-            raise status_error(answer.status, answer.body, beside)
-        beside["content-type"] = answer.content_type
-        return _Response(beside, [answer.body], answer.delivery or self._delivery)
+        match answer:
+            case HangUp():
+                raise APIConnectionError("the connection broke before an answer began")
+            case Failure():
+                raise status_error(answer.status, to_json(answer.body), beside)
+            case RawBody(status=200):
+                beside = {"content-type": answer.content_type} | beside
+                return _Response(beside, [answer.body], answer.delivery or self._delivery)
+            case RawBody():
+                raise status_error(answer.status, _decoder(beside)(answer.body), beside)
+            case _:
+                return _Response(beside, *self._events(answer, envelope))
 
 
 class _Response:
@@ -122,6 +132,7 @@ class _Response:
     def __init__(self, headers: Mapping[str, str], events: list[bytes], delivery: Delivery) -> None:
         self.headers = headers
         self._delivery = delivery
+        self._decode = _decoder(headers)
         self._writes = enumerate(delivery.writes(events))
         self._closed = False
 
@@ -133,7 +144,7 @@ class _Response:
             return self._end()
         if self._delivery.gate is not None:
             await self._delivery.gate(number)
-        return piece
+        return self._decode(piece)
 
     async def read_near_end(self) -> bytes | None:
         """The same: there is no connection to lose."""
@@ -145,3 +156,23 @@ class _Response:
 
     async def aclose(self) -> None:
         self._closed = True
+
+
+ZIPPED: Final = ("gzip", "deflate")
+DETECT_FORMAT: Final = zlib.MAX_WBITS | 32
+"""Tells zlib to look at the first bytes: gzip and deflate begin differently."""
+
+
+def _decoder(headers: Mapping[str, str]) -> Callable[[bytes], bytes]:
+    """Undoes the content encoding of a body, piece by piece."""
+    if headers.get("content-encoding") not in ZIPPED:
+        return bytes
+    unzip = zlib.decompressobj(DETECT_FORMAT).decompress
+
+    def decode(piece: bytes) -> bytes:
+        try:
+            return unzip(piece)
+        except zlib.error as error:
+            raise APIConnectionError(f"the connection broke: {error}") from error
+
+    return decode

@@ -1,32 +1,50 @@
-"""`KimiServer`: Kimi's chat-completions over real HTTP/1.1 on the loopback interface.
+"""`KimiServer`: Kimi's API over real HTTP/1.1 on the loopback interface.
 
-It checks requests as Kimi does and answers by script or by the offline persona. When the `async with` block ends, every
-connection and task of it has ended too.
+It checks chat requests as Kimi does and answers them by script or by the offline persona; the other endpoints answer
+out of its `Account`. When the `async with` block ends, every connection and task of it has ended too.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Self, cast
+from typing import Final, Self
+from urllib.parse import unquote
 
+from . import endpoints
 from .chunks import Envelope, completion, to_json
-from .connection import Connection, HTTPRequest, HTTPResponse
-from .double import Double, headers
-from .script import Answer, Body, Delivery, Failure, RawBody, Recorded, ScriptSource
+from .connection import WHOLE, Connection, HTTPRequest, HTTPResponse
+from .double import Double, headers, own_headers
+from .endpoints import NO_JSON, Account
+from .script import Answer, Body, Delivery, Failure, Fault, HangUp, RawBody, Recorded, ScriptSource
 
-__all__ = ["ChatRequest", "KimiServer"]
+__all__ = ["AnyRequest", "ChatRequest", "KimiServer"]
 
 PREFIX: Final = "/v1"
-CHAT: Final = f"{PREFIX}/chat/completions"
+CHAT: Final = "/chat/completions"
 JSON_TYPE: Final = "application/json"
 EVENTS_TYPE: Final = "text/event-stream"
 
 UNAUTHORIZED: Final = Failure(401, "invalid_authentication_error", "Invalid Authentication")
-NO_JSON: Final = Failure(400, "invalid_request_error", "Invalid request: the body must be a JSON object")
+
+
+@dataclass(frozen=True, slots=True)
+class AnyRequest:
+    """A request to any endpoint as it came.
+
+    Args:
+        method: in capitals.
+        path: after the base URL, with its query, as it was sent, such as `/files/file-1`.
+        headers: by name in lower case; the value of `authorization` is left out.
+        body: its bytes.
+    """
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +62,8 @@ class ChatRequest:
     raw: bytes
 
 
-class KimiServer(Double):
-    """An embedded Kimi that speaks HTTP.
+class KimiServer(Double, Account):
+    """An embedded Kimi that speaks HTTP. What its endpoints beside chat know is in the attributes of an `Account`.
 
         async with KimiServer([call("get_weather", city="Oslo"), say("Four degrees.")]) as server:
             kimi = Kimi("kimi-k3", api_key=server.api_key, base_url=server.base_url)
@@ -65,7 +83,12 @@ class KimiServer(Double):
     def __init__(
         self, script: ScriptSource | None = None, *, delivery: Delivery | None = None, check: bool = True
     ) -> None:
-        super().__init__(script, delivery or Delivery(), check)
+        Double.__init__(self, script, delivery or Delivery(), check)
+        Account.__init__(self)
+        self.calls: list[AnyRequest] = []
+        """Every request of any kind, in the order of arrival."""
+        self.failures: dict[str, list[Fault]] = {}
+        """By path after the base URL: what the next requests there get in place of an answer, first in, first out."""
         self.requests: list[ChatRequest] = []
         """Every chat request with a JSON object in it, refused or not, in the order of arrival."""
         self._open: set[Connection] = set()
@@ -139,36 +162,41 @@ class KimiServer(Double):
 
     # ---- requests ----
 
-    async def _respond(self, request: HTTPRequest) -> HTTPResponse:
-        body = _decoded(request.body)
-        if refusal := self._refusal(request, body):
-            return _json_response(refusal.status, refusal.body, {})
-        try:
-            answer, envelope = await self._answer(body or {})
-        except Exception as error:  # a function of the script raised: the test must see it, and the server goes on
-            failure = Failure(500, "server_error", f"the script raised {error!r}")
-            return _json_response(failure.status, failure.body, {})
-        return self._response(answer, envelope, streamed=bool(body and body.get("stream")))
-
-    def _refusal(self, request: HTTPRequest, body: Body | None) -> Failure | None:
-        """What is wrong with the request before anybody reads its messages. Records it."""
-        path = request.target.partition("?")[0]
-        if (request.method, path) != ("POST", CHAT):
-            return Failure(404, "resource_not_found_error", f"there is no {request.method} {path} here")
-        if body is not None:
-            self.requests.append(ChatRequest(body, _without_key(request.headers), request.body))
-            self._changed()
+    async def _respond(self, request: HTTPRequest) -> HTTPResponse | HangUp:
+        target = _after_base(request.target)
+        path = unquote(target.partition("?")[0])
+        self._record(request, target, is_chat=path == CHAT)
         if request.headers.get("authorization") != f"Bearer {self.api_key}":
-            return UNAUTHORIZED
-        return NO_JSON if body is None else None
+            return _plain(UNAUTHORIZED)
+        if failures := self.failures.get(path):
+            return _plain(failures.pop(0))
+        if (request.method, path) == ("POST", CHAT):
+            return await self._chat(request)
+        outcome = endpoints.answer(self, request, path)
+        return _json_response(200, outcome, {}) if isinstance(outcome, dict) else _plain(outcome)
 
-    def _response(self, answer: Answer, envelope: Envelope, *, streamed: bool) -> HTTPResponse:
+    def _record(self, request: HTTPRequest, target: str, *, is_chat: bool) -> None:
+        without_key = _without_key(request.headers)
+        self.calls.append(AnyRequest(request.method, target, without_key, request.body))
+        if is_chat and request.method == "POST" and (body := request.json) is not None:
+            self.requests.append(ChatRequest(body, without_key, request.body))
+        self._changed()
+
+    async def _chat(self, request: HTTPRequest) -> HTTPResponse | HangUp:
+        body = request.json
+        if body is None:
+            return _plain(NO_JSON)
+        try:
+            answer, envelope = await self._answer(body)
+        except Exception as error:  # a function of the script raised: the test must see it, and the server goes on
+            return _plain(Failure(500, "server_error", f"the script raised {error!r}"))
+        return self._response(answer, envelope, streamed=bool(body.get("stream")))
+
+    def _response(self, answer: Answer, envelope: Envelope, *, streamed: bool) -> HTTPResponse | HangUp:
         beside = headers(answer, envelope)
         match answer:
-            case Failure(status=status):
-                return _json_response(status, answer.body, beside)
-            case RawBody(body=raw, content_type=content_type, status=status, delivery=delivery):
-                return HTTPResponse(status, content_type, [raw], beside, delivery or self._delivery)
+            case Failure() | RawBody() | HangUp():
+                return _plain(answer, beside, self._delivery)
             case Recorded():
                 pass
             case _ if not streamed:
@@ -179,13 +207,21 @@ class KimiServer(Double):
         return HTTPResponse(200, EVENTS_TYPE, pieces, beside, delivery)
 
 
-def _decoded(raw: bytes) -> Body | None:
-    """The JSON object in a body, if there is one."""
-    try:
-        value: Any = json.loads(raw)
-    except (ValueError, RecursionError):
-        return None
-    return cast(Body, value) if isinstance(value, dict) else None
+def _after_base(target: str) -> str:
+    """A target relative to the base URL; what lies outside of it begins with `/..` and is never found."""
+    return target.removeprefix(PREFIX) if target.startswith(f"{PREFIX}/") else f"/..{target}"
+
+
+def _plain(answer: Fault, beside: Mapping[str, str] | None = None, delivery: Delivery = WHOLE) -> HTTPResponse | HangUp:
+    """What needs nothing of its request, on the wire."""
+    beside = own_headers(answer) if beside is None else beside
+    match answer:
+        case Failure():
+            return _json_response(answer.status, answer.body, beside)
+        case RawBody():
+            return HTTPResponse(answer.status, answer.content_type, [answer.body], beside, answer.delivery or delivery)
+        case HangUp():
+            return answer
 
 
 def _without_key(headers: Mapping[str, str]) -> dict[str, str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Protocol, TypeAlias, cast
 
 from pydantic import BeforeValidator, ValidationError, model_serializer, model_validator
 
@@ -33,8 +34,10 @@ __all__ = [
     "ToolResult",
     "ToolReturnValue",
     "ToolTexts",
+    "ToolsPart",
     "UnknownDisplayBlock",
     "answering",
+    "is_safe_name",
     "result_message",
     "tool_error_from",
 ]
@@ -52,6 +55,26 @@ class Tool(Value):
     name: str
     description: str
     parameters: FrozenMapping
+
+
+_SAFE_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{2,63}")
+NAME_RULE: Final = "3 to 64 letters of a-z, digits, `_` and `-`, not starting with a digit or `-`"
+"""What every version of Kimi's documentation and of its checks takes as a name."""
+
+
+def is_safe_name(name: str) -> bool:
+    """Whether Kimi takes it as the name of a tool, wherever Kimi runs."""
+    return _SAFE_NAME.fullmatch(name) is not None
+
+
+class ToolsPart(ContentPart):
+    """Tools that a system message declares half-way; the cached beginning of the prompt stays as it is.
+
+    It is all that its message has: `Message.system(ToolsPart(tools=[tool]))`. Kimi K3 knows this, older models do not.
+    """
+
+    type: str = "tools"
+    tools: tuple[Tool, ...]
 
 
 class ToolLike(Protocol):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, cast, overload
 
 from ..errors import FunctionCallException, FunctionSpecError, KimiAgentError, ToolArgumentsError, WrappedCallException
-from .base import DEFAULT_TEXTS, Tool, ToolReturnValue, ToolTexts, tool_error_from
+from .base import DEFAULT_TEXTS, NAME_RULE, Tool, ToolReturnValue, ToolTexts, is_safe_name, tool_error_from
 from .param import AIParam
 from .results import to_return_value
 from .threads import TOOL_THREADS
@@ -55,10 +54,6 @@ class _Spec:
     in_thread: bool
 
 
-# Kimi refuses a request with a name that this does not match.
-_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
-
-
 def _spec_of(function: Any, options: _Options) -> _Spec:
     from .signature import is_async, name_of, qualified_name_of, read_signature  # only who has functions pays for it
 
@@ -70,11 +65,8 @@ def _spec_of(function: Any, options: _Options) -> _Spec:
 
 
 def _checked_name(name: str, where: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise FunctionSpecError(
-            f"{where}: Kimi refuses the function name {name!r}; pass name= with at most 64 "
-            "letters of a-z, digits, `_` and `-`, not starting with a digit or `-`"
-        )
+    if not is_safe_name(name):
+        raise FunctionSpecError(f"{where}: Kimi refuses the function name {name!r}; pass name= with {NAME_RULE}")
     return name
 
 

@@ -14,7 +14,8 @@ from collections.abc import Callable
 
 from kimi_agent import Agent, Message
 from kimi_agent.history import repair
-from kimi_agent.kimi.wire import request_body
+from kimi_agent.kimi.models import model_info
+from kimi_agent.kimi.request import ChatRequest
 from kimi_agent.testing import ScriptedKimi
 
 SIZES = (1_000, 10_000, 100_000)
@@ -30,6 +31,10 @@ def conversation(size: int) -> list[Message]:
     words = "the quick brown fox jumps over the lazy dog and runs on to the next town before night"
     makers = (Message.user, Message.assistant)
     return [makers[number % 2](f"{number}: {words}") for number in range(size)]
+
+
+def body_of(messages: list[Message]) -> bytes:
+    return ChatRequest(model_info("kimi-k3"), "", [], messages, {}).body()
 
 
 def milliseconds(work: Callable[[], object], runs: int = 5) -> float:
@@ -75,8 +80,8 @@ def measure_body() -> float:
     """Print the cost of a body; the repeated one as a share of dumping."""
     messages = conversation(10_000)
     dump = milliseconds(lambda: json.dumps([message.model_dump() for message in messages]), 3)
-    first = milliseconds(lambda: request_body("kimi-k3", "", [], messages), 1)
-    again = milliseconds(lambda: request_body("kimi-k3", "", [], messages))
+    first = milliseconds(lambda: body_of(messages), 1)
+    again = milliseconds(lambda: body_of(messages))
     print("body of 10,000 messages, ms")
     print(f"  model_dump + json.dumps {dump:8.2f}")
     print(f"  request_body, first     {first:8.2f}   1/{dump / first:.1f}")

@@ -1,0 +1,160 @@
+"""Going on with an answer that was cut off: Kimi gets its beginning back and writes the rest (partial mode).
+
+Who reads the answer sees one answer. What was cut off in the middle of a tool call cannot be continued, because Kimi
+continues text and reasoning only; there, and when going on fails too, the reader gets the `StreamInterruptedError` with
+everything that came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Final, Self, TypeAlias
+
+from .errors import ChatProviderError, StreamInterruptedError
+from .events import End, Reasoning, StreamFrame
+from .generate import batches_of
+from .history import Repaired
+from .kimi.assemble import Parts
+from .message import ContentPart, Message, StreamedMessagePart, TextPart, ThinkPart, TokenUsage
+from .provider import StreamedMessage
+
+__all__ = ["ResumedMessage"]
+
+Ask: TypeAlias = Callable[[Sequence[Message]], Awaitable[StreamedMessage]]
+
+MOST: Final = 5
+"""How often one answer is continued. A connection that breaks more often than that will not hold."""
+
+
+class ResumedMessage:
+    """A `StreamedMessage` that goes on where the connection broke.
+
+    Args:
+        stream: the answer, not read yet.
+        messages: what was asked.
+        ask: asks again, with other messages.
+        on_resume: called each time before it does.
+    """
+
+    def __init__(
+        self, stream: StreamedMessage, messages: Sequence[Message], ask: Ask, on_resume: Callable[[], None]
+    ) -> None:
+        self._stream = stream
+        self._messages = messages
+        self._ask = ask
+        self._on_resume = on_resume
+        self._batches = batches_of(stream)
+        self._before = Message.assistant()
+        """What came before the last interruption."""
+        self._spent: TokenUsage | None = None
+        self._left = MOST
+        self._closed = False
+
+    @property
+    def id(self) -> str | None:
+        """The provider's id of the newest part of the answer."""
+        return self._stream.id
+
+    @property
+    def usage(self) -> TokenUsage | None:
+        """What all requests cost, as far as the provider said; it says so at the end of each only."""
+        return _sum(self._spent, self._stream.usage)
+
+    @property
+    def trace_id(self) -> str | None:
+        """The provider's id of the newest request."""
+        return self._stream.trace_id
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the answer ended."""
+        return self._stream.finish_reason
+
+    async def aclose(self) -> None:
+        """Let go of the connection, and begin no other."""
+        self._closed = True
+        await self._stream.aclose()
+
+    def batches(self) -> AsyncIterator[list[StreamFrame]]:
+        """The frames of all requests as those of one answer."""
+        return _Batches(self)
+
+    async def __aiter__(self) -> AsyncIterator[StreamedMessagePart]:
+        parts = Parts()
+        async for frames in self.batches():
+            for frame in frames:
+                if (part := parts.of(frame)) is not None:
+                    yield part
+
+    async def _next_batch(self) -> list[StreamFrame]:
+        while True:
+            try:
+                frames = self._as_one(await anext(self._batches))
+            except StreamInterruptedError as error:
+                await self._resume(error)
+            else:
+                if frames:
+                    return frames
+
+    def _as_one(self, frames: list[StreamFrame]) -> list[StreamFrame]:
+        """Frames of a continuation as those of the whole answer."""
+        if not self._before.content:
+            return frames
+        if isinstance(end := frames[-1], End):
+            frames[-1] = End(end.finish_reason, self.usage, joined(self._before, end.message))
+        return [frame for frame in frames if frame != _NOTHING_MORE]
+
+    async def _resume(self, error: StreamInterruptedError) -> None:
+        """Ask for the rest.
+
+        Raises:
+            StreamInterruptedError: there is no going on; it has everything that came.
+        """
+        partial = joined(self._before, error.partial)
+        self._left -= 1
+        if self._closed or self._left < 0 or partial.tool_calls or not partial.content:
+            raise StreamInterruptedError(str(error), partial) from error
+        self._on_resume()
+        self._spent, self._before = self.usage, partial
+        try:
+            await self._stream.aclose()
+            stream = await self._ask(Repaired([*self._messages, partial.copy_with(partial=True)]))
+        except ChatProviderError as failed:
+            raise StreamInterruptedError(f"{error}; it could not be continued: {failed}", partial) from failed
+        self._stream, self._batches = stream, batches_of(stream)
+        if self._closed:
+            await stream.aclose()
+
+
+class _Batches:
+    """Iterates the batches. An object, so that dropping it leaves nothing to clean up."""
+
+    def __init__(self, message: ResumedMessage) -> None:
+        self._message = message
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> list[StreamFrame]:
+        return await self._message._next_batch()
+
+
+_NOTHING_MORE: Final = Reasoning("")
+"""How Kimi closes reasoning; in a continuation it would come after text."""
+
+
+def joined(before: Message, after: Message) -> Message:
+    """The beginning of an answer and its continuation as one message."""
+    if not before.content:
+        return after
+    content: list[ContentPart] = []
+    if before.reasoning is not None or after.reasoning is not None:
+        content.append(ThinkPart(think=(before.reasoning or "") + (after.reasoning or "")))
+    if text := before.text + after.text:
+        content.append(TextPart(text=text))
+    media = [part for part in after.content if not isinstance(part, TextPart | ThinkPart)]
+    return after.copy_with(content=[*content, *media])
+
+
+def _sum(spent: TokenUsage | None, more: TokenUsage | None) -> TokenUsage | None:
+    return spent + more if spent and more else spent or more
