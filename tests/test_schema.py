@@ -1169,7 +1169,11 @@ def test_only_what_is_too_large_has_to_be_cut(schema: dict[str, Any]):
 
 
 def test_what_is_no_json_raises_nothing():
-    to_mfjs({1: 2, "properties": {3: {}, "a": {4: 5}}, "default": {6: 7}, "enum": [{1, 2}], "format": {8: 9}})  # pyright: ignore
+    strange: dict[Any, Any] = {1: 2, "properties": {3: {}, "a": {4: 5}}, "default": {6: 7}, "format": {8: 9}}
+    result = to_mfjs(
+        {**strange, "allOf": [{"$ref": "#/$defs/A"}, {"minProperties": 1}], "$defs": {"A": strange, 2: {}}}
+    )
+    assert list(result["properties"]) == ["a"]
 
 
 @settings(max_examples=200, deadline=None)
@@ -1430,6 +1434,25 @@ def test_what_a_schema_takes_its_conversion_takes_too(schema: dict[str, Any], mo
     assert mfjs_errors(result) == []
     refused = [value for value in [*INSTANCES, *more] if agrees(schema, value) and agrees(result, value) is False]
     assert refused == [], json.dumps(result)
+
+
+def property_of(name: str) -> dict[str, Any]:
+    return {"type": "object", "properties": {name: {"type": "null"}}, "required": [name]}
+
+
+@pytest.mark.parametrize(
+    ("parts", "value"),
+    [
+        ([{"$ref": "https://example.com/other.json"}], {"elsewhere": 1}),
+        ([{"oneOf": [property_of(f"{side}{n}") for n in range(10)]} for side in "ab"], {"a0": None, "b9": None}),
+        ([{"oneOf": [property_of(f"p{n}") for n in range(600)]}], {"p9": None}),
+        ([ref("A"), {"allOf": [ref("A"), property_of("b")], "unevaluatedProperties": False}], {"a": None, "b": None}),
+    ],
+)
+def test_what_is_too_much_to_merge_is_not_closed(parts: list[Any], value: Any):
+    schema = {"type": "object", "allOf": parts, "unevaluatedProperties": False}
+    result = to_mfjs({**schema, "$defs": {"A": {**property_of("a"), "allOf": [{"$ref": "#"}]}}})
+    assert takes(result, value, result)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -237,6 +237,8 @@ class Conversion:
         self._inlining: set[int] = set()
         self._meeting: set[str] = set()
         self._inlined = self._merged = 0
+        self._given_up = 0
+        """How often something was left out because it was too much."""
         self._in_definition = False
         draft = root.get("$schema")
         self._refs_stand_alone = isinstance(draft, str) and any(old in draft for old in OLD_DRAFTS)
@@ -270,7 +272,10 @@ class Conversion:
         """
         if node is False:
             return None
-        if not isinstance(node, dict) or level > MAX_LEVELS or self._is_exhausted():
+        if not isinstance(node, dict):
+            return anything()
+        if level > MAX_LEVELS or self._is_exhausted():
+            self._given_up += 1
             return anything()
         notes: Notes = []
         result = self._meaning(cast(Schema, node), level, types, notes)
@@ -297,13 +302,13 @@ class Conversion:
 
     def _meaning(self, node: Schema, level: int, types: list[str] | None, notes: Notes) -> Schema | None:
         types = types_of(node) or types or self._types_of_members(node)
-        result = UNSAID
+        result, given_up = UNSAID, self._given_up
         for part in self._parts(node, level, types, notes):
             result = part if result is UNSAID else self.both(result, part, level)
         if result is UNSAID:
             result = of_types(types) if types else anything()
-        if result is not None and node.get("unevaluatedProperties") is False and self._names_all(node):
-            result = self._closed(result, level)
+        if result is not None and node.get("unevaluatedProperties") is False and given_up == self._given_up:
+            result = self._closed(result, level) if self._names_all(node) else result
         return either([result, {"type": "null"}]) if node.get("nullable") is True else result
 
     def _types_of_members(self, node: Schema) -> list[str]:
@@ -357,7 +362,7 @@ class Conversion:
             converted = self.convert(inner, level + 1)
             if not self._may_declare(name):
                 undeclared.append(converted)
-                notes.append(f"It may have a property {quoted(name)}.")
+                notes.append(f"It may have a property {compact(name)}.")
             elif converted is None:
                 impossible.add(name)
                 notes.append(f"It has no property {name}.")
@@ -373,24 +378,29 @@ class Conversion:
         return _object_of(node, properties, required, others)
 
     def _may_declare(self, name: str) -> bool:
-        return bool(name) and name not in RESERVED_NAMES and not (self._in_definition and "/" in name)
+        is_name = isinstance(name, str) and name != "" and name not in RESERVED_NAMES
+        return is_name and not (self._in_definition and "/" in name)
 
     def _names_all(self, node: Schema) -> bool:
         """Whether the properties that a schema evaluates are just those that its conversion names."""
-        met: dict[int, Schema] = {}
-        open_schemas = [node]
+        met: set[int] = set()
+        open_schemas: list[Any] = [node]
+        choices = 0
         while open_schemas:
-            part = open_schemas.pop()
-            if id(part) in met:
+            part: Any = open_schemas.pop()
+            if id(part) in met or isinstance(part, bool):
                 continue
-            met[id(part)] = part
+            if not isinstance(part, dict):
+                return False
+            met.add(id(cast(Schema, part)))
+            part = cast(Schema, part)
             free = any(part.get(word, False) is not False for word in ("additionalProperties", "unevaluatedProperties"))
             named = all(self._may_declare(name) for name in as_mapping(part.get("properties")))
-            if free or not named or part.keys() & BRANCHINGS:
+            choices += len(as_list(part.get("oneOf")))
+            if free or not named or not part.keys().isdisjoint(BRANCHINGS) or choices > MAX_PAIRS:
                 return False
-            members = [*as_list(part.get("allOf")), *as_list(part.get("oneOf"))]
-            members += [self._targets.find(part, ref) for ref in map(part.get, REFERENCES) if isinstance(ref, str)]
-            open_schemas += map(as_mapping, members)
+            open_schemas += [*as_list(part.get("allOf")), *as_list(part.get("oneOf"))]
+            open_schemas += [self._targets.find(part, ref) for ref in map(part.get, REFERENCES) if isinstance(ref, str)]
         return True
 
     def _closed(self, schema: Schema, level: int) -> Schema | None:
@@ -476,6 +486,7 @@ class Conversion:
         self._merged += 1
         left, right = alternatives(one), alternatives(other)
         if self._merged > MAX_MERGED or level > MAX_LEVELS or len(left) * len(right) > MAX_PAIRS:
+            self._given_up += 1
             return one
         result = either((self._pair(x, y, level) for x in left for y in right), as_types=True)
         for whole_schema, parts in ((other, right), (one, left)):
@@ -497,10 +508,11 @@ class Conversion:
     def _with_reference(self, one: Schema, other: Schema, level: int) -> Schema | None:
         referring, rest = (one, other) if "$ref" in one else (other, one)
         ref = referring["$ref"]
-        if ref in self._meeting or (rest.keys() == {"type"} and types_of(self._behind[ref]) == types_of(rest)):
+        if rest.keys() == {"type"} and types_of(self._behind[ref]) == types_of(rest):
             return referring
-        inlined = self._opened(referring, level)
+        inlined = referring if ref in self._meeting else self._opened(referring, level)
         if inlined is referring:
+            self._given_up += 1
             return referring
         self._meeting.add(ref)
         try:

@@ -27,7 +27,7 @@ class Targets:
         self._bases: dict[int, tuple[str, Schema]] = {}
         self._has_slashes = any(names_with_slash(root))
         definitions = as_mapping(root.get("$defs")).items()
-        self._names = {id(node): name for name, node in definitions if name and not set("/~%") & set(name)}
+        self._names = {id(node): name for name, node in definitions if _is_safe(name)}
         self._taken = set(self._names.values())
 
     def find(self, node: Schema, ref: str) -> Any:
@@ -96,13 +96,18 @@ class Targets:
             met.add(id(cast(Any, value)))
             if isinstance(value, dict):
                 inner = cast(Schema, value)
-                if any("/" in name for name in inner):
+                if any(isinstance(name, str) and "/" in name for name in inner):
                     return True
                 open_values += [self.find(inner, ref) for ref in map(inner.get, REFERENCES) if isinstance(ref, str)]
                 open_values += inner.values()
             else:
                 open_values += cast(list[Any], value)
         return False
+
+
+def _is_safe(name: Any) -> bool:
+    """Whether a name means the same in a pointer, whether its escapes are undone or not."""
+    return isinstance(name, str) and name != "" and not set("/~%") & set(name)
 
 
 def _absolute(base: str, uri: str) -> str:

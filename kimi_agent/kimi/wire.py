@@ -121,12 +121,12 @@ def _tool(tool: Tool) -> dict[str, Any]:
 
 
 def _parameters(tool: Tool) -> dict[str, Any]:
-    from .schema import to_mfjs  # only who has tools pays for it
+    from .parameters import object_schema  # only who has tools pays for it
 
-    parameters = to_mfjs(tool.parameters)
-    if parameters.get("type", "object") != "object" or "anyOf" in parameters:
+    parameters = object_schema(tool.parameters)
+    if parameters is None:
         raise FunctionSpecError(f"the parameters of the tool {tool.name!r} are no schema of an object")
-    return {"type": "object", "properties": {}, **parameters}
+    return parameters
 
 
 # ==== messages ====
