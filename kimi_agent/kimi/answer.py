@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import reprlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol, Self
 
 from pydantic_core import from_json
@@ -18,7 +18,7 @@ from ..errors import (
     StreamInterruptedError,
     StreamProtocolError,
 )
-from ..events import CUT_OFF, End, StreamFrame
+from ..events import CUT_OFF, Append, End, Reasoning, StreamFrame
 from ..history import is_empty
 from ..message import StreamedMessagePart, TokenUsage
 from .assemble import Assembler, Parts
@@ -61,6 +61,7 @@ class KimiStreamedMessage:
         response: what it is read from.
         patience: seconds that may pass between two pieces of the answer; keep-alives are none. `None` is for ever.
         hide: takes the key out of what the server says of an error.
+        on_reasoning_key: is told under which key the server sends reasoning.
     """
 
     def __init__(
@@ -69,12 +70,14 @@ class KimiStreamedMessage:
         *,
         patience: float | None = None,
         hide: Callable[[bytes], bytes] = bytes,
+        on_reasoning_key: Callable[[str], None] | None = None,
     ) -> None:
         self._response = response
         self._patience = patience
         self._hide = hide
         self._assembler = Assembler()
-        self._decoder = _decoder_for(response.headers.get("content-type", ""))
+        self._on_reasoning_key = on_reasoning_key
+        self._decoder: SSEDecoder | _WholeBody | None = None
         self._first: list[StreamFrame] | None = None
         self._failure: ChatProviderError | None = None
         self._body_ended = self._closed = False
@@ -103,11 +106,6 @@ class KimiStreamedMessage:
         return self._assembler.finish_reason
 
     @property
-    def reasoning_key(self) -> str | None:
-        """Under which key the server sent its reasoning; `None` as long as it sent none."""
-        return self._assembler.reasoning_key
-
-    @property
     def logprobs(self) -> list[dict[str, Any]]:
         """What a request with `logprobs` asked for: an entry per token of the text, as far as it came."""
         return self._assembler.logprobs
@@ -121,8 +119,10 @@ class KimiStreamedMessage:
         Raises:
             ChatProviderError: the answer ended before, with an error or with nothing.
         """
-        self._first = await self._next_batch()
-        end = self._first[-1] if self._first else None
+        frames = await self._next_batch() or []
+        while all(map(_says_nothing, frames)):
+            frames += await self._next_batch() or []
+        self._first, end = frames, frames[-1]
         if isinstance(end, End) and not may_be_empty and is_empty(end.message) and end.finish_reason not in CUT_OFF:
             raise APIEmptyResponseError(f"the answer has neither text nor calls (finish_reason {end.finish_reason!r})")
 
@@ -161,15 +161,25 @@ class KimiStreamedMessage:
                 await self._read_into(frames)
             except ChatProviderError as error:
                 self._failure = error
+            if self._closed or self._failure:
+                self._learn()
             if not frames and self._quiet_since is None:
                 self._quiet_since = asyncio.get_running_loop().time()
         self._quiet_since = None
         return frames
 
+    def _learn(self) -> None:
+        if self._on_reasoning_key is not None and self._assembler.reasoning_key is not None:
+            self._on_reasoning_key(self._assembler.reasoning_key)
+
     async def _read_into(self, frames: list[StreamFrame]) -> None:
         data = None if self._body_ended else await self._read()
         if data is not None:
+            if self._decoder is None:
+                self._decoder = _decoder_for(self._response.headers.get("content-type", ""), data)
             self._decode(self._decoder.feed(data), frames)
+            if isinstance(self._decoder, _WholeBody) and not data.isspace():
+                self._quiet_since = None  # a piece of it
             return
         self._body_ended = True
         self._decode_rest(frames)
@@ -181,19 +191,20 @@ class KimiStreamedMessage:
         if self._assembler.finished:
             return await self._read_end()
         try:
-            if self._quiet_since is None or self._patience is None or isinstance(self._decoder, _WholeBody):
-                return await self._response.read()
-            return await self._read_until(self._quiet_since + self._patience)
+            read = self._response.read if self._assembler.started else self._response.read_near_end
+            if self._quiet_since is None or self._patience is None:
+                return await read()
+            return await self._read_until(self._quiet_since + self._patience, read)
         except (APIConnectionError, APITimeoutError) as error:
             if isinstance(error, APITimeoutError) and not self._assembler.started:
                 raise
             raise StreamInterruptedError(f"the answer was cut off: {error}", self._assembler.message) from error
 
-    async def _read_until(self, deadline: float) -> bytes | None:
+    async def _read_until(self, deadline: float, read: Callable[[], Awaitable[bytes | None]]) -> bytes | None:
         """Where only keep-alives come: the connection is not silent, so somebody has to look at the clock."""
         try:
             async with asyncio.timeout_at(deadline):
-                return await self._response.read()
+                return await read()
         except TimeoutError:
             raise APITimeoutError(f"the answer did not go on for {self._patience:g} seconds") from None
 
@@ -212,7 +223,7 @@ class KimiStreamedMessage:
     def _decode(self, events: list[Event], frames: list[StreamFrame]) -> None:
         assembler = self._assembler
         for kind, data in events:
-            if data == b"[DONE]":
+            if len(data) < 16 and data.strip() == b"[DONE]":
                 assembler.done = True
             elif not assembler.done and data:
                 chunk = _decoded(data)
@@ -223,7 +234,7 @@ class KimiStreamedMessage:
     def _decode_rest(self, frames: list[StreamFrame]) -> None:
         """The event that the end of the body completes. Half an event is none: there the answer was cut."""
         try:
-            self._decode(self._decoder.close(), frames)
+            self._decode(self._decoder.close() if self._decoder else [], frames)
         except StreamProtocolError:
             if isinstance(self._decoder, _WholeBody):
                 raise
@@ -237,6 +248,11 @@ class KimiStreamedMessage:
             raise error
         if kind == WHOLE and not chunk.get("choices"):
             raise StreamProtocolError(f"the server sent something else than an answer: {reprlib.repr(chunk)}")
+
+
+def _says_nothing(frame: StreamFrame) -> bool:
+    """Whether nobody would miss it: blank text, or the empty reasoning that Kimi closes reasoning with."""
+    return isinstance(frame, Append | Reasoning) and not frame.text.strip()
 
 
 class _Batches:
@@ -276,8 +292,10 @@ class _WholeBody:
         return [(WHOLE, b"".join(self._pieces))]
 
 
-def _decoder_for(content_type: str) -> SSEDecoder | _WholeBody:
-    return _WholeBody() if content_type.lower().startswith(("application/json", "text/html")) else SSEDecoder()
+def _decoder_for(content_type: str, beginning: bytes) -> SSEDecoder | _WholeBody:
+    """By what the body is said to be, or begins like: no event begins with a bracket."""
+    said = content_type.lower().startswith(("application/json", "text/html"))
+    return _WholeBody() if said or beginning.lstrip()[:1] in (b"{", b"[", b"<") else SSEDecoder()
 
 
 def _decoded(data: bytes) -> dict[str, Any]:

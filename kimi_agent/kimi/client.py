@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from .files import KimiFiles
     from .formulas import KimiFormulas
+    from .http import Place
 
 __all__ = ["Kimi"]
 
@@ -45,6 +46,9 @@ class _Learnt:
 
     reasoning_key: str = DEFAULT_REASONING_KEY
     models: dict[str, ModelInfo] = field(default_factory=dict[str, ModelInfo])
+
+    def learn_reasoning_key(self, key: str) -> None:
+        self.reasoning_key = key
 
 
 class Kimi:
@@ -202,7 +206,7 @@ class Kimi:
         if on_event is not None:
             await tell(on_event, RequestSent(body.decode()))
         continues = bool(history and history[-1].partial)
-        return await self._http.retried(lambda: self._begin(body, may_be_empty=continues), on_event)
+        return await self._http.retried(lambda place: self._begin(body, place, may_be_empty=continues), on_event)
 
     def _request(
         self, system_prompt: str, tools: Sequence[Tool], history: Sequence[Message], asked: Mapping[str, Any]
@@ -217,17 +221,20 @@ class Kimi:
             reasoning_key=self._learnt.reasoning_key,
         )
 
-    async def _begin(self, body: bytes, *, may_be_empty: bool) -> KimiStreamedMessage:
+    async def _begin(self, body: bytes, place: Place, *, may_be_empty: bool) -> KimiStreamedMessage:
         """Send the request once, and read the first piece of the answer."""
-        response = await self._http.post("/chat/completions", body, streamed=self.stream)
+        response = await self._http.post("/chat/completions", body, place=place, streamed=self.stream)
         try:
-            patience = self._http.timeouts.between_chunks
-            answer = KimiStreamedMessage(response, patience=patience, hide=self._http.without_key)
+            answer = KimiStreamedMessage(
+                response,
+                patience=self._http.timeouts.between_chunks,
+                hide=self._http.without_key,
+                on_reasoning_key=self._learnt.learn_reasoning_key,
+            )
             await answer.begin(may_be_empty=may_be_empty)
         except BaseException:
             await response.aclose()
             raise
-        self._learnt.reasoning_key = answer.reasoning_key or self._learnt.reasoning_key
         return answer
 
     # ---- the rest of the platform ----

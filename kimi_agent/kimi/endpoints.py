@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite, nan
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic_core import from_json
@@ -91,6 +92,9 @@ def object_in(fields: Mapping[str, Any], name: str, path: str) -> Mapping[str, A
 def number_in(fields: Mapping[str, Any], name: str, path: str) -> float:
     """The number that stands under a name. A string of digits is one: money is sent like that, too."""
     try:
-        return float(fields[name])
-    except (KeyError, TypeError, ValueError):
-        raise StreamProtocolError(f"the answer of {path} has no number {name}") from None
+        number = float(fields[name])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        number = nan
+    if not isfinite(number):
+        raise StreamProtocolError(f"the answer of {path} has no number {name}")
+    return number

@@ -102,9 +102,10 @@ class HttpTransport:
 
     async def retried(
         self,
-        attempt: Callable[[], Awaitable[T]],
+        attempt: Callable[[Place], Awaitable[T]],
         on_event: OnEvent | None = None,
         *,
+        concurrent: bool = True,
         may_repeat: Callable[[ChatProviderError], bool] = lambda error: True,
     ) -> T:
         """What `attempt` gives, which is made again while that can help. No other place repeats a request.
@@ -112,26 +113,44 @@ class HttpTransport:
         A hint of the server holds for all that use this client: parallel requests wait together.
 
         Args:
-            attempt: sends a request, up to the first piece of its answer.
+            attempt: sends a request, up to the first piece of its answer. It gets a place among the concurrent ones,
+                which the answer gives up when it ends.
             on_event: gets a `RequestRetried` before each wait, and is awaited if it is async.
+            concurrent: whether it needs such a place.
             may_repeat: whether the request may be sent twice after such an error.
 
         Raises:
             ChatProviderError: how the last attempt failed.
         """
-        started = monotonic()
+        started: float | None = None
+        failure: ChatProviderError | None = None
         for number in count(1):
+            place = await self._pool().place() if concurrent else Place()
             try:
-                return await attempt()
+                if failure is not None and started is not None and self._is_too_late(started):
+                    raise failure
+                await self._until_open()
+                started = started or monotonic()
+                return await attempt(place)
             except ChatProviderError as error:
-                delay = self._retries.delay_after(error, number, monotonic() - started)
-                self._heed(error)
-                if delay is None or not may_repeat(error):
+                place.give_up()
+                delay = self._retries.delay_after(error, number, monotonic() - (started or monotonic()))
+                if error is failure or delay is None or not may_repeat(error):
+                    self._heed(error)
                     raise
-                if on_event is not None:
-                    await tell(on_event, RequestRetried(number, delay, type(error).__name__, str(error)))
+                self._heed(error)
+                failure = error
+            except BaseException:
+                place.give_up()
+                raise
+            if on_event is not None:
+                await tell(on_event, RequestRetried(number, delay, type(failure).__name__, str(failure)))
             await asyncio.sleep(delay)
         raise AssertionError
+
+    def _is_too_late(self, started: float) -> bool:
+        """Whether another attempt would begin after the time for attempts, which others may have used up."""
+        return max(monotonic(), self._closed_until) - started > self._retries.total_time
 
     def _heed(self, error: ChatProviderError) -> None:
         """Let all that use this client wait as long as the server says, unless they never wait."""
@@ -145,22 +164,15 @@ class HttpTransport:
 
     # ---- requests ----
 
-    async def post(self, path: str, body: bytes, *, streamed: bool = True) -> HttpResponse:
-        """Send a chat request, once, and wait for the answer to begin. It has a place among the concurrent ones.
+    async def post(self, path: str, body: bytes, *, place: Place | None = None, streamed: bool = True) -> HttpResponse:
+        """Send a chat request, once, and wait for the answer to begin.
 
         Raises:
             APIStatusError: it is an error.
             APITimeoutError: it does not begin in time.
             APIConnectionError: the server cannot be reached.
         """
-        pool = self._pool()
-        await pool.slots.acquire()
-        try:
-            response = await self._send("POST", path, whole_answer=not streamed, **_json(body))
-        except BaseException:
-            pool.slots.release()
-            raise
-        return HttpResponse(response, pool.slots.release)
+        return HttpResponse(await self._send("POST", path, whole_answer=not streamed, **_json(body)), place)
 
     async def fetch(
         self, method: str, path: str, *, body: bytes | None = None, repeatable: bool = True, **options: Any
@@ -179,17 +191,19 @@ class HttpTransport:
         """
         content = _json(body) if body is not None else {}
 
-        async def attempt() -> bytes:
+        async def attempt(_: Place) -> bytes:
             response = HttpResponse(await self._send(method, path, **content, **options))
             try:
-                return await _whole(response, path)
+                return await _in_own_task(_whole(response, path), stops=True)
             finally:
                 await response.aclose()
 
-        return await self.retried(attempt, may_repeat=lambda error: repeatable or isinstance(error, APIStatusError))
+        def may_repeat(error: ChatProviderError) -> bool:
+            return repeatable or isinstance(error, APIStatusError)
+
+        return await self.retried(attempt, concurrent=False, may_repeat=may_repeat)
 
     async def _send(self, method: str, path: str, *, whole_answer: bool = False, **options: Any) -> httpx.Response:
-        await self._until_open()
         client = self._client()
         timeouts = self.timeouts
         first_byte = timeouts.first_byte
@@ -200,11 +214,11 @@ class HttpTransport:
         headers.update(options.pop("headers", {}))
         try:
             request = client.build_request(method, self.base_url + path, headers=headers, timeout=limits, **options)
-            response = await _sent(client, request)
+            response = await _Sending(client, request, first_byte).head()
         except Exception as error:  # base URLs can be wrong in ways of which httpx has no error
             raise self._error_from(error) from error
         if response.status_code != 200:
-            raise await self._refusal(response)
+            raise await _in_own_task(self._refusal(response), stops=True)
         response.request.extensions["timeout"]["read"] = timeouts.between_chunks  # httpx looks when the body begins
         return response
 
@@ -230,7 +244,7 @@ class HttpTransport:
         except (httpx.HTTPError, httpx.StreamError, OSError) as error:
             return self._error_from(error)
         finally:
-            await _in_own_task(response.aclose())
+            await response.aclose()
         return status_error(response.status_code, self.without_key(body), response.headers)
 
     def without_key(self, data: bytes) -> bytes:
@@ -238,7 +252,7 @@ class HttpTransport:
         return data.replace(self._headers["Authorization"].removeprefix("Bearer ").encode(), b"(the API key)")
 
     def _error_from(self, error: Exception) -> ChatProviderError:
-        if isinstance(error, httpx.TimeoutException):
+        if isinstance(error, httpx.TimeoutException | TimeoutError):
             return APITimeoutError(f"no answer from {self.base_url} in time ({_described(error)})")
         if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol):
             return APIConnectionError(f"{self.base_url!r} is no base URL: {error}")
@@ -249,10 +263,15 @@ class _Pool:
     """The connections of one event loop, and the places of its concurrent requests."""
 
     def __init__(self, max_concurrency: int | None) -> None:
-        self.slots: asyncio.Semaphore | _Unlimited = (
-            _Unlimited() if max_concurrency is None else asyncio.Semaphore(max_concurrency)
-        )
+        self._slots = None if max_concurrency is None else asyncio.Semaphore(max_concurrency)
         self._client: httpx.AsyncClient | None = None
+
+    async def place(self) -> Place:
+        """Wait for a place. Who waits longest is next."""
+        if self._slots is None:
+            return Place()
+        await self._slots.acquire()
+        return Place(self._slots.release)
 
     @property
     def client(self) -> httpx.AsyncClient:
@@ -266,14 +285,23 @@ class _Pool:
             await client.aclose()
 
 
-class _Unlimited:
-    """A semaphore that never says no."""
+class Place:
+    """A request's place among the concurrent ones. It is given up once."""
 
-    async def acquire(self) -> None:
-        pass
+    def __init__(self, release: Callable[[], None] | None = None) -> None:
+        self._release = release
+        self._loop = asyncio.get_running_loop()
 
-    def release(self) -> None:
-        pass
+    def give_up(self) -> None:
+        """Let the next one in."""
+        release, self._release = self._release, None
+        if release is not None:
+            release()
+
+    def __del__(self) -> None:
+        """Whoever forgets an answer must not keep its place for ever. This may run in any thread."""
+        if self._release is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._release)
 
 
 def _json(body: bytes) -> dict[str, Any]:
@@ -292,10 +320,9 @@ async def _whole(response: HttpResponse, path: str) -> bytes:
 class HttpResponse:
     """An answer with status 200 whose body is still to be read."""
 
-    def __init__(self, response: httpx.Response, on_end: Callable[[], None] | None = None) -> None:
+    def __init__(self, response: httpx.Response, place: Place | None = None) -> None:
         self._response = response
-        self._on_end = on_end
-        self._loop = asyncio.get_running_loop()
+        self._place = place or Place()
         decoded = "content-encoding" in response.headers or response.is_stream_consumed  # the latter by a mock
         self._body: AsyncIterator[bytes] = response.aiter_bytes() if decoded else response.aiter_raw()
         self._ended = False
@@ -315,39 +342,29 @@ class HttpResponse:
         """
         try:
             data = await anext(self._body, None)
-        except httpx.TimeoutException as error:
-            raise APITimeoutError(f"the server was silent for too long ({_described(error)})") from error
         except (httpx.HTTPError, httpx.StreamError, OSError) as error:
+            self._place.give_up()
+            if isinstance(error, httpx.TimeoutException):
+                raise APITimeoutError(f"the server was silent for too long ({_described(error)})") from error
             raise APIConnectionError(f"the connection broke: {_described(error)}") from error
         if data is None:
             self._ended = True
-            self._release()
+            self._place.give_up()
         return data
 
     async def aclose(self) -> None:
         """Let go of the connection. Unread bytes are lost."""
-        self._release()
+        self._place.give_up()
         await _in_own_task(self._let_go())
 
     async def read_near_end(self) -> bytes | None:
-        """Like `read`, for when the body is about to end: a cancel ends the wait and not the read.
+        """Like `read`, for when the body may be about to end: a cancel ends the wait and not the read.
 
         At the end of a body httpx gives its connection back, and a cancel in the middle of that loses the connection.
         """
         if self._last_read is None or self._last_read.done():
             self._last_read = asyncio.get_running_loop().create_task(self.read())
         return await asyncio.shield(self._last_read)
-
-    def __del__(self) -> None:
-        """Whoever forgets an answer must not keep its place for ever. This may run in any thread."""
-        if self._on_end is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._on_end)
-
-    def _release(self) -> None:
-        """Give up the place among the concurrent requests, once."""
-        on_end, self._on_end = self._on_end, None
-        if on_end is not None:
-            on_end()
 
     async def _let_go(self) -> None:
         if self._last_read is not None and not self._last_read.done():
@@ -371,36 +388,95 @@ async def _beginning(response: httpx.Response) -> bytes:
     return bytes(body[:ERROR_SIZE])
 
 
+class _Sending:
+    """A request on its way out, and the wait for the head of its answer.
+
+    The time for the head begins when the request is sent, however long that takes. httpx's own limit is for a silent
+    server: one that sends its head byte by byte, or `103` for ever, is not silent.
+
+    Whoever is cancelled, once or twice, interrupts httpx once: it is sent in a task of its own. httpx cleans up after
+    that, but for a connection that was just opened and has no request yet, and an answer that came at that moment.
+    """
+
+    def __init__(self, client: httpx.AsyncClient, request: httpx.Request, first_byte: float | None) -> None:
+        self._client = client
+        self._request = request
+        self._first_byte = first_byte
+        self._limit = asyncio.timeout(None)
+        self._waits = False
+        self._opened: Any = None
+        """The network stream of a new connection, until the request goes out on it."""
+
+    async def head(self) -> httpx.Response:
+        """The answer, whose body is still to come.
+
+        Raises:
+            TimeoutError: it did not begin in time.
+            httpx.HTTPError: it did not begin.
+        """
+        self._request.extensions["trace"] = self._traced
+        async with self._limit:
+            self._waits = True
+            try:
+                return await self._sent()
+            finally:
+                self._waits = False  # httpx may still be at it
+
+    async def _traced(self, event: str, info: Mapping[str, Any]) -> None:
+        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            self._opened = info.get("return_value")
+        elif event.endswith("send_request_headers.started"):
+            self._opened = None
+        elif event.endswith("send_request_body.complete") and self._waits and self._first_byte is not None:
+            self._limit.reschedule(asyncio.get_running_loop().time() + self._first_byte)
+
+    async def _sent(self) -> httpx.Response:
+        sending = asyncio.get_running_loop().create_task(self._client.send(self._request, stream=True))
+        try:
+            return await asyncio.shield(sending)
+        except asyncio.CancelledError:
+            _closing.add(sending)
+            sending.add_done_callback(self._clean_up)
+            sending.cancel()
+            raise
+
+    def _clean_up(self, sending: asyncio.Task[httpx.Response]) -> None:
+        _closing.discard(sending)
+        came = not sending.cancelled() and sending.exception() is None
+        unwanted = sending.result() if came else self._opened
+        if unwanted is not None:
+            closing = sending.get_loop().create_task(unwanted.aclose())
+            _closing.add(closing)
+            closing.add_done_callback(_forget)
+
+
 _closing: Final[set[asyncio.Task[Any]]] = set()
 """What is being closed: an event loop holds its tasks weakly."""
 
 
-async def _sent(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
-    """Send in a task of its own, so that whoever is cancelled twice interrupts httpx once: it cleans up after that."""
-    sending = asyncio.get_running_loop().create_task(client.send(request, stream=True))
+async def _in_own_task(work: Coroutine[Any, Any, T], *, stops: bool = False) -> T:
+    """Do it in a task of its own: httpx cannot go on with a close, or the end of a read, that was cancelled half-way.
+
+    Args:
+        work: goes on when whoever waits for it is cancelled.
+        stops: whether it is cancelled itself, a moment later.
+    """
+    loop = asyncio.get_running_loop()
+    working = loop.create_task(work)
+    _closing.add(working)
+    working.add_done_callback(_forget)
     try:
-        return await asyncio.shield(sending)
+        return await asyncio.shield(working)
     except asyncio.CancelledError:
-        _closing.add(sending)
-        sending.add_done_callback(_close_unwanted)
-        sending.cancel()
+        if stops:
+            loop.call_later(LAST_READ, working.cancel)
         raise
 
 
-def _close_unwanted(sending: asyncio.Task[httpx.Response]) -> None:
-    _closing.discard(sending)
-    if not sending.cancelled() and sending.exception() is None:  # the answer came before the cancel
-        closing = sending.get_loop().create_task(sending.result().aclose())
-        _closing.add(closing)
-        closing.add_done_callback(_closing.discard)
-
-
-async def _in_own_task(close: Coroutine[Any, Any, None]) -> None:
-    """Close in a task of its own: httpx cannot go on with a close that was cancelled half-way."""
-    closing = asyncio.get_running_loop().create_task(close)
-    _closing.add(closing)
-    closing.add_done_callback(_closing.discard)
-    await asyncio.shield(closing)
+def _forget(working: asyncio.Task[Any]) -> None:
+    _closing.discard(working)
+    if not working.cancelled():
+        working.exception()  # nobody may be waiting for it any more
 
 
 def _new_client() -> httpx.AsyncClient:

@@ -130,7 +130,7 @@ def _made(
         wait = _wait_in(message)
     return kind(
         status_code,
-        f"{message}. {OTHER_PLATFORM}" if kind is AuthenticationError else message,
+        f"{message}. {hint}" if (hint := _hint(status_code, error_type, kind)) else message,
         type=error_type,
         code=_text(fields.get("code")),
         body=body,
@@ -138,6 +138,13 @@ def _made(
         trace_id=headers.get("x-trace-id"),
         retry_after=wait,
     )
+
+
+def _hint(status_code: int, error_type: str | None, kind: type[APIStatusError]) -> str | None:
+    """What most often is the matter."""
+    if kind is AuthenticationError:
+        return OTHER_PLATFORM
+    return NO_SUCH_PATH if status_code in (404, 405) and error_type not in BY_TYPE else None
 
 
 def _text(value: Any) -> str | None:
@@ -203,9 +210,7 @@ def _readable(body: bytes, status_code: int, headers: Mapping[str, str]) -> str:
     if 300 <= status_code < 400:
         return f"the server wants to be asked at {headers.get('location', 'another address')}; give that as base_url"
     if not text:
-        said = f"the server answered {status_code} without a word"
-    elif text.startswith("<"):
-        said = f"the server answered {status_code} with HTML: {text[:200]}"
-    else:
-        said = text[:500]
-    return f"{said}. {NO_SUCH_PATH}" if status_code in (404, 405) else said
+        return f"the server answered {status_code} without a word"
+    if text.startswith("<"):
+        return f"the server answered {status_code} with HTML: {text[:200]}"
+    return text[:500]

@@ -118,6 +118,7 @@ class KimiServer(Double, Account):
     async def __aenter__(self) -> Self:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.setblocking(False)
+        self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does so for its own sockets only
         self.base_url = f"http://127.0.0.1:{self._listener.getsockname()[1]}{PREFIX}"
         self._closing = False
         self._accepting = asyncio.create_task(self._accept())
