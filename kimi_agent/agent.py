@@ -37,7 +37,7 @@ from .message import Content, FrozenDict, Message, TokenUsage, ToolCall
 from .prompt.tokens import prompt_cost
 from .prompt.window import Fit, Window, assemble, fit_in_time
 from .provider import ChatProvider, GenerationKwargs, Overrides, StreamedMessage, checked
-from .resume import ResumedMessage
+from .resume import ResumedMessage, joined
 from .stream import (
     FormattedMessages,
     FrameByFrame,
@@ -103,15 +103,14 @@ class Agent:
         """The beginning of every prompt."""
         self.chat_history: list[Message] = list(chat_history or ())
         """What has been said. Change it as you like between two rounds: the next prompt shows it."""
-        if desired_response_tokens is None:
-            desired_response_tokens = min(provider.context_window // 10, 8192)
-        self.desired_response_tokens = desired_response_tokens
+        usual = min(provider.context_window // 10, 8192)
+        self.desired_response_tokens = usual if desired_response_tokens is None else desired_response_tokens
         self.retry_attempts = retry_attempts
         self.trim_ratio = trim_ratio
         self.resume_interrupted = resume_interrupted
         self.prompt_cache_key = uuid4().hex
         """Sent with each request, so that they all find the same cache; saved with the conversation."""
-        if min(desired_response_tokens, retry_attempts) < 0 or not 0 < trim_ratio <= 1:
+        if min(self.desired_response_tokens, retry_attempts) < 0 or not 0 < trim_ratio <= 1:
             raise ValueError("desired_response_tokens and retry_attempts are 0 or more; trim_ratio is in (0, 1]")
         self.functions: dict[str, ToolLike] = by_name([*functions_of(self).values(), *(functions or ())])
         """What the model may call, by name."""
@@ -121,7 +120,6 @@ class Agent:
         self._turns = Turns()
         self._handlers = Handlers()
         self._entered: list[AsyncExitStack] = []
-        self._estimated = 0
         self._kept: Fit | None = None
         self._unknown = FrozenDict()
 
@@ -218,7 +216,16 @@ class Agent:
             PromptTooLong: the always included messages and the functions do not fit.
             MessageTooLong: the newest user message and the newest exchange do not fit.
         """
-        self._kept = await self._fitting(await self.get_enabled_functions() if include_functions else [])
+        functions = await self.get_enabled_functions() if include_functions else ()
+        self._kept = await fit_in_time(
+            self.always_included_messages,
+            self.chat_history,
+            fixed=prompt_cost((), [function.base for function in functions]),
+            budget=self.provider.context_window - self.desired_response_tokens,
+            trim_ratio=self.trim_ratio,
+            cut=self._window.start_in(self.chat_history),
+            scale=self._window.scale,
+        )
         return assemble(self.always_included_messages, self.chat_history, self._kept)
 
     async def prompt_token_len(
@@ -246,18 +253,18 @@ class Agent:
             del overrides["tool_choice"]
         if self._kept is not None:  # else somebody else decides what is kept
             self._window.move_to(self.chat_history, self._kept.start)
-        self._estimated = prompt_cost(prompt, tools)
+        self._window.expected = prompt_cost(prompt, tools)
         sendable = history.repair(prompt, interrupted=self.texts.interrupted())
         listens = RequestSent in self._handlers or RequestRetried in self._handlers
         ask = partial(
             self.provider.generate,
             "",
             tools,
-            generation_overrides=cast(GenerationKwargs, {"prompt_cache_key": self.prompt_cache_key, **overrides}),
+            generation_overrides=cast(GenerationKwargs, {**self._defaults(), **overrides}),
             on_event=self._handlers.emit if listens else None,
         )
         stream = await ask(sendable)
-        return ResumedMessage(stream, sendable, ask, self._count_nothing) if self.resume_interrupted else stream
+        return ResumedMessage(stream, sendable, ask, self._window.expect_nothing) if self.resume_interrupted else stream
 
     async def get_model_completion(self, include_functions: bool = True, **overrides: Any) -> GenerateResult:
         """Ask the model with the current prompt and wait for the whole answer. It is in nobody's history.
@@ -270,9 +277,14 @@ class Agent:
         return await collect(stream, on_batch(self._handlers))
 
     async def add_completion_to_history(self, completion: GenerateResult) -> Message:
-        """Add an answer of the model to the history, and return the message that was added."""
-        await self.add_to_history(completion.message)
-        return completion.message
+        """Add an answer of the model to the history, and return the message that was added.
+
+        If the last message is the beginning of that answer (`partial`), the two become one.
+        """
+        begun = self.chat_history and self.chat_history[-1].partial
+        message = joined(self.chat_history.pop(), completion.message) if begun else completion.message
+        await self.add_to_history(message)
+        return message
 
     async def add_to_history(self, message: Message) -> None:
         """Add a message to `chat_history`. A result takes its place in the order of the calls."""
@@ -326,10 +338,9 @@ class Agent:
         """
         from .session import file
 
-        cut = self._window.start_in(self.chat_history)
+        cut, scale = self._window.start_in(self.chat_history), self._window.scale
         pinned, said = tuple(self.always_included_messages), tuple(self.chat_history)
-        key, scale = self.prompt_cache_key, self._window.scale
-        file.save(path, file.SessionState(pinned, said, self.usage, cut, scale, key, self._unknown))
+        file.save(path, file.SessionState(pinned, said, self.usage, cut, scale, self.prompt_cache_key, self._unknown))
 
     def load(self, path: str | bytes | os.PathLike[str]) -> None:
         """Go on with a saved conversation in place of this one. Calls that were left open are answered.
@@ -421,7 +432,7 @@ class Agent:
 
     async def _model_turn(self, request: dict[str, Any], recording: Recording | None = None) -> GenerateResult:
         """One answer of the model, committed."""
-        self._count_nothing()  # whoever overrides how the model is asked may count nothing
+        self._window.expect_nothing()  # whoever overrides how the model is asked may count nothing
         await self._handlers.emit(StreamStarted(self.provider.model_name))
         try:
             if recording is None:
@@ -431,27 +442,19 @@ class Agent:
             result = replace(result, message=await self.add_completion_to_history(result))
             if result.usage is not None:
                 self.usage += result.usage
-                self._window.learn(self._estimated, result.usage.input)
+                self._window.learn(self._window.expected, result.usage.input)
         except BaseException as error:
             await tell_of_failure(self._handlers, error, recording)
             raise
         await self._handlers.emit(StreamCompleted(result.message, result.usage, result.finish_reason))
         return result
 
-    def _count_nothing(self) -> None:
-        """What the next answer says of its prompt is no measure of the estimate."""
-        self._estimated = 0
-
-    async def _fitting(self, functions: Sequence[ToolLike]) -> Fit:
-        return await fit_in_time(
-            self.always_included_messages,
-            self.chat_history,
-            fixed=prompt_cost((), [function.base for function in functions]),
-            budget=self.provider.context_window - self.desired_response_tokens,
-            trim_ratio=self.trim_ratio,
-            cut=self._window.start_in(self.chat_history),
-            scale=self._window.scale,
-        )
+    def _defaults(self) -> dict[str, Any]:
+        """What a request of this agent asks for, unless the round or the provider says otherwise."""
+        limit = self._window.answer_limit(self.provider.context_window, self.desired_response_tokens)
+        defaults = {"prompt_cache_key": self.prompt_cache_key, "max_completion_tokens": limit}
+        said = getattr(self.provider, "generation_kwargs", {})
+        return {name: value for name, value in defaults.items() if value is not None and name not in said}
 
     # ==== internals: a call ====
 

@@ -82,6 +82,17 @@ __all__ = [
 class KimiAgentError(Exception):
     """The root of the tree: `except KimiAgentError` catches whatever this package raises on purpose."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[KimiAgentError], args: tuple[Any, ...], fields: dict[str, Any]) -> KimiAgentError:
+    """The same error in another process. What it takes to make one anew is more than what it says."""
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
+
 
 # ---- the provider ----
 

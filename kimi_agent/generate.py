@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from .errors import APIEmptyResponseError, StreamInterruptedError
 from .events import CUT_OFF, End, StreamFrame, tell
@@ -34,6 +34,8 @@ class GenerateResult:
     usage: TokenUsage | None
     finish_reason: str | None = None
     trace_id: str | None = None
+    logprobs: Sequence[Mapping[str, Any]] = ()
+    """An entry per token of the text, if the request asked for `logprobs`."""
 
     @property
     def is_cut_off(self) -> bool:
@@ -105,7 +107,8 @@ async def collect(stream: StreamedMessage, on_batch: BatchCallback | None = None
 
 
 def _result(stream: StreamedMessage, end: End) -> GenerateResult:
-    result = GenerateResult(stream.id, end.message, end.usage, end.finish_reason, stream.trace_id)
+    logprobs = tuple(getattr(stream, "logprobs", ()))
+    result = GenerateResult(stream.id, end.message, end.usage, end.finish_reason, stream.trace_id, logprobs)
     if is_empty(end.message) and not result.is_cut_off:
         raise APIEmptyResponseError(f"the answer has neither text nor calls (finish_reason {end.finish_reason!r})")
     return result

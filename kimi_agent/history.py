@@ -69,8 +69,11 @@ def _paired(calls: Iterable[ToolCall], results: Iterable[Message]) -> list[tuple
 
 @once_per_value
 def is_empty(message: Message) -> bool:
-    """Whether Kimi would refuse it as an empty assistant message: no calls, nothing but blanks or reasoning."""
-    if message.role != "assistant" or message.tool_calls or message.partial:
+    """Whether Kimi would refuse it as an empty assistant message: no calls, nothing but blanks or reasoning.
+
+    As the last message it may be the beginning of an answer that is to be continued: see `Message.partial`.
+    """
+    if message.role != "assistant" or message.tool_calls:
         return False
     return all(
         isinstance(part, ThinkPart) or (isinstance(part, TextPart) and not part.text.strip())
@@ -101,7 +104,7 @@ def repair(messages: Sequence[Message], *, interrupted: str) -> Repaired:
         if message.role == "assistant":
             if message.tool_calls:
                 repaired += _whole_exchange(message, _results_until_next_turn(messages, position), interrupted)
-            elif not is_empty(message):
+            elif not is_empty(message) or (message.partial and position == len(messages)):
                 repaired.append(message)
         elif message.role != "tool":
             repaired.append(message)
@@ -139,7 +142,7 @@ def problems(messages: Sequence[Message]) -> list[str]:
             continue
         found += [f"call {call_id!r} of message {caller} has no result" for call_id in pending]
         pending, caller = {}, index
-        if is_empty(message):
+        if is_empty(message) and not (message.partial and index == len(messages) - 1):
             found.append(f"assistant message {index} is empty")
         for call in calls_of(message):
             pending[call.id] = pending.get(call.id, 0) + 1

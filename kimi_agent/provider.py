@@ -26,13 +26,13 @@ class GenerationKwargs(TypedDict, total=False):
     n: int
     presence_penalty: float
     frequency_penalty: float
-    stop: str | list[str]
+    stop: str | Sequence[str]
     tool_choice: str | Mapping[str, Any]
     response_format: Mapping[str, Any]
     reasoning_effort: str
     thinking: Mapping[str, Any]
     """Whether Kimi K2.6 thinks: `{"type": "disabled"}`. `Kimi.with_thinking` knows what other models want."""
-    prompt_cache_key: str
+    prompt_cache_key: str | None
     """The same for all requests of a conversation, so that they find the same cache. An agent gives its own."""
     safety_identifier: str
     logprobs: bool

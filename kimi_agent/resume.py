@@ -8,7 +8,7 @@ everything that came.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Final, Self, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 from .errors import ChatProviderError, StreamInterruptedError
 from .events import End, Reasoning, StreamFrame
@@ -40,13 +40,16 @@ class ResumedMessage:
         self, stream: StreamedMessage, messages: Sequence[Message], ask: Ask, on_resume: Callable[[], None]
     ) -> None:
         self._stream = stream
-        self._messages = messages
+        self._begun = messages[-1] if messages and messages[-1].partial else Message.assistant()
+        """What the answer was to begin with, which is no part of what comes."""
+        self._messages = messages[:-1] if self._begun.partial else messages
         self._ask = ask
         self._on_resume = on_resume
         self._batches = batches_of(stream)
         self._before = Message.assistant()
         """What came before the last interruption."""
         self._spent: TokenUsage | None = None
+        self._likely: list[dict[str, Any]] = []
         self._left = MOST
         self._closed = False
 
@@ -64,6 +67,11 @@ class ResumedMessage:
     def trace_id(self) -> str | None:
         """The provider's id of the newest request."""
         return self._stream.trace_id
+
+    @property
+    def logprobs(self) -> list[dict[str, Any]]:
+        """Those of all requests."""
+        return [*self._likely, *getattr(self._stream, "logprobs", ())]
 
     @property
     def finish_reason(self) -> str | None:
@@ -115,10 +123,11 @@ class ResumedMessage:
         if self._closed or self._left < 0 or partial.tool_calls or not partial.content:
             raise StreamInterruptedError(str(error), partial) from error
         self._on_resume()
-        self._spent, self._before = self.usage, partial
+        self._spent, self._likely, self._before = self.usage, self.logprobs, partial
         try:
             await self._stream.aclose()
-            stream = await self._ask(Repaired([*self._messages, partial.copy_with(partial=True)]))
+            begun = joined(self._begun, partial).copy_with(partial=True)
+            stream = await self._ask(Repaired([*self._messages, begun]))
         except ChatProviderError as failed:
             raise StreamInterruptedError(f"{error}; it could not be continued: {failed}", partial) from failed
         self._stream, self._batches = stream, batches_of(stream)
@@ -153,7 +162,7 @@ def joined(before: Message, after: Message) -> Message:
     if text := before.text + after.text:
         content.append(TextPart(text=text))
     media = [part for part in after.content if not isinstance(part, TextPart | ThinkPart)]
-    return after.copy_with(content=[*content, *media])
+    return after.copy_with(content=[*content, *media], name=before.name or after.name)
 
 
 def _sum(spent: TokenUsage | None, more: TokenUsage | None) -> TokenUsage | None:

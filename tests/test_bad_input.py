@@ -122,10 +122,10 @@ async def test_a_path_that_is_not_there_says_so_in_json_too() -> None:
     "base_url",
     ["nonsense", "http://", "http://[::1", "http://localhost:99999/v1", "http://127.0.0.1:1/v1", "file:///etc", "/v1"],
 )
-async def test_an_address_where_nobody_is_is_a_connection_error(base_url: str) -> None:
+async def test_an_address_where_nobody_is_is_an_error_that_names_it(base_url: str) -> None:
     before = asyncio.all_tasks()
-    async with Kimi(api_key="sk-x", base_url=base_url, max_retries=0) as kimi:
-        with pytest.raises(APIConnectionError):
+    with pytest.raises(ChatProviderError, match=r"base URL|no connection"):
+        async with Kimi(api_key="sk-x", base_url=base_url, max_retries=0) as kimi:
             await generate(kimi, "", [], QUESTION)
     assert asyncio.all_tasks() == before
 
@@ -277,7 +277,7 @@ async def test_a_body_without_events_that_is_too_large_is_an_error_that_names_th
 async def test_an_answer_of_another_endpoint_that_is_too_large_is_an_error_that_names_the_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(http, "LARGEST_BODY", 1000)
+    monkeypatch.setattr(http, "LARGEST_DOWNLOAD", 1000)
     async with kimi_with([]) as (kimi, server):
         server.failures["/models"] = [RawBody(b" " * 1001, JSON)]
         with pytest.raises(StreamProtocolError, match="larger than 1,000 bytes"):

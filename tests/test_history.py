@@ -145,8 +145,11 @@ def test_an_assistant_message_of_blanks_or_reasoning_is_empty():
 
 def test_text_calls_pictures_and_a_beginning_are_something():
     picture = ImageURLPart(image_url=MediaURL(url="ms://1"))
-    kept = [ANSWER, asking("a"), Message.assistant(picture), Message.assistant(partial=True), Message.user("")]
+    kept = [ANSWER, asking("a"), Message.assistant(picture), Message.user("")]
     assert not any(map(is_empty, kept))
+    begun = Message.assistant(partial=True)
+    assert list(repair([USER, begun], interrupted="-")) == [USER, begun]
+    assert list(repair([USER, begun, USER], interrupted="-")) == [USER, USER]
 
 
 # ==== problems ====

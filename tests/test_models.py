@@ -126,18 +126,7 @@ def test_the_limits_of_a_model_fit_each_other(name: str) -> None:
     assert info.default_completion is None or info.default_completion < info.context_window
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name,
-            marks=pytest.mark.xfail(strict=True, reason="max_completion of k3-256k is that of K3, four of its windows")
-            if name == "k3-256k"
-            else (),
-        )
-        for name in MODELS
-    ],
-)
+@pytest.mark.parametrize("name", MODELS)
 def test_no_answer_may_be_longer_than_the_window(name: str) -> None:
     info = model_info(name)
     assert info.max_completion is None or info.max_completion <= info.context_window

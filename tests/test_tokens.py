@@ -213,13 +213,11 @@ def test_tools_of_a_system_message_cost_at_least_what_the_same_tools_cost_elsewh
     assert two - one > 100
 
 
-@pytest.mark.xfail(strict=True, reason="the note of late tools costs 56 and the list; counted are 11 + 35 + 1 and it")
 def test_the_note_of_late_tools_costs_56_tokens_beside_its_list():
     the_list = tools_cost([PING]) - 35
     assert message_cost(Message.system(ToolsPart(tools=(PING,)))) == 56 + the_list
 
 
-@pytest.mark.xfail(strict=True, reason="the length of declared tools is not looked at before they are counted")
 def test_long_tools_of_a_system_message_are_not_counted_on_the_event_loop():
     assert not quickly_counted([Message.system(ToolsPart(tools=(PING.copy_with(description="word " * 20_000),)))])
 

@@ -130,6 +130,12 @@ class KimiStreamedMessage:
         """Let go of the connection."""
         await self._response.aclose()
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
     def batches(self) -> AsyncIterator[list[StreamFrame]]:
         """One list of frames per network read; the last frame of all is an `End`.
 
@@ -222,14 +228,17 @@ class KimiStreamedMessage:
 
     def _decode(self, events: list[Event], frames: list[StreamFrame]) -> None:
         assembler = self._assembler
-        for kind, data in events:
-            if len(data) < 16 and data.strip() == b"[DONE]":
-                assembler.done = True
-            elif not assembler.done and data:
-                chunk = _decoded(data)
-                if "error" in chunk or kind != MESSAGE:
-                    self._check(kind, _decoded(self._hide(data)))
-                assembler.feed(chunk, frames)
+        try:
+            for kind, data in events:
+                if len(data) < 16 and data.strip() == b"[DONE]":
+                    assembler.done = True
+                elif not assembler.done and data:
+                    chunk = _decoded(data)
+                    if "error" in chunk or kind != MESSAGE:
+                        self._check(kind, _decoded(self._hide(data)))
+                    assembler.feed(chunk, frames)
+        except StreamProtocolError as error:
+            raise StreamProtocolError(self._hide(str(error).encode(errors="replace")).decode()) from None
 
     def _decode_rest(self, frames: list[StreamFrame]) -> None:
         """The event that the end of the body completes. Half an event is none: there the answer was cut."""

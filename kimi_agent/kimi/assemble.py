@@ -126,12 +126,12 @@ class Assembler:
                 self._delta(delta, frames)
             if reason := choice.get("finish_reason"):
                 self.finish_reason = str(reason)
-            if usage := choice.get("usage"):
-                self._usage = dict(usage)
+            if type(usage := choice.get("usage")) is dict and usage:
+                self._usage = usage
             if logprobs := choice.get("logprobs"):
                 self.logprobs += logprobs.get("content") or ()
-        if usage := chunk.get("usage"):
-            self._usage = dict(usage)
+        if type(usage := chunk.get("usage")) is dict and usage:
+            self._usage = usage
 
     def _delta(self, delta: JSON, frames: list[StreamFrame]) -> None:
         """Reasoning, then text, then calls."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack
+from urllib.parse import urlsplit
 
 from ..errors import ChatProviderError
 from ..events import RequestSent, tell
@@ -22,7 +23,7 @@ from .answer import KimiStreamedMessage
 from .endpoints import Balance
 from .models import ModelInfo, ThinkingEffort, model_info, refreshed, thinking_fields
 from .patience import RETRIES, TIMEOUTS, Retries, Timeouts
-from .request import ChatRequest, merged
+from .request import ChatRequest, merged, renamed
 from .wire import DEFAULT_REASONING_KEY, Dialect, joined, messages_json
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Kimi:
             give way to `timeout`.
 
     Raises:
-        ChatProviderError: there is no key, or it has characters that no key has.
+        ChatProviderError: there is no key, it has characters that no key has, or the base URL is none.
         ValueError: a number is out of its range.
     """
 
@@ -88,10 +89,14 @@ class Kimi:
         max_concurrency: int | None = None,
         http_client: httpx.AsyncClient | None = None,
     ) -> None:
+        key, api_key = (
+            _Key(api_key or _from_environment(KEY_NAMES)),
+            None,
+        )  # log tools print the variables of a traceback
         if max_concurrency is not None and max_concurrency < 1:
             raise ValueError("max_concurrency is 1 or more, or None for no limit")
         self.model_name = model
-        self.base_url = base_url or _from_environment(BASE_URL_NAMES) or BASE_URL
+        self.base_url = _checked_url((base_url or "").strip() or _from_environment(BASE_URL_NAMES) or BASE_URL)
         self.stream = stream
         self._thinking_effort: ThinkingEffort | None = None
         self._generation: dict[str, Any] = {}
@@ -100,7 +105,7 @@ class Kimi:
 
         self._http = HttpTransport(
             self.base_url,
-            _checked_key(api_key or _from_environment(KEY_NAMES)),
+            key.checked(),
             http_client,
             timeouts=_timeouts(timeout),
             retries=Retries(max_retries, max_retry_time),
@@ -127,6 +132,11 @@ class Kimi:
         """What `with_thinking` asked for; `None` for the model's default."""
         return self._thinking_effort
 
+    @property
+    def generation_kwargs(self) -> Mapping[str, Any]:
+        """What is sent with each request, as `with_generation_kwargs` and the others said."""
+        return dict(self._generation)
+
     async def models(self) -> list[ModelInfo]:
         """Ask the server which models there are. What it says of them holds from now on, in all copies of this client.
 
@@ -150,9 +160,11 @@ class Kimi:
         Raises:
             InvalidRequestError: the model cannot do it.
         """
-        rest = {name: value for name, value in self._generation.items() if name not in _THINKING}
+        fields = thinking_fields(self.model_info, effort)
+        if "thinking" in fields and (known := self._generation.get("thinking")):
+            fields["thinking"] = {**known, **fields["thinking"]}
         changed = copy.copy(self)
-        changed._generation = {**rest, **thinking_fields(self.model_info, effort)}
+        changed._generation = {**_without_thinking(self._generation), **fields}
         changed._thinking_effort = effort
         return changed
 
@@ -163,8 +175,8 @@ class Kimi:
             TypeError: a name that no request knows.
         """
         changed = copy.copy(self)
-        changed._generation = {**self._generation, **checked(kwargs, GenerationKwargs)}
-        if _THINKING & kwargs.keys():
+        changed._generation = {**self._generation, **renamed(checked(kwargs, GenerationKwargs))}
+        if _THINKING & (kwargs.keys() | (kwargs.get("extra_body") or {}).keys()):
             changed._thinking_effort = None
         return changed
 
@@ -198,9 +210,10 @@ class Kimi:
             ChatProviderError: the model could not be asked, or refused.
             TypeError: an override that no request knows.
         """
-        asked = {**self._generation, **checked(generation_overrides or {}, GenerationKwargs)}
-        if not isinstance(history, Repaired):
-            history = repair(history, interrupted=DEFAULT_TEXTS.interrupted())
+        asked = {**self._generation, **renamed(checked(generation_overrides or {}, GenerationKwargs))}
+        if (extra := self._generation.get("extra_body")) and (more := asked["extra_body"]) is not extra:
+            asked["extra_body"] = merged(extra, more or {})
+        history = _sendable(history)
         request = self._request(system_prompt, tools, history, asked)
         body = request.body() if quickly_counted(history) else await asyncio.to_thread(request.body)
         if on_event is not None:
@@ -254,8 +267,8 @@ class Kimi:
             ChatProviderError: it did not count.
         """
         dialect = Dialect(self._learnt.reasoning_key, self.model_info.is_known)
-        sendable = repair(messages, interrupted=DEFAULT_TEXTS.interrupted())
-        body = joined(messages_json(dialect, system_prompt, sendable), (), {"model": self.model_name})
+        encoded = messages_json(dialect, system_prompt, _sendable(messages))
+        body = joined(encoded, (), {"model": self.model_name})
         return await endpoints.estimate_tokens(self._http, body)
 
     @property
@@ -286,6 +299,22 @@ class Kimi:
         await self._http.leave()
 
 
+def _sendable(history: Sequence[Message]) -> Repaired:
+    if isinstance(history, Repaired):
+        return history
+    if strange := next((message for message in history if not isinstance(message, Message)), None):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"a history is made of Message, not of {type(strange).__name__}; see Message.user(...)")
+    return repair(history, interrupted=DEFAULT_TEXTS.interrupted())
+
+
+def _without_thinking(generation: Mapping[str, Any]) -> dict[str, Any]:
+    """What is sent with each request but for how hard the model thinks, wherever that was said."""
+    rest = {name: value for name, value in generation.items() if name not in _THINKING}
+    if extra := rest.get("extra_body"):
+        rest["extra_body"] = {name: value for name, value in extra.items() if name not in _THINKING}
+    return rest
+
+
 def _timeouts(timeout: float | Timeouts | None) -> Timeouts:
     return timeout if isinstance(timeout, Timeouts) else Timeouts(timeout, timeout, timeout)
 
@@ -294,11 +323,33 @@ def _from_environment(names: tuple[str, ...]) -> str | None:
     return next((value for name in names if (value := os.environ.get(name, "").strip())), None)
 
 
-def _checked_key(key: str | None) -> str:
-    key = (key or "").strip()
-    if not key:
-        raise ChatProviderError(f"no API key: pass api_key= or set {' or '.join(KEY_NAMES)}")
-    if not key.isascii() or not key.isprintable() or " " in key:
-        del key  # log tools print the variables of a traceback
-        raise ChatProviderError("the API key has characters that no key has; was something else pasted with it?")
-    return key
+def _checked_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return url
+    except ValueError:  # a port that is none, half an address
+        pass
+    raise ChatProviderError(f"{url!r} is no base URL; one looks like {BASE_URL}")
+
+
+class _Key:
+    """An API key whose repr does not tell it."""
+
+    def __init__(self, value: str | None) -> None:
+        self._value = (value or "").strip()
+
+    def __repr__(self) -> str:
+        return "(the API key)"
+
+    def checked(self) -> str:
+        """The key.
+
+        Raises:
+            ChatProviderError: there is none, or it has characters that no key has.
+        """
+        if not self._value:
+            raise ChatProviderError(f"no API key: pass api_key= or set {' or '.join(KEY_NAMES)}")
+        if not self._value.isascii() or not self._value.isprintable() or " " in self._value:
+            raise ChatProviderError("the API key has characters that no key has; was something else pasted with it?")
+        return self._value

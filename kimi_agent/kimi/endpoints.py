@@ -15,7 +15,7 @@ from .status import error_in
 if TYPE_CHECKING:
     from .http import HttpTransport
 
-__all__ = ["Balance", "balance", "decoded", "estimate_tokens", "models", "number_in", "object_in"]
+__all__ = ["Balance", "answered", "asked", "balance", "estimate_tokens", "models", "number_in", "object_in"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Balance:
 
 async def models(http: HttpTransport) -> dict[str, Mapping[str, Any]]:
     """The entries of the model list, by name."""
-    entries: Any = decoded(await http.fetch("GET", "/models"), "/models").get("data")
+    entries: Any = (await asked(http, "GET", "/models")).get("data")
     if not isinstance(entries, list):
         raise StreamProtocolError("the answer of /models has no list of models")
     found = [cast("dict[str, Any]", entry) for entry in cast("list[Any]", entries) if isinstance(entry, dict)]
@@ -45,7 +45,7 @@ async def models(http: HttpTransport) -> dict[str, Mapping[str, Any]]:
 async def balance(http: HttpTransport) -> Balance:
     """The money that is left."""
     path = "/users/me/balance"
-    answer = decoded(await http.fetch("GET", path), path)
+    answer = await asked(http, "GET", path)
     if answer.get("status") is False:
         raise ChatProviderError(f"{path} failed: {answer.get('message') or answer.get('scode') or 'no reason given'}")
     data = object_in(answer, "data", path)
@@ -55,20 +55,30 @@ async def balance(http: HttpTransport) -> Balance:
 async def estimate_tokens(http: HttpTransport, body: bytes) -> int:
     """The tokens of a prompt, counted by the server."""
     path = "/tokenizers/estimate-token-count"
-    data = object_in(decoded(await http.fetch("POST", path, body=body), path), "data", path)
+    data = object_in(await asked(http, "POST", path, body=body), "data", path)
     return int(number_in(data, "total_tokens", path))
 
 
 # ==== reading answers ====
 
 
-def decoded(body: bytes, path: str) -> Mapping[str, Any]:
-    """The JSON object that was answered.
+async def asked(http: HttpTransport, method: str, path: str, **options: Any) -> Mapping[str, Any]:
+    """The JSON object that the platform answers with. `options` are those of `HttpTransport.fetch`.
 
     Raises:
         StreamProtocolError: it is none.
-        APIStatusError: it tells of an error, though its status does not.
+        APIStatusError: it tells of an error, with or without the status of one.
+        ChatProviderError: there is no answer.
     """
+    answer = await answered(http, method, path, **options)
+    if error := error_in(answer):
+        raise error
+    return answer
+
+
+async def answered(http: HttpTransport, method: str, path: str, **options: Any) -> Mapping[str, Any]:
+    """The same, where an `error` among the fields is no error of the request."""
+    body = http.without_key(await http.fetch(method, path, **options))
     try:
         value = from_json(body)
     except ValueError:
@@ -76,8 +86,6 @@ def decoded(body: bytes, path: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         said = repr(body[:100].decode(errors="replace"))
         raise StreamProtocolError(f"the answer of {path} is no JSON object: {said}. Check the base URL.")
-    if error := error_in(value):
-        raise error
     return cast("dict[str, Any]", value)
 
 

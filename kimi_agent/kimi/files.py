@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import mimetypes
 import reprlib
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from urllib.parse import quote
 
 from ..errors import InvalidRequestError, StreamProtocolError
 from ..message import ImageURLPart, MediaURL, VideoURLPart
-from .endpoints import decoded
+from .endpoints import asked
 
 if TYPE_CHECKING:
     from .http import HttpTransport
@@ -63,16 +64,16 @@ class KimiFiles:
             filename: under which it is kept; needed for bytes, as its ending says what they are.
 
         Raises:
-            InvalidRequestError: it is larger than 100 MB, empty, or has no name.
+            InvalidRequestError: it is larger than 100 MB, empty, without a name, or no picture or film but to be one.
             OSError: the file cannot be read.
             ChatProviderError: the platform did not take it.
         """
-        name, content = _named(file, filename)
+        name, content = await asyncio.to_thread(_named, file, filename)
         kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
-        answer = await self._http.fetch(
-            "POST", "/files", repeatable=False, data={"purpose": purpose}, files={"file": (name, content, kind)}
-        )
-        return _file(decoded(answer, "/files"))
+        if purpose in ("image", "video") and (not kind.startswith(("image/", "video/")) or "svg" in kind):
+            raise InvalidRequestError(f"{name} is {kind}, which Kimi does not see; it takes pictures and films")
+        form: dict[str, Any] = {"data": {"purpose": purpose}, "files": {"file": (name, content, kind)}}
+        return _file(await asked(self._http, "POST", "/files", repeatable=False, **form))
 
     async def upload_image(self, image: Source, *, filename: str | None = None) -> ImageURLPart:
         """Send a picture and get the part of a message that shows it. Raises like `upload`."""
@@ -94,7 +95,7 @@ class KimiFiles:
 
     async def list(self) -> list[KimiFile]:
         """All files of the account."""
-        entries: Any = decoded(await self._http.fetch("GET", "/files"), "/files").get("data")
+        entries: Any = (await asked(self._http, "GET", "/files")).get("data")
         if not isinstance(entries, list):
             raise StreamProtocolError("the answer of /files has no list of files")
         return [_file(entry) for entry in cast("list[Any]", entries)]
@@ -105,8 +106,7 @@ class KimiFiles:
         Raises:
             NotFoundError: there is none with this id.
         """
-        path = _path(file_id)
-        return _file(decoded(await self._http.fetch("GET", path), path))
+        return _file(await asked(self._http, "GET", _path(file_id)))
 
     async def delete(self, file_id: str) -> None:
         """Remove a file.
@@ -114,7 +114,7 @@ class KimiFiles:
         Raises:
             NotFoundError: there is none with this id.
         """
-        await self._http.fetch("DELETE", _path(file_id))
+        await asked(self._http, "DELETE", _path(file_id))
 
     async def content(self, file_id: str) -> str:
         """The text of a document that was uploaded for `file-extract`.
@@ -127,13 +127,13 @@ class KimiFiles:
 
 
 def _named(file: Source, filename: str | None) -> tuple[str, bytes]:
-    content = file if isinstance(file, bytes) else Path(file).read_bytes()
     name = filename or ("" if isinstance(file, bytes) else Path(file).name)
     if not name:
         raise InvalidRequestError("bytes need a filename=, whose ending says what they are")
-    if not 0 < len(content) <= LARGEST_FILE:
-        raise InvalidRequestError(f"{name} has {len(content):,} bytes; Kimi takes 1 to {LARGEST_FILE:,}")
-    return name, content
+    size = len(file) if isinstance(file, bytes) else Path(file).stat().st_size
+    if not 0 < size <= LARGEST_FILE:
+        raise InvalidRequestError(f"{name} has {size:,} bytes; Kimi takes 1 to {LARGEST_FILE:,}")
+    return name, file if isinstance(file, bytes) else Path(file).read_bytes()
 
 
 def _default_name(file: Source, name: str) -> str | None:
@@ -154,6 +154,13 @@ def _file(fields: Any) -> KimiFile:
         filename=str(entry.get("filename") or ""),
         purpose=str(entry.get("purpose") or ""),
         size=size if isinstance(size, int) else 0,
-        created=datetime.fromtimestamp(created, UTC) if isinstance(created, int) else None,
+        created=_time(created),
         status=str(entry.get("status") or ""),
     )
+
+
+def _time(seconds: Any) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (TypeError, ValueError, OverflowError, OSError):  # milliseconds, for one
+        return None

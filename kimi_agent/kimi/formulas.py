@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from ..errors import ChatProviderError, StreamProtocolError
 from ..tools.base import Tool
-from .endpoints import decoded
+from .endpoints import answered, asked
 from .wire import encode
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class KimiFormulas:
             NotFoundError: there is no such formula.
         """
         path = f"{_path(uri)}/tools"
-        entries: Any = decoded(await self._http.fetch("GET", path), path).get("tools")
+        entries: Any = (await asked(self._http, "GET", path)).get("tools")
         if not isinstance(entries, list):
             raise StreamProtocolError(f"the answer of {path} has no list of tools")
         return [_tool(entry, path) for entry in cast("list[Any]", entries)]
@@ -51,11 +51,11 @@ class KimiFormulas:
         """
         path = f"{_path(uri)}/fibers"
         body = encode({"name": name, "arguments": arguments})
-        fiber = decoded(await self._http.fetch("POST", path, body=body, repeatable=False), path)
+        fiber = await answered(self._http, "POST", path, body=body, repeatable=False)
         context: Any = fiber.get("context")
         outcome: Mapping[str, Any] = cast("Mapping[str, Any]", context) if isinstance(context, Mapping) else {}
         output = outcome.get("encrypted_output") or outcome.get("output")
-        if output is None:
+        if output is None or fiber.get("status") == "failed":
             raise ChatProviderError(f"the formula {uri} failed: {fiber.get('error') or outcome or fiber.get('status')}")
         return output if isinstance(output, str) else encode(output).decode()
 
@@ -67,10 +67,9 @@ def _path(uri: str) -> str:
 def _tool(entry: Any, path: str) -> Tool:
     function: Any = cast("dict[str, Any]", entry).get("function") if isinstance(entry, dict) else None
     fields = cast("dict[str, Any]", function) if isinstance(function, dict) else {}
-    if not isinstance(fields.get("name"), str):
+    name: Any = fields.get("name")
+    parameters: Any = fields.get("parameters") or {"type": "object", "properties": {}}
+    if not isinstance(name, str) or not isinstance(parameters, dict):
         raise StreamProtocolError(f"the answer of {path} has an entry that is no tool")
-    return Tool(
-        name=fields["name"],
-        description=str(fields.get("description") or ""),
-        parameters=fields.get("parameters") or {"type": "object", "properties": {}},
-    )
+    description = str(fields.get("description") or "")
+    return Tool(name=name, description=description, parameters=cast("dict[str, Any]", parameters))

@@ -19,8 +19,9 @@ from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
 import httpx
+from loguru import logger
 
-from ..errors import APIConnectionError, APIStatusError, APITimeoutError, ChatProviderError, StreamProtocolError
+from ..errors import APIConnectionError, APITimeoutError, ChatProviderError, RateLimitError, StreamProtocolError
 from ..events import RequestRetried, tell
 from ..provider import OnEvent
 from .patience import RETRIES, TIMEOUTS, Retries, Timeouts, hint_of
@@ -40,7 +41,7 @@ ERROR_SIZE: Final = 65_536
 """Bytes of an error's body that are read."""
 ERROR_TIME: Final = 10.0
 """Seconds that an error's body may take."""
-LARGEST_BODY: Final = 128 * 1024 * 1024
+LARGEST_DOWNLOAD: Final = 128 * 1024 * 1024
 """Bytes. Kimi keeps no file above 100 MB."""
 
 
@@ -143,6 +144,7 @@ class HttpTransport:
             except BaseException:
                 place.give_up()
                 raise
+            logger.debug("attempt {} failed: {}; the next one in {:.1f} s", number, failure, delay)
             if on_event is not None:
                 await tell(on_event, RequestRetried(number, delay, type(failure).__name__, str(failure)))
             await asyncio.sleep(delay)
@@ -199,7 +201,7 @@ class HttpTransport:
                 await response.aclose()
 
         def may_repeat(error: ChatProviderError) -> bool:
-            return repeatable or isinstance(error, APIStatusError)
+            return repeatable or isinstance(error, RateLimitError)
 
         return await self.retried(attempt, concurrent=False, may_repeat=may_repeat)
 
@@ -245,7 +247,8 @@ class HttpTransport:
             return self._error_from(error)
         finally:
             await response.aclose()
-        return status_error(response.status_code, self.without_key(body), response.headers)
+        headers = {name: self.without_key(value.encode()).decode() for name, value in response.headers.items()}
+        return status_error(response.status_code, self.without_key(body), headers)
 
     def without_key(self, data: bytes) -> bytes:
         """Some hosts repeat the key that they refuse."""
@@ -312,8 +315,8 @@ async def _whole(response: HttpResponse, path: str) -> bytes:
     body = bytearray()
     while (data := await response.read()) is not None:
         body += data
-        if len(body) > LARGEST_BODY:
-            raise StreamProtocolError(f"the answer of {path} is larger than {LARGEST_BODY:,} bytes")
+        if len(body) > LARGEST_DOWNLOAD:
+            raise StreamProtocolError(f"the answer of {path} is larger than {LARGEST_DOWNLOAD:,} bytes")
     return bytes(body)
 
 

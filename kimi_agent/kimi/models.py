@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 from types import MappingProxyType
-from typing import Any, Final, Literal, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias, TypeGuard, cast
 
 from ..errors import InvalidRequestError
 
@@ -119,7 +119,7 @@ K2_7: Final = ModelInfo(
 HYBRID: Final = replace(K2_7, name="kimi-k2.6", thinking="switch")
 K2: Final = ModelInfo(name="kimi-k2", thinking="never", images=False, videos=False, dynamic_tools=False)
 K2_THINKING: Final = replace(K2, thinking="always")
-VENDORS: Final = ModelInfo(name="")
+UNKNOWN: Final = ModelInfo(name="")
 
 FAMILIES: Final = {"kimi-k3": K3, "k3": K3, "kimi-k2.7": K2_7, "kimi-k2.6": HYBRID, "kimi-k2.5": HYBRID}
 """By the beginning of the name. No beginning is the beginning of another."""
@@ -140,16 +140,16 @@ _ROWS: Final[tuple[tuple[str, ModelInfo, int, Prices | None, date], ...]] = (
     ("kimi-k2.7-code-highspeed", K2_7, 262_144, Prices(1.90, 0.38, 8.00), TODAY),
     ("kimi-k2.6", HYBRID, 262_144, Prices(0.95, 0.16, 4.00), TODAY),
     # the membership host, which has no prices per token
-    ("kimi-for-coding", VENDORS, 262_144, None, TODAY),
-    ("kimi-for-coding-highspeed", VENDORS, 262_144, None, TODAY),
+    ("kimi-for-coding", UNKNOWN, 262_144, None, TODAY),
+    ("kimi-for-coding-highspeed", UNKNOWN, 262_144, None, TODAY),
     ("k3", K3, 1_048_576, None, TODAY),
     ("k3-256k", K3, 262_144, None, TODAY),
-    ("k3.1-pro", K3, 1_048_576, None, TODAY),
+    ("k3.1-pro", K3, 262_144, None, TODAY),
     # gone; others still serve some of them
     ("kimi-k2.5", HYBRID, 262_144, None, _SUMMER),
-    ("moonshot-v1-8k", VENDORS, 8_192, None, _SUMMER),
-    ("moonshot-v1-32k", VENDORS, 32_768, None, _SUMMER),
-    ("moonshot-v1-128k", VENDORS, 131_072, None, _SUMMER),
+    ("moonshot-v1-8k", UNKNOWN, 8_192, None, _SUMMER),
+    ("moonshot-v1-32k", UNKNOWN, 32_768, None, _SUMMER),
+    ("moonshot-v1-128k", UNKNOWN, 131_072, None, _SUMMER),
     ("kimi-k2-0711-preview", K2, 131_072, None, _SPRING),
     ("kimi-k2-0905-preview", K2, 262_144, None, _SPRING),
     ("kimi-k2-turbo-preview", K2, 262_144, None, _SPRING),
@@ -157,8 +157,15 @@ _ROWS: Final[tuple[tuple[str, ModelInfo, int, Prices | None, date], ...]] = (
     ("kimi-k2-thinking-turbo", K2_THINKING, 262_144, None, _SPRING),
 )
 
+
+def _with_window(info: ModelInfo, window: int) -> ModelInfo:
+    """The same with another window; no answer is longer than that."""
+    most = None if info.max_completion is None else min(info.max_completion, window)
+    return replace(info, context_window=window, max_completion=most)
+
+
 MODELS: Final = {
-    name: replace(family, name=name, context_window=window, prices=prices, last_seen=seen)
+    name: replace(_with_window(family, window), name=name, prices=prices, last_seen=seen)
     for name, family, window, prices, seen in _ROWS
 }
 """Every model that is known by name."""
@@ -168,7 +175,7 @@ def model_info(name: str) -> ModelInfo:
     """What is known of a model. An unknown one is no error: little is known of it."""
     if name in MODELS:
         return MODELS[name]
-    family = next((info for beginning, info in FAMILIES.items() if name.startswith(beginning)), VENDORS)
+    family = next((info for beginning, info in FAMILIES.items() if name.startswith(beginning)), UNKNOWN)
     return replace(family, name=name)
 
 
@@ -190,8 +197,8 @@ def thinking_fields(info: ModelInfo, effort: ThinkingEffort) -> dict[str, Any]:
         raise InvalidRequestError(f"{effort!r} is no thinking effort; there are off, {', '.join(EFFORTS)}")
     if info.thinking == "unknown":
         raise InvalidRequestError(
-            f"nothing is known of how {info.name} thinks; ask the server with `await kimi.models()`, or send the host's"
-            " own fields with with_extra_body(...)"
+            f"nothing is known of how {info.name} thinks: send the host's own fields with with_extra_body(...); some"
+            " hosts tell more with `await kimi.models()`"
         )
     return _without_thinking(info) if effort == "off" else _with_thinking(info, effort)
 
@@ -233,8 +240,7 @@ def refreshed(info: ModelInfo, served: Mapping[str, Any], today: date) -> ModelI
     """
     window = served.get("context_length")
     return replace(
-        info,
-        context_window=window if _is_count(window) else info.context_window,
+        _with_window(info, window) if _is_count(window) else info,
         images=_flag(served.get("supports_image_in"), info.images),
         videos=_flag(served.get("supports_video_in"), info.videos),
         thinking=_thinking_of(info, served),
@@ -250,7 +256,9 @@ def _thinking_of(info: ModelInfo, served: Mapping[str, Any]) -> Thinking:
     said = served.get("supports_thinking_type")
     if isinstance(said, str) and said in _BY_TYPE:
         return _BY_TYPE[said]
-    return "never" if served.get("supports_reasoning") is False else info.thinking
+    if served.get("supports_reasoning") is False:
+        return "never"
+    return "always" if info.thinking == "unknown" and _efforts_of(info, served) else info.thinking
 
 
 def _efforts_of(info: ModelInfo, served: Mapping[str, Any]) -> tuple[str, ...]:
@@ -269,5 +277,5 @@ def _flag(said: Any, known: bool | None) -> bool | None:
     return said if isinstance(said, bool) else known
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value > 0
+def _is_count(value: Any) -> TypeGuard[int]:
+    return type(value) is int and 0 < value < 1_000_000_000

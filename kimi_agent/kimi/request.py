@@ -19,17 +19,17 @@ from ..message import Message
 from ..prompt.tokens import prompt_cost
 from ..tools.base import Tool, ToolsPart
 from .models import TEMPERATURE_WITHOUT_THINKING, ModelInfo
-from .wire import DECLARATION, Dialect, encode, joined, messages_json
+from .wire import DECLARATION, Dialect, encode, joined, messages_json, tool_json
 
-__all__ = ["ChatRequest", "merged"]
+__all__ = ["ChatRequest", "merged", "renamed"]
 
 MOST_TOOLS: Final = 128
 LEAST_COMPLETION: Final = 1_024
 """Tokens. A prompt that leaves less is Kimi's to refuse: it counts exactly."""
 MOST_TOKENS_PER_BYTE: Final = 2 / 3
 """More than any text has; hexadecimal digits come close."""
-MARGIN: Final = 16
-"""The estimate of a prompt may be too low by one part in this many."""
+MARGIN: Final = 4
+"""One part in this many of what is left stays free: the prompt is estimated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,35 +63,49 @@ class ChatRequest:
             TypeError: `extra_body` has messages or tools.
         """
         named, extra = self._fields()
+        if not (self.history or self.system_prompt):
+            raise InvalidRequestError("a request needs a message")
         self._check(named, _thinks(merged(named, extra)))
         named["response_format"] = _in_mfjs(named.get("response_format"))
         messages = messages_json(Dialect(self.reasoning_key, self.model.is_known), self.system_prompt, self.history)
-        if "max_completion_tokens" not in named:
+        if not _LIMITS & (named.keys() | extra.keys()):
             named["max_completion_tokens"] = self._completion_limit(sum(map(len, messages)))
         head: dict[str, Any] = {"model": self.model.name, "stream": self.stream}
         if self.stream:
             head["stream_options"] = {"include_usage": True}
         body = joined(messages, self.tools, _given({**head, **merged(named, extra)}))
-        _check_tools([*self.tools, *self._declared()] if DECLARATION in body else self.tools)
+        self._check_tools(self._declared() if DECLARATION in body else [])
         return body
+
+    def _check_tools(self, declared: Sequence[Tool]) -> None:
+        if declared and self.model.dynamic_tools is False:
+            raise InvalidRequestError(
+                f"{self.model.name} knows no tools in system messages; give them as tools of the request"
+            )
+        names = Counter(tool.name for tool in (*self.tools, *declared))
+        if (number := names.total()) > MOST_TOOLS:
+            raise InvalidRequestError(f"Kimi takes {MOST_TOOLS} tools at most, and these are {number}; leave some out")
+        if twice := sorted(name for name, times in names.items() if times > 1):
+            raise FunctionSpecError(f"Kimi refuses two tools with one name: {', '.join(twice)}")
 
     def _check(self, named: dict[str, Any], thinks: bool) -> None:
         if not self.model.is_known:
             return
-        asked = Asked(self.model, named, thinks, has_tools=lambda: bool(self.tools or self._declared()))
+        begun = bool(self.history and self.history[-1].partial)
+        asked = Asked(self.model, named, thinks, begun, has_tools=lambda: bool(self.tools or self._declared()))
         for check in FIELD_CHECKS:
             for complaint in check(asked):
                 raise InvalidRequestError(complaint)
 
-    def _fields(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _fields(self) -> tuple[dict[str, Any], Mapping[str, Any]]:
         """The fields that have a name, and those of `extra_body`."""
-        named = dict(self.asked)
-        extra: dict[str, Any] = dict(named.pop("extra_body", None) or {})
+        named = renamed(self.asked)
+        wanted: Any = named.pop("extra_body", None) or {}
+        if not isinstance(wanted, Mapping):
+            raise TypeError(f"extra_body is a mapping of fields, not {wanted!r}")
+        extra = cast("Mapping[str, Any]", wanted)
         if taken := {"messages", "tools"} & extra.keys():
             raise TypeError(f"extra_body cannot replace {' and '.join(sorted(taken))} of the request")
-        if "max_tokens" in named:
-            named.setdefault("max_completion_tokens", named.pop("max_tokens"))
-            named.pop("max_tokens", None)
         return named, extra
 
     def _declared(self) -> list[Tool]:
@@ -106,10 +120,23 @@ class ChatRequest:
         simply the window. Most prompts are so short that they need not be counted.
         """
         default, window = self.model.default_completion, self.model.context_window
+        size += len(self.system_prompt) + sum(map(len, map(tool_json, self.tools)))
         if default is None or size * MOST_TOKENS_PER_BYTE <= window - default:
             return default
-        cost = prompt_cost(self.history, self.tools) + len(self.system_prompt)
-        return max(min(default, window - cost - cost // MARGIN), LEAST_COMPLETION)
+        system = [Message.system(self.system_prompt)] if self.system_prompt else []
+        left = window - prompt_cost([*system, *self.history], self.tools)
+        return max(min(default, left - left // MARGIN), LEAST_COMPLETION)
+
+
+def renamed(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields under today's names: `max_tokens` is an old one, which counts where it stands alone."""
+    today = {name: value for name, value in fields.items() if name != "max_tokens"}
+    if "max_tokens" in fields:
+        today.setdefault("max_completion_tokens", fields["max_tokens"])
+    return today
+
+
+_LIMITS: Final = frozenset({"max_completion_tokens", "max_tokens"})
 
 
 def merged(named: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,17 +176,6 @@ def _mfjs(schema: bytes) -> dict[str, Any]:
     return to_mfjs(from_json(schema))
 
 
-# ==== tools ====
-
-
-def _check_tools(tools: Sequence[Tool]) -> None:
-    if len(tools) > MOST_TOOLS:
-        raise InvalidRequestError(f"Kimi takes {MOST_TOOLS} tools at most, and these are {len(tools)}; leave some out")
-    if len({tool.name for tool in tools}) < len(tools):
-        twice = sorted(name for name, times in Counter(tool.name for tool in tools).items() if times > 1)
-        raise FunctionSpecError(f"Kimi refuses two tools with one name: {', '.join(twice)}")
-
-
 # ==== fields ====
 
 
@@ -171,40 +187,69 @@ class Asked:
         model: who is asked.
         fields: of the request, by name; `None` is not sent.
         thinks: whether the model thinks.
+        begun: whether the last message is the beginning of the answer.
         has_tools: tells whether there is anything to call.
     """
 
     model: ModelInfo
     fields: Mapping[str, Any]
     thinks: bool
+    begun: bool
     has_tools: Callable[[], bool]
 
     def __getitem__(self, name: str) -> Any:
         return self.fields.get(name)
 
 
+def _kinds(asked: Asked) -> Iterator[str]:
+    for name, (kind, what) in _KINDS.items():
+        value = asked[name]
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool) is not (kind is bool)):
+            yield f"{name} is {what}, not {value!r}"
+
+
+_KINDS: Final[dict[str, tuple[Any, str]]] = {
+    "max_completion_tokens": (int, "a whole number of tokens"),
+    "stop": ((str, list, tuple), "a string or a list of strings"),
+    "tool_choice": ((str, Mapping), "'auto', 'none', 'required' or an object that names a function"),
+    "thinking": (Mapping, "an object with a type"),
+    "prompt_cache_key": (str, "a string"),
+    "safety_identifier": (str, "a string"),
+    "logprobs": (bool, "true or false"),
+    "top_logprobs": (int, "a whole number"),
+    "prediction": (Mapping, "an object"),
+}
+
+
 def _sampling(asked: Asked) -> Iterator[str]:
     for name, only in (asked.model.sampling or {}).items():
         if name == "temperature" and not asked.thinks:
             only = TEMPERATURE_WITHOUT_THINKING
-        if asked[name] is not None and asked[name] != only:
-            yield f"{asked.model.name} takes {name}={only:g} only, not {asked[name]!r}; leave it out"
+        value = asked[name]
+        if value is not None and (value != only or isinstance(value, bool)):
+            yield f"{asked.model.name} takes {name}={only:g} only, not {value!r}; leave it out"
 
 
-def _completion(asked: Asked) -> Iterator[str]:
-    limit = asked["max_completion_tokens"]
-    if limit is None:
-        return
-    if type(limit) is not int or limit < 1:
-        yield f"max_completion_tokens is a whole number of tokens above 0, not {limit!r}"
-    elif asked.model.max_completion is not None and limit > asked.model.max_completion:
-        yield f"{asked.model.name} answers with {asked.model.max_completion:,} tokens at most, not {limit:,}"
+def _lengths(asked: Asked) -> Iterator[str]:
+    limit, likely, model = asked["max_completion_tokens"], asked["top_logprobs"], asked.model
+    if limit is not None and limit < 1:
+        yield f"max_completion_tokens is above 0, not {limit}"
+    if limit is not None and model.max_completion is not None and limit > model.max_completion:
+        yield f"{model.name} answers with {model.max_completion:,} tokens at most, not {limit:,}"
+    if limit is not None and limit >= model.context_window:
+        yield f"{model.name} has a window of {model.context_window:,} tokens for prompt and answer; ask for less"
+    if likely is not None and not 0 <= likely <= 20:
+        yield f"top_logprobs is 0 to 20, not {likely}"
 
 
 def _thinking(asked: Asked) -> Iterator[str]:
-    model, effort = asked.model, asked["reasoning_effort"]
+    model, thinking, effort = asked.model, asked["thinking"], asked["reasoning_effort"]
     if not asked.thinks and model.thinking == "always":
         yield f"{model.name} always thinks; leave thinking out"
+    if thinking is not None and thinking.get("type", "enabled") not in ("enabled", "disabled"):
+        yield f"thinking.type is 'enabled' or 'disabled', not {thinking['type']!r}"
+    if thinking is not None and asked.thinks and thinking.get("keep") not in (None, "all"):
+        yield f"thinking.keep is None or 'all', not {thinking['keep']!r}"
     if effort is not None and effort not in model.efforts:
         known = f"it has {', '.join(model.efforts)}" if model.efforts else "it has none"
         yield f"{model.name} has no reasoning_effort {effort!r}: {known}. Kimi.with_thinking finds what a model takes"
@@ -212,10 +257,10 @@ def _thinking(asked: Asked) -> Iterator[str]:
 
 def _stop(asked: Asked) -> Iterator[str]:
     stop: Any = asked["stop"]
-    words: Any = [stop] if isinstance(stop, str) else stop or []
-    if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in cast("list[Any]", words)):
+    words: list[Any] = [stop] if isinstance(stop, str) else list(stop or ())
+    if not all(isinstance(word, str) for word in words):
         yield f"stop is a string or a list of strings, not {stop!r}"
-    elif len(cast("list[str]", words)) > 5 or any(len(word.encode()) > 32 for word in cast("list[str]", words)):
+    elif len(words) > 5 or any(len(word.encode(errors="surrogatepass")) > 32 for word in words):
         yield "Kimi takes five stop strings at most, of 32 bytes at most each"
 
 
@@ -242,6 +287,8 @@ def _response_format(asked: Asked) -> Iterator[str]:
     kind = _mapping(wanted).get("type")
     if kind not in _FORMATS:
         yield f"response_format has a type of {', '.join(_FORMATS)}, not {kind!r}"
+    elif kind == "json_object" and asked.begun:
+        yield "response_format json_object does not go with the beginning of an answer (partial)"
     elif kind == "json_schema":
         yield from _json_schema(_mapping(wanted).get("json_schema"))
 
@@ -260,8 +307,9 @@ def _json_schema(wanted: Any) -> Iterator[str]:
 
 
 FIELD_CHECKS: Final[tuple[Callable[[Asked], Iterator[str]], ...]] = (
+    _kinds,
     _sampling,
-    _completion,
+    _lengths,
     _thinking,
     _stop,
     _tool_choice,

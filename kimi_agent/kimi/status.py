@@ -60,6 +60,7 @@ ANSWERS: Final = (
     Rule(429, "rate_limit_reached_error", RateLimitError, True),
     Rule(429, "engine_overloaded_error", RateLimitError, True),
     Rule(429, "exceeded_current_quota_error", QuotaExceededError, False),
+    Rule(429, "insufficient_quota", QuotaExceededError, False),
     Rule(499, "client_closed_request", APIStatusError, False),
     Rule(500, "server_error", ServerError, True),
     Rule(500, "unexpected_output", ServerError, True),
@@ -75,7 +76,9 @@ VAGUE: Final = "invalid_request_error"
 
 TOO_LONG: Final = re.compile(r"exceeded model token limit|input token length too long|maximum context length")
 """The last one is how vLLM says it."""
-OUT_OF_MONEY: Final = re.compile(r"account balance|insufficient balance|recharge|exceeded your current token quota")
+OUT_OF_MONEY: Final = re.compile(
+    r"account balance|insufficient balance|recharge|billing|exceeded your current token quota"
+)
 """How a 429 speaks of billing when a gateway has dropped its type. A bare "quota" also stands in throttling texts."""
 TRY_AGAIN: Final = re.compile(r"try again (?:after|in) (\d+(?:\.\d+)?) ?s")
 """How a 429 says in its text for how many seconds to wait."""
@@ -115,9 +118,18 @@ def error_in(
         return None
     fields: dict[str, Any] = cast("dict[str, Any]", error) if isinstance(error, dict) else {"message": str(error)}
     if status_code is None:
-        rule = BY_TYPE.get(str(fields.get("type")))
-        status_code = rule.status if rule else 500
+        status_code = _status_of(fields)
     return _made(status_code, str(fields.get("message") or "no message"), fields, decoded, headers or {})
+
+
+def _status_of(fields: dict[str, Any]) -> int:
+    """What the status of an error would be that came with success: gateways write it into `code`."""
+    if rule := BY_TYPE.get(str(fields.get("type"))):
+        return rule.status
+    code = str(fields.get("code"))
+    if code.isascii() and code.isdigit() and 400 <= int(code) < 600:
+        return int(code)
+    return 429 if OUT_OF_MONEY.search(str(fields.get("message")).lower()) else 500
 
 
 def _made(

@@ -21,8 +21,10 @@ from pydantic_core import to_json
 from ..errors import FunctionSpecError, InvalidRequestError
 from ..history import calls_of
 from ..message import (
+    AudioURLPart,
     ContentPart,
     ImageURLPart,
+    MediaURL,
     Message,
     TextPart,
     ThinkPart,
@@ -64,9 +66,16 @@ def messages_json(dialect: Dialect, system_prompt: str, history: Sequence[Messag
     encoder = _encoder(dialect)
     key: str = encoder.key  # pyright: ignore[reportFunctionMemberAccess]
     encoded = [message.__dict__.get(key) or encoder(message) for message in history]
+    if history and _is_begun(history[-1]):
+        encoded[-1] = encoded[-1][:-1] + b',"partial":true}'
     if system_prompt:
         encoded.insert(0, encoder(Message.system(system_prompt)))
     return encoded
+
+
+def _is_begun(message: Message) -> bool:
+    """Whether Kimi is to continue it, when it is the last one. Anywhere else it is a message like any other."""
+    return bool(message.partial) and message.role == "assistant" and not message.tool_calls
 
 
 DECLARATION: Final = b'{"role":"system","tools":['
@@ -112,7 +121,7 @@ def tool_json(tool: Tool) -> bytes:
 
 
 def _tool(tool: Tool) -> dict[str, Any]:
-    if tool.name.startswith("$"):
+    if tool.name.startswith("$") and is_safe_name(tool.name[1:]):
         return {"type": "builtin_function", "function": {"name": tool.name}}
     if not is_safe_name(tool.name):
         raise FunctionSpecError(f"Kimi refuses the tool name {tool.name!r}; it has to be {NAME_RULE}")
@@ -153,13 +162,11 @@ def _message(message: Message, dialect: Dialect) -> dict[str, Any]:
         body["content"] = content
     if calls:
         body["tool_calls"] = [_call(call, dialect) for call in calls]
-    call_id = message.tool_call_id
-    optional = {
-        "tool_call_id": call_id and _sent_id(call_id, dialect),
-        "name": message.name,
-        "partial": message.partial,
-    }
-    return body | {field: value for field, value in optional.items() if value is not None}
+    if message.tool_call_id is not None:
+        body["tool_call_id"] = _sent_id(message.tool_call_id, dialect)
+    if message.name is not None:
+        body["name"] = message.name
+    return body
 
 
 def _declaration(message: Message, declared: Sequence[ToolsPart]) -> dict[str, Any]:
@@ -167,7 +174,10 @@ def _declaration(message: Message, declared: Sequence[ToolsPart]) -> dict[str, A
         raise InvalidRequestError(
             "tools are declared by a system message that has no other content; make it two messages"
         )
-    return {"role": "system", "tools": [_tool(tool) for part in declared for tool in part.tools]}
+    tools = [_tool(tool) for part in declared for tool in part.tools]
+    if not tools:
+        raise InvalidRequestError("a system message that declares tools needs one")
+    return {"role": "system", "tools": tools}
 
 
 def _reasoning(message: Message, calls: bool, dialect: Dialect) -> dict[str, Any]:
@@ -208,18 +218,39 @@ def _part(part: ContentPart, dialect: Dialect) -> dict[str, Any]:
 
 
 def _check_media(part: ContentPart) -> None:
-    """Kimi fetches nothing from the web, and draws no SVG."""
-    url = part.image_url.url if isinstance(part, ImageURLPart) else None
-    url = part.video_url.url if isinstance(part, VideoURLPart) else url
-    if url is None:
+    """Kimi fetches nothing from the web, and does not see every format."""
+    where, (formats, names) = _media_of(part)
+    if where is None:
         return
-    if not url.startswith(("data:", "ms://")):
+    kind, _, rest = where.url[:100].lower().partition(":")
+    if kind == "data" and not rest.startswith(formats):
+        raise InvalidRequestError(f"Kimi does not see {where.url[:40]!r}; send {names}")
+    if kind not in ("data", "ms"):
         raise InvalidRequestError(
-            f"Kimi fetches no pictures or films from the web: {url[:80]!r}; send a data: URL, or upload the file with"
+            f"Kimi fetches nothing from the web: {where.url[:80]!r}; send a data: URL, or upload the file with"
             " kimi.files and send its ms:// URL"
         )
-    if url.startswith("data:image/svg"):
-        raise InvalidRequestError("Kimi takes no SVG pictures; send a PNG, JPEG, GIF, WebP, BMP or HEIC")
+
+
+IMAGES: Final = (
+    tuple(f"image/{name}" for name in ("png", "jpeg", "jpg", "gif", "webp", "bmp", "heic", "heif")),
+    "a PNG, JPEG, GIF, WebP, BMP or HEIC",
+)
+VIDEOS: Final = (("video/", "image/gif", "image/webp"), "a film, or an animated GIF or WebP")
+SOUNDS: Final = (("audio/",), "a sound")
+"""How the types begin that Kimi sees, and what they are called."""
+
+
+def _media_of(part: ContentPart) -> tuple[MediaURL | None, tuple[tuple[str, ...], str]]:
+    match part:
+        case ImageURLPart(image_url=where):
+            return where, IMAGES
+        case VideoURLPart(video_url=where):
+            return where, VIDEOS
+        case AudioURLPart(audio_url=where):
+            return where, SOUNDS
+        case _:
+            return None, SOUNDS
 
 
 def _private(value: Value) -> dict[str, Any]:
@@ -233,6 +264,7 @@ def _private(value: Value) -> dict[str, Any]:
 
 _PLAIN_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _K2_ID: Final = re.compile(r"functions\.[A-Za-z0-9_-]+:\d+")
+_MENDED_ID: Final = re.compile(r".*_[0-9a-f]{16}")
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_-]")
 
 
@@ -244,9 +276,12 @@ def _call(call: ToolCall, dialect: Dialect) -> dict[str, Any]:
 def _sent_id(call_id: str, dialect: Dialect) -> str:
     """The id, in letters that every server takes. It depends on nothing else, so a call and its result stay together.
 
-    K2 on a server of one's own works best with ids of its own form, which other servers may refuse.
+    K2 on a server of one's own works best with ids of its own form, which other servers may refuse. An id that looks
+    like a mended one is mended as well, so that two ids never become one.
     """
-    if _PLAIN_ID.fullmatch(call_id) or (not dialect.strict and _K2_ID.fullmatch(call_id)):
+    if not dialect.strict and _K2_ID.fullmatch(call_id):
         return call_id
-    digest = blake2b(call_id.encode(errors="surrogatepass"), digest_size=4).hexdigest()
-    return f"{_UNSAFE.sub('_', call_id)[:55]}_{digest}"
+    if _PLAIN_ID.fullmatch(call_id) and not _MENDED_ID.fullmatch(call_id):
+        return call_id
+    digest = blake2b(call_id.encode(errors="surrogatepass"), digest_size=8).hexdigest()
+    return f"{_UNSAFE.sub('_', call_id)[:46]}_{digest}"

@@ -33,6 +33,7 @@ _ARGUMENT_COST: Final = 13
 _RAW_ARGUMENTS_COST: Final = 10  # arguments that are no JSON object
 _MEDIA_COST: Final = 2000  # a picture, a sound, a film: flat, as Moonshot's own client counts
 _TOOLS_COST: Final = 35
+_LATE_TOOLS_COST: Final = 56 - 35 - 11  # what the note of a system message costs more, beside its message
 _CHEAP_LENGTH: Final = 50_000
 
 
@@ -80,6 +81,9 @@ def _texts(message: Message) -> Iterator[str]:
     """All texts of the message that are counted."""
     yield from filter(None, map(_text_of, message.content))
     yield from (call.arguments for call in message.tool_calls or ())
+    for part in message.content:
+        if isinstance(part, ToolsPart):
+            yield from (tool.description + str(tool.parameters) for tool in part.tools)
 
 
 def _text_of(part: ContentPart) -> str | None:
@@ -92,7 +96,7 @@ def _text_of(part: ContentPart) -> str | None:
 
 def _part_cost(part: ContentPart) -> int:
     if isinstance(part, ToolsPart):
-        return tools_cost(part.tools)
+        return tools_cost(part.tools) + _LATE_TOOLS_COST
     text = _text_of(part)
     return _MEDIA_COST if text is None else estimate_text(text)
 

@@ -114,6 +114,8 @@ class Window:
     def __init__(self, scale: float = 1.0) -> None:
         self.scale = min(max(scale, _LOWEST), _HIGHEST)
         """How many tokens an estimated one really is."""
+        self.expected = 0
+        """The estimate of the prompt that was sent last; 0 when nobody knows."""
         self._cut: Message | None = None
         self._hint = 0
 
@@ -130,6 +132,20 @@ class Window:
         self._cut = history[start] if 0 < start < len(history) else None
         self._hint = start
 
+    def expect_nothing(self) -> None:
+        """What the server counts next is no measure of the estimate."""
+        self.expected = 0
+
+    def answer_limit(self, window: int, reserved: int) -> int | None:
+        """How long the answer to the expected prompt may be, if that has to be said: when little is left.
+
+        Args:
+            window: of the model, in tokens.
+            reserved: for the answer, in tokens.
+        """
+        left = window - round(self.expected * self.scale)
+        return max(left - left // _MARGIN, reserved, 1) if left < window // _USUAL_ANSWER else None
+
     def learn(self, estimated: int, actual: int) -> None:
         """Correct the estimate by what the server counted for the same prompt.
 
@@ -143,6 +159,8 @@ class Window:
 
 
 _TELLING: Final = 200  # tokens
+_USUAL_ANSWER: Final = 8  # an answer may take one part in so many of the window: what Kimi's models allow by themselves
+_MARGIN: Final = 4  # one part in so many of what is left stays free
 _STEP: Final = 1.25
 _LOWEST, _HIGHEST = 0.5, 4.0
 

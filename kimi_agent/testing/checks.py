@@ -21,7 +21,7 @@ MAX_TOOLS: Final = 128
 ROLES: Final = ("system", "user", "assistant", "tool")
 TOOL_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,127}")
 BUILTIN_NAME: Final = re.compile(r"\$[A-Za-z0-9_-]{1,127}")
-PINNED_MODELS: Final = ("kimi-k3", "k3", "kimi-k2.5", "kimi-k2.6", "kimi-k2.7", "kimi-for-coding")
+PINNED_MODELS: Final = ("kimi-k3", "k3", "kimi-k2.5", "kimi-k2.6", "kimi-k2.7")
 """How the names begin of the models whose sampling cannot be changed."""
 PINNED: Final[dict[str, float]] = {
     "temperature": 1,
@@ -260,9 +260,9 @@ def _check_late_tools(body: Body) -> Iterator[str]:
 
 def _check_tool_choice(body: Body) -> Iterator[str]:
     choice = body.get("tool_choice")
-    if _is_object(choice):
+    if _is_object(choice) and _thinks(body):
         yield "tool_choice 'specified' is incompatible with thinking enabled"
-    elif choice not in (None, "auto", "none", "required"):
+    elif not _is_object(choice) and choice not in (None, "auto", "none", "required"):
         yield f"Invalid request: unknown tool_choice {choice!r}"
     elif choice == "required":
         yield from _check_required_choice(body)

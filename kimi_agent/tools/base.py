@@ -76,6 +76,10 @@ class ToolsPart(ContentPart):
     type: str = "tools"
     tools: tuple[Tool, ...]
 
+    if TYPE_CHECKING:  # what is accepted is more than what is kept
+
+        def __init__(self, *, tools: Sequence[Tool], extra: Mapping[str, Any] = ...) -> None: ...
+
 
 class ToolLike(Protocol):
     """Something the model may call."""
