@@ -81,8 +81,9 @@ if TYPE_CHECKING:
     from .kimi.endpoints import Balance
     from .kimi.files import KimiFile, KimiFiles
     from .kimi.formulas import KimiFormulas
-    from .kimi.models import ModelInfo, Prices, ThinkingEffort
+    from .kimi.models import ModelInfo, Prices, ThinkingEffort, model_info
     from .kimi.patience import Timeouts
+    from .kimi.schema import mfjs_errors, to_mfjs
     from .message import (
         AudioURLPart,
         ContentPart,
@@ -143,11 +144,14 @@ __all__ = [
     "Timeouts",
     "ThinkingEffort",
     "ModelInfo",
+    "model_info",
     "Prices",
     "Balance",
     "KimiFiles",
     "KimiFile",
     "KimiFormulas",
+    "to_mfjs",
+    "mfjs_errors",
     "ChatProvider",
     "StreamedMessage",
     "StreamedMessagePart",
@@ -265,6 +269,7 @@ _ROOMS = (
     "kimi.endpoints",
     "kimi.files",
     "kimi.formulas",
+    "kimi.schema",
     "stream",
     "agent",
     "terminal.chat",

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from kimi_agent.agent import Agent
 from kimi_agent.errors import (
     APIConnectionError,
     APIStatusError,
@@ -18,6 +19,7 @@ from kimi_agent.errors import (
     AuthenticationError,
     ChatProviderError,
     ContentFilterError,
+    QuotaExceededError,
     RateLimitError,
     ServerError,
     StreamInterruptedError,
@@ -30,7 +32,19 @@ from kimi_agent.kimi.answer import KimiStreamedMessage
 from kimi_agent.kimi.client import Kimi
 from kimi_agent.kimi.patience import Timeouts
 from kimi_agent.message import Message, TextPart, ThinkPart, TokenUsage, ToolCall, ToolCallPart
-from kimi_agent.testing import Call, Delivery, Failure, Gate, KimiServer, RawBody, Recorded, Reply, ScriptSource, say
+from kimi_agent.testing import (
+    Call,
+    Delivery,
+    Failure,
+    Gate,
+    KimiServer,
+    RawBody,
+    Recorded,
+    Reply,
+    ScriptedKimi,
+    ScriptSource,
+    say,
+)
 
 KEY = "sk-do-not-tell-0123456789"
 QUESTION = [Message.user("Which is warmer?")]
@@ -874,3 +888,109 @@ def test_one_client_serves_two_event_loops_in_a_row() -> None:
                 return (await answer(kimi)).message.text
 
     assert [asyncio.run(once()), asyncio.run(once())] == ["Hi", "Hi"]
+
+
+# ==== what an agent adds ====
+
+
+async def test_an_agent_sends_a_cache_key_of_its_own_unless_somebody_says_another() -> None:
+    async with kimi_with(lambda body: say("x")) as (kimi, server):
+        one, other = Agent(kimi), Agent(kimi)
+        mine = Agent(kimi.with_generation_kwargs(prompt_cache_key="mine"))
+        for agent in (one, one, other, mine):
+            await agent.chat_round("x")
+        await one.chat_round("x", prompt_cache_key="this once")
+        keys = [request.body["prompt_cache_key"] for request in server.requests]
+    assert keys == [one.prompt_cache_key] * 2 + [other.prompt_cache_key, "mine", "this once"]
+    assert one.prompt_cache_key != other.prompt_cache_key
+
+
+async def test_an_agent_near_the_end_of_its_window_asks_for_what_is_left() -> None:
+    agent = Agent(ScriptedKimi([say("x")] * 3, context_window=16_000), desired_response_tokens=1_000)
+    await agent.chat_round("short")
+    await agent.chat_round("word " * 14_500)
+    await agent.chat_round("x", max_completion_tokens=50)
+    kimi: Any = agent.provider
+    limits = [request.overrides.get("max_completion_tokens") for request in kimi.requests]
+    assert limits[0] is None
+    assert 1_000 <= limits[1] < 2_000
+    assert limits[2] == 50
+
+
+async def test_fields_of_extra_body_add_up_and_the_newest_counts() -> None:
+    async with kimi_with([say("x")]) as (kimi, server):
+        own = kimi.with_extra_body({"metadata": 1, "seed": 2})
+        await ask(own, generation_overrides={"extra_body": {"seed": 3}})
+        body = server.requests[0].body
+    assert (body["metadata"], body["seed"]) == (1, 3)
+
+
+async def test_log_probabilities_come_with_the_result() -> None:
+    likely = {"token": "Hi", "logprob": -0.1}
+    recorded = Recorded(
+        [{"choices": [{"index": 0, "delta": {"content": "Hi"}, "logprobs": {"content": [likely]}}]}, chunk("stop")]
+    )
+    async with kimi_with([recorded]) as (kimi, _):
+        stream = Agent(kimi).chat_round_stream("x", logprobs=True)
+        result = await stream.completion()
+    assert list(result.logprobs) == [likely]
+
+
+async def test_a_history_of_dicts_is_a_type_error_that_names_message() -> None:
+    kimi = Kimi(api_key=KEY)
+    history: Any = [{"role": "user", "content": "x"}]
+    for asking in (kimi.generate("", [], history), kimi.estimate_tokens(history)):
+        with pytest.raises(TypeError, match="made of Message"):
+            await asking
+
+
+def test_with_thinking_keeps_what_was_said_of_keeping() -> None:
+    kimi = Kimi("kimi-k2.6", api_key=KEY).with_generation_kwargs(thinking={"type": "enabled", "keep": "all"})
+    assert kimi.with_thinking("off").generation_kwargs == {"thinking": {"type": "disabled", "keep": "all"}}
+
+
+@pytest.mark.parametrize("options", [{"api_key": KEY + " x"}, {"timeout": -1}, {"max_retries": -1}, {"base_url": "x"}])
+def test_an_error_of_the_constructor_does_not_show_the_key_in_its_variables(options: dict[str, Any]) -> None:
+    try:
+        Kimi(**{"api_key": KEY, **options})
+    except (ChatProviderError, ValueError) as error:
+        shown = traceback.TracebackException.from_exception(error, capture_locals=True)
+        own = [frame for frame in shown.stack if "kimi_agent" in frame.filename and "tests" not in frame.filename]
+        assert own
+        assert not any(KEY in value for frame in own for value in (frame.locals or {}).values())
+    else:
+        pytest.fail("it was taken")
+
+
+@pytest.mark.parametrize("raw", [RawBody(b"<html>sk-test</html>", "text/html"), RawBody(b"data: sk-test\n\n")])
+async def test_a_key_that_comes_back_with_success_is_not_told(raw: RawBody) -> None:
+    async with kimi_with([raw]) as (kimi, _):
+        with pytest.raises(StreamProtocolError) as caught:
+            await ask(kimi)
+    assert "sk-test" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        ({"message": "Your account balance is insufficient, please recharge"}, QuotaExceededError),
+        ({"message": "no", "code": 401}, AuthenticationError),
+        ({"message": "slow", "code": "429"}, RateLimitError),
+        ({"message": "x", "type": "insufficient_quota"}, QuotaExceededError),
+        ({"message": "x", "code": "odd"}, ServerError),
+    ],
+)
+async def test_an_error_with_success_and_without_a_type_is_known_by_its_code_or_its_words(
+    error: dict[str, Any], expected: type[APIStatusError]
+) -> None:
+    async with kimi_with([RawBody(events({"error": error}))]) as (kimi, _):
+        with pytest.raises(expected):
+            await ask(kimi)
+
+
+async def test_an_answer_can_be_closed_by_async_with() -> None:
+    async with kimi_with([say("Hi")], max_concurrency=1) as (kimi, server):
+        async with await ask(kimi) as stream:
+            async for _ in stream.batches():
+                break
+        await server.until(lambda: not server.connections)

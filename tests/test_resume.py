@@ -268,3 +268,45 @@ CALL = ToolCall.from_function("look", call_id_="look_0")
 def test_two_pieces_are_joined(before: Sequence[Any], after: Sequence[Any], expected: Sequence[Any]) -> None:
     made = joined(Message.assistant(before), Message.assistant(after, tool_calls=[CALL]))
     assert made == Message.assistant(expected, tool_calls=[CALL])
+
+
+# ==== answers that the caller begins ====
+
+
+def begun(*script: Answer) -> tuple[Agent, ScriptedKimi]:
+    kimi = ScriptedKimi(script)
+    history = [Message.user("A city?"), Message.assistant("Os", partial=True)]
+    return Agent(kimi, chat_history=history, resume_interrupted=True), kimi
+
+
+async def test_the_beginning_of_an_answer_and_its_rest_become_one_message() -> None:
+    agent, _ = begun(say("lo."), say("Bergen."))
+    assert await agent.chat_round(None) == Message.assistant("Oslo.")
+    await agent.chat_round("Another one?")
+    said = [message.text for message in agent.chat_history]
+    assert said == ["A city?", "Oslo.", "Another one?", "Bergen."]
+    assert not any(message.partial for message in agent.chat_history)
+
+
+async def test_a_round_after_a_beginning_that_nobody_continued_goes_on() -> None:
+    agent, kimi = begun(say("Bergen."))
+    await agent.chat_round("Another one?")
+    assert not any("partial" in message for message in kimi.requests[0].body["messages"])
+
+
+async def test_an_answer_that_was_begun_and_cut_off_is_continued_from_both() -> None:
+    cut = Reply("lo, Ber", chunk_size=7, delivery=Delivery(finish=False, done=False))
+    agent, kimi = begun(cut, say("gen."))
+    assert (await agent.chat_round(None)).text == "Oslo, Bergen."
+    asked = kimi.requests[1].body["messages"]
+    assert [message["content"] for message in asked] == ["A city?", "Oslo, Ber"]
+    assert [message.get("partial") for message in asked] == [None, True]
+    assert [message.text for message in agent.chat_history] == ["A city?", "Oslo, Bergen."]
+
+
+async def test_a_beginning_survives_an_answer_that_fails() -> None:
+    agent, _ = begun(Failure(400, "invalid_request_error", "no"), say("lo."))
+    with pytest.raises(ChatProviderError):
+        await agent.chat_round(None)
+    assert agent.chat_history[-1].partial
+    assert (await agent.chat_round(None)).text == "Oslo."

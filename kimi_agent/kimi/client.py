@@ -96,7 +96,8 @@ class Kimi:
         if max_concurrency is not None and max_concurrency < 1:
             raise ValueError("max_concurrency is 1 or more, or None for no limit")
         self.model_name = model
-        self.base_url = _checked_url((base_url or "").strip() or _from_environment(BASE_URL_NAMES) or BASE_URL)
+        self.base_url = (base_url or "").strip() or _from_environment(BASE_URL_NAMES) or BASE_URL
+        _check_url(self.base_url)
         self.stream = stream
         self._thinking_effort: ThinkingEffort | None = None
         self._generation: dict[str, Any] = {}
@@ -323,11 +324,11 @@ def _from_environment(names: tuple[str, ...]) -> str | None:
     return next((value for name in names if (value := os.environ.get(name, "").strip())), None)
 
 
-def _checked_url(url: str) -> str:
+def _check_url(url: str) -> None:
     try:
         parts = urlsplit(url)
         if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
-            return url
+            return
     except ValueError:  # a port that is none, half an address
         pass
     raise ChatProviderError(f"{url!r} is no base URL; one looks like {BASE_URL}")
