@@ -45,6 +45,12 @@ PRINTED = {
         "You said: What is my name?",
         "the conversation has 4 messages and cost ",
     ],
+    "5_kimi.py": [
+        "kimi-k3: a window of 1,048,576 tokens, efforts low, high, max",
+        "refused: kimi-k3 always thinks; its least effort is 'low'",
+        "tokens: ",
+        "You said: Which is warmer?",
+    ],
 }
 """What each example prints when the stand-in answers, in this order."""
 
