@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias, TypedDict, runtime_checkable
+from typing import Any, Protocol, Self, TypeAlias, TypedDict, runtime_checkable
 
 from pydantic_core import to_json
 
@@ -153,3 +153,22 @@ class ChatProvider(Protocol):
             ChatProviderError: the model could not be asked.
         """
         ...
+
+
+class Batches:
+    """Iterates what `next_batch` gives, until that is `None`.
+
+    An object and not a generator: dropping it half-way leaves nothing to clean up.
+    """
+
+    def __init__(self, next_batch: Callable[[], Awaitable[list[StreamFrame] | None]]) -> None:
+        self._next_batch = next_batch
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> list[StreamFrame]:
+        frames = await self._next_batch()
+        if frames is None:
+            raise StopAsyncIteration
+        return frames

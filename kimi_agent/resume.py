@@ -8,15 +8,15 @@ everything that came.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from .errors import ChatProviderError, StreamInterruptedError
 from .events import End, Reasoning, StreamFrame
 from .generate import batches_of
 from .history import Repaired
-from .kimi.assemble import Parts
+from .kimi.assemble import parts_in
 from .message import ContentPart, Message, StreamedMessagePart, TextPart, ThinkPart, TokenUsage
-from .provider import StreamedMessage
+from .provider import Batches, StreamedMessage
 
 __all__ = ["ResumedMessage"]
 
@@ -85,14 +85,11 @@ class ResumedMessage:
 
     def batches(self) -> AsyncIterator[list[StreamFrame]]:
         """The frames of all requests as those of one answer."""
-        return _Batches(self)
+        return Batches(self._next_batch)
 
     async def __aiter__(self) -> AsyncIterator[StreamedMessagePart]:
-        parts = Parts()
-        async for frames in self.batches():
-            for frame in frames:
-                if (part := parts.of(frame)) is not None:
-                    yield part
+        async for part in parts_in(self.batches()):
+            yield part
 
     async def _next_batch(self) -> list[StreamFrame]:
         while True:
@@ -133,19 +130,6 @@ class ResumedMessage:
         self._stream, self._batches = stream, batches_of(stream)
         if self._closed:
             await stream.aclose()
-
-
-class _Batches:
-    """Iterates the batches. An object, so that dropping it leaves nothing to clean up."""
-
-    def __init__(self, message: ResumedMessage) -> None:
-        self._message = message
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> list[StreamFrame]:
-        return await self._message._next_batch()
 
 
 _NOTHING_MORE: Final = Reasoning("")

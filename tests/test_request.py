@@ -301,6 +301,13 @@ def test_json_objects_cannot_be_begun_by_the_caller() -> None:
         request("kimi-k3", {"response_format": {"type": "json_object"}}, history=begun)
 
 
+@pytest.mark.parametrize("model", ["kimi-k2-0905-preview", "kimi-k2-thinking"])
+def test_a_model_that_sees_nothing_is_not_shown_pictures(model: str) -> None:
+    picture = ImageURLPart(image_url=MediaURL(url="data:image/png;base64,aaaa"))
+    with pytest.raises(InvalidRequestError, match="sees no pictures"):
+        request(model, {}, history=[Message.user([picture])])
+
+
 def test_a_request_without_messages_is_refused() -> None:
     with pytest.raises(InvalidRequestError):
         request("kimi-k3", {}, history=[])

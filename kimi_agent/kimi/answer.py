@@ -21,7 +21,8 @@ from ..errors import (
 from ..events import CUT_OFF, Append, End, Reasoning, StreamFrame
 from ..history import is_empty
 from ..message import StreamedMessagePart, TokenUsage
-from .assemble import Assembler, Parts
+from ..provider import Batches
+from .assemble import Assembler, parts_in
 from .sse import MESSAGE, Event, SSEDecoder, check_size
 from .status import error_in
 
@@ -144,14 +145,11 @@ class KimiStreamedMessage:
             APIStatusError: Kimi sent an error in the middle of it.
             StreamProtocolError: it is no answer.
         """
-        return _Batches(self)
+        return Batches(self._next_batch)
 
     async def __aiter__(self) -> AsyncIterator[StreamedMessagePart]:
-        parts = Parts()
-        async for frames in self.batches():
-            for frame in frames:
-                if (part := parts.of(frame)) is not None:
-                    yield part
+        async for part in parts_in(self.batches()):
+            yield part
 
     async def _next_batch(self) -> list[StreamFrame] | None:
         """The frames of the next read that has any; `None` after the end. What came before an error comes first."""
@@ -262,22 +260,6 @@ class KimiStreamedMessage:
 def _says_nothing(frame: StreamFrame) -> bool:
     """Whether nobody would miss it: blank text, or the empty reasoning that Kimi closes reasoning with."""
     return isinstance(frame, Append | Reasoning) and not frame.text.strip()
-
-
-class _Batches:
-    """Iterates the batches. An object and not a generator, so that dropping it half-way leaves nothing to clean up."""
-
-    def __init__(self, stream: KimiStreamedMessage) -> None:
-        self._stream = stream
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> list[StreamFrame]:
-        frames = await self._stream._next_batch()
-        if frames is None:
-            raise StopAsyncIteration
-        return frames
 
 
 WHOLE: Final = b"whole\nbody"

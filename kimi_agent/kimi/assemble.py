@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final, TypeAlias, cast
 
 from ..errors import StreamInterruptedError, StreamProtocolError
@@ -36,7 +36,7 @@ from ..message import (
     ToolCallPart,
 )
 
-__all__ = ["Assembler", "Parts", "fold", "part_of", "usage_of"]
+__all__ = ["Assembler", "Parts", "fold", "part_of", "parts_in", "usage_of"]
 
 JSON: TypeAlias = dict[str, Any]
 Index: TypeAlias = int | str
@@ -413,6 +413,15 @@ class Parts:
         self._named.add(frame.index)
         call_id = next((delta.id for delta in held if delta.id), None)
         return part_of(ToolCallDelta(frame.index, call_id, frame.name, "".join([delta.arguments for delta in held])))
+
+
+async def parts_in(batches: AsyncIterator[list[StreamFrame]]) -> AsyncIterator[StreamedMessagePart]:
+    """The parts that batches of frames tell of."""
+    parts = Parts()
+    async for frames in batches:
+        for frame in frames:
+            if (part := parts.of(frame)) is not None:
+                yield part
 
 
 def part_of(frame: StreamFrame) -> StreamedMessagePart | None:

@@ -75,7 +75,13 @@ class ChatRequest:
             head["stream_options"] = {"include_usage": True}
         body = joined(messages, self.tools, _given({**head, **merged(named, extra)}))
         self._check_tools(self._declared() if DECLARATION in body else [])
+        self._check_sight(body)
         return body
+
+    def _check_sight(self, body: bytes) -> None:
+        seen = {b'"type":"image_url"': self.model.images, b'"type":"video_url"': self.model.videos}
+        if any(sees is False and part in body for part, sees in seen.items()):
+            raise InvalidRequestError(f"{self.model.name} sees no pictures and films; leave them out")
 
     def _check_tools(self, declared: Sequence[Tool]) -> None:
         if declared and self.model.dynamic_tools is False:
