@@ -36,7 +36,7 @@ from .generate import GenerateResult, collect
 from .message import Content, FrozenDict, Message, TokenUsage, ToolCall
 from .prompt.tokens import prompt_cost
 from .prompt.window import Fit, Window, assemble, fit_in_time
-from .provider import ChatProvider, GenerationKwargs, Overrides, StreamedMessage, checked
+from .provider import ChatProvider, GenerationKwargs, Overrides, StreamedMessage, checked, names_in
 from .resume import ResumedMessage, joined
 from .stream import (
     FormattedMessages,
@@ -221,7 +221,7 @@ class Agent:
             self.always_included_messages,
             self.chat_history,
             fixed=prompt_cost((), [function.base for function in functions]),
-            budget=self.provider.context_window - self.desired_response_tokens,
+            budget=(window := self.provider.context_window) - min(self.desired_response_tokens, window // 2),
             trim_ratio=self.trim_ratio,
             cut=self._window.start_in(self.chat_history),
             scale=self._window.scale,
@@ -249,8 +249,6 @@ class Agent:
         prompt = await self.get_prompt(include_functions, **overrides)
         functions: Sequence[ToolLike] = await self.get_enabled_functions() if include_functions else ()
         tools = [function.base for function in functions]
-        if not tools and overrides.get("tool_choice") == "none":
-            del overrides["tool_choice"]
         if self._kept is not None:  # else somebody else decides what is kept
             self._window.move_to(self.chat_history, self._kept.start)
         self._window.expected = prompt_cost(prompt, tools)
@@ -260,7 +258,7 @@ class Agent:
             self.provider.generate,
             "",
             tools,
-            generation_overrides=cast(GenerationKwargs, {**self._defaults(), **overrides}),
+            generation_overrides=cast(GenerationKwargs, {**self._defaults(overrides), **overrides}),
             on_event=self._handlers.emit if listens else None,
         )
         stream = await ask(sendable)
@@ -277,13 +275,12 @@ class Agent:
         return await collect(stream, on_batch(self._handlers))
 
     async def add_completion_to_history(self, completion: GenerateResult) -> Message:
-        """Add an answer of the model to the history, and return the message that was added.
-
-        If the last message is the beginning of that answer (`partial`), the two become one.
-        """
-        begun = self.chat_history and self.chat_history[-1].partial
-        message = joined(self.chat_history.pop(), completion.message) if begun else completion.message
+        """Add an answer of the model to the history, joined to its beginning if that is there, and return it."""
+        begun = next(filter(history.is_begun, self.chat_history[-1:]), None)
+        message = joined(begun, completion.message) if begun else completion.message
         await self.add_to_history(message)
+        if begun is not None:
+            history.remove(self.chat_history, begun)
         return message
 
     async def add_to_history(self, message: Message) -> None:
@@ -449,11 +446,12 @@ class Agent:
         await self._handlers.emit(StreamCompleted(result.message, result.usage, result.finish_reason))
         return result
 
-    def _defaults(self) -> dict[str, Any]:
+    def _defaults(self, overrides: dict[str, Any]) -> dict[str, Any]:
         """What a request of this agent asks for, unless the round or the provider says otherwise."""
+        said = names_in(getattr(self.provider, "generation_kwargs", {}), overrides)
         limit = self._window.answer_limit(self.provider.context_window, self.desired_response_tokens)
+        limit = None if "max_tokens" in said else limit
         defaults = {"prompt_cache_key": self.prompt_cache_key, "max_completion_tokens": limit}
-        said = getattr(self.provider, "generation_kwargs", {})
         return {name: value for name, value in defaults.items() if value is not None and name not in said}
 
     # ==== internals: a call ====

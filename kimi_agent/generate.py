@@ -109,7 +109,7 @@ async def collect(stream: StreamedMessage, on_batch: BatchCallback | None = None
 def _result(stream: StreamedMessage, end: End) -> GenerateResult:
     logprobs = tuple(getattr(stream, "logprobs", ()))
     result = GenerateResult(stream.id, end.message, end.usage, end.finish_reason, stream.trace_id, logprobs)
-    if is_empty(end.message) and not result.is_cut_off:
+    if is_empty(end.message) and not result.is_cut_off and not getattr(stream, "may_be_empty", False):
         raise APIEmptyResponseError(f"the answer has neither text nor calls (finish_reason {end.finish_reason!r})")
     return result
 

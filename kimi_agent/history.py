@@ -22,7 +22,7 @@ from collections.abc import Iterable, Sequence
 
 from .message import Message, TextPart, ThinkPart, ToolCall, once_per_value
 
-__all__ = ["Repaired", "calls_of", "is_empty", "open_calls", "placed", "problems", "repair"]
+__all__ = ["Repaired", "calls_of", "is_begun", "is_empty", "open_calls", "placed", "problems", "remove", "repair"]
 
 
 def calls_of(message: Message) -> tuple[ToolCall, ...]:
@@ -67,6 +67,11 @@ def _paired(calls: Iterable[ToolCall], results: Iterable[Message]) -> list[tuple
     return [(call, by_id[call.id].popleft() if by_id[call.id] else None) for call in calls]
 
 
+def is_begun(message: Message) -> bool:
+    """Whether it is the beginning of an answer that Kimi is to continue, when it is the last message."""
+    return bool(message.partial) and message.role == "assistant" and not message.tool_calls
+
+
 @once_per_value
 def is_empty(message: Message) -> bool:
     """Whether Kimi would refuse it as an empty assistant message: no calls, nothing but blanks or reasoning.
@@ -104,7 +109,7 @@ def repair(messages: Sequence[Message], *, interrupted: str) -> Repaired:
         if message.role == "assistant":
             if message.tool_calls:
                 repaired += _whole_exchange(message, _results_until_next_turn(messages, position), interrupted)
-            elif not is_empty(message) or (message.partial and position == len(messages)):
+            elif not is_empty(message) or (is_begun(message) and position == len(messages)):
                 repaired.append(message)
         elif message.role != "tool":
             repaired.append(message)
@@ -131,6 +136,13 @@ def _results_until_next_turn(messages: Sequence[Message], position: int) -> list
     return results
 
 
+def remove(messages: list[Message], message: Message) -> None:
+    """Take this very message out, wherever near the end it is; equal ones stay."""
+    place = next((index for index in range(len(messages) - 1, -1, -1) if messages[index] is message), None)
+    if place is not None:
+        del messages[place]
+
+
 def problems(messages: Sequence[Message]) -> list[str]:
     """What keeps the messages from being sent: a sentence each, with the index of the message."""
     found: list[str] = []
@@ -142,7 +154,7 @@ def problems(messages: Sequence[Message]) -> list[str]:
             continue
         found += [f"call {call_id!r} of message {caller} has no result" for call_id in pending]
         pending, caller = {}, index
-        if is_empty(message) and not (message.partial and index == len(messages) - 1):
+        if is_empty(message) and not (is_begun(message) and index == len(messages) - 1):
             found.append(f"assistant message {index} is empty")
         for call in calls_of(message):
             pending[call.id] = pending.get(call.id, 0) + 1

@@ -66,6 +66,11 @@ def checked(overrides: Mapping[str, Any], kind: type[GenerationKwargs] = Overrid
     return dict(overrides)
 
 
+def names_in(*asked: Mapping[str, Any]) -> set[str]:
+    """The fields that are given, by name or in `extra_body`."""
+    return {name for fields in asked for name in (*fields, *(fields.get("extra_body") or ()))}
+
+
 RequestEvent: TypeAlias = RequestSent | RequestRetried
 OnEvent: TypeAlias = Callable[[RequestEvent], Awaitable[None] | None]
 

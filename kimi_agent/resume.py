@@ -7,14 +7,15 @@ everything that came.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 from .errors import ChatProviderError, StreamInterruptedError
 from .events import End, Reasoning, StreamFrame
 from .generate import batches_of
-from .history import Repaired
-from .kimi.assemble import parts_in
+from .history import Repaired, is_begun
+from .kimi.assemble import fold, parts_in
 from .message import ContentPart, Message, StreamedMessagePart, TextPart, ThinkPart, TokenUsage
 from .provider import Batches, StreamedMessage
 
@@ -40,9 +41,10 @@ class ResumedMessage:
         self, stream: StreamedMessage, messages: Sequence[Message], ask: Ask, on_resume: Callable[[], None]
     ) -> None:
         self._stream = stream
-        self._begun = messages[-1] if messages and messages[-1].partial else Message.assistant()
+        continues = bool(messages) and is_begun(messages[-1])
+        self._begun = messages[-1] if continues else Message.assistant()
         """What the answer was to begin with, which is no part of what comes."""
-        self._messages = messages[:-1] if self._begun.partial else messages
+        self._messages = messages[:-1] if continues else messages
         self._ask = ask
         self._on_resume = on_resume
         self._batches = batches_of(stream)
@@ -50,6 +52,9 @@ class ResumedMessage:
         """What came before the last interruption."""
         self._spent: TokenUsage | None = None
         self._likely: list[dict[str, Any]] = []
+        self._frames: list[StreamFrame] = []
+        """What has come since."""
+        self._asking: asyncio.Task[StreamedMessage] | None = None
         self._left = MOST
         self._closed = False
 
@@ -81,6 +86,8 @@ class ResumedMessage:
     async def aclose(self) -> None:
         """Let go of the connection, and begin no other."""
         self._closed = True
+        if self._asking is not None:
+            self._asking.cancel()
         await self._stream.aclose()
 
     def batches(self) -> AsyncIterator[list[StreamFrame]]:
@@ -91,20 +98,32 @@ class ResumedMessage:
         async for part in parts_in(self.batches()):
             yield part
 
-    async def _next_batch(self) -> list[StreamFrame]:
+    async def _next_batch(self) -> list[StreamFrame] | None:
         while True:
             try:
-                frames = self._as_one(await anext(self._batches))
+                frames = await anext(self._batches, None)
+                if frames is None:
+                    return None
+                if frames := self._as_one(frames):
+                    return frames
             except StreamInterruptedError as error:
                 await self._resume(error)
-            else:
-                if frames:
-                    return frames
+            except ChatProviderError as error:
+                if not self._before.content:
+                    raise
+                came = joined(self._before, fold(self._frames))
+                raise StreamInterruptedError(f"the answer was continued, and failed: {error}", came) from error
+
+    @property
+    def may_be_empty(self) -> bool:
+        """Whether an answer of nothing is one: it was to continue another."""
+        return bool(getattr(self._stream, "may_be_empty", False))
 
     def _as_one(self, frames: list[StreamFrame]) -> list[StreamFrame]:
         """Frames of a continuation as those of the whole answer."""
         if not self._before.content:
             return frames
+        self._frames += frames
         if isinstance(end := frames[-1], End):
             frames[-1] = End(end.finish_reason, self.usage, joined(self._before, end.message))
         return [frame for frame in frames if frame != _NOTHING_MORE]
@@ -120,16 +139,28 @@ class ResumedMessage:
         if self._closed or self._left < 0 or partial.tool_calls or not partial.content:
             raise StreamInterruptedError(str(error), partial) from error
         self._on_resume()
-        self._spent, self._likely, self._before = self.usage, self.logprobs, partial
+        self._spent, self._likely = self.usage, self.logprobs
+        self._before, self._frames = partial, []
+        begun = joined(self._begun, partial).copy_with(partial=True)
         try:
             await self._stream.aclose()
-            begun = joined(self._begun, partial).copy_with(partial=True)
-            stream = await self._ask(Repaired([*self._messages, begun]))
+            self._stream = await self._asked(Repaired([*self._messages, begun]))
         except ChatProviderError as failed:
             raise StreamInterruptedError(f"{error}; it could not be continued: {failed}", partial) from failed
-        self._stream, self._batches = stream, batches_of(stream)
-        if self._closed:
-            await stream.aclose()
+        self._batches = batches_of(self._stream)
+
+    async def _asked(self, messages: Sequence[Message]) -> StreamedMessage:
+        """Ask in a task, which `aclose` can end."""
+        self._asking = asyncio.ensure_future(self._ask(messages))
+        try:
+            return await self._asking
+        except asyncio.CancelledError:
+            if not self._closed or not self._asking.cancelled():
+                raise
+            raise ChatProviderError("the stream was closed") from None
+        finally:
+            self._asking.cancel()
+            self._asking = None
 
 
 _NOTHING_MORE: Final = Reasoning("")
@@ -138,15 +169,14 @@ _NOTHING_MORE: Final = Reasoning("")
 
 def joined(before: Message, after: Message) -> Message:
     """The beginning of an answer and its continuation as one message."""
-    if not before.content:
-        return after
     content: list[ContentPart] = []
     if before.reasoning is not None or after.reasoning is not None:
         content.append(ThinkPart(think=(before.reasoning or "") + (after.reasoning or "")))
     if text := before.text + after.text:
         content.append(TextPart(text=text))
-    media = [part for part in after.content if not isinstance(part, TextPart | ThinkPart)]
-    return after.copy_with(content=[*content, *media], name=before.name or after.name)
+    media = [part for part in (*before.content, *after.content) if not isinstance(part, TextPart | ThinkPart)]
+    extra = {**before.extra, **after.extra}
+    return after.copy_with(content=[*content, *media], name=before.name or after.name, extra=extra)
 
 
 def _sum(spent: TokenUsage | None, more: TokenUsage | None) -> TokenUsage | None:

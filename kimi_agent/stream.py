@@ -270,8 +270,9 @@ class MessageStream:
     async def aclose(self) -> None:
         """Stop reading, let go of the connection. Waiters get a `StreamInterruptedError`; the history gets nothing."""
         self.close_now()
-        if self._reader is not None and self._reader is not asyncio.current_task():
-            await asyncio.wait([self._reader])
+        reader = self._reader
+        if reader is not None and reader is not asyncio.current_task() and not reader.get_loop().is_closed():
+            await asyncio.wait([reader])
 
     def close_now(self) -> None:
         """Like `aclose`, without waiting for the connection to be let go."""

@@ -179,6 +179,8 @@ class Turn:
         """A newer round of the same task took the turn; the old one cannot be resumed."""
         self._turns = turns
         self._began = False
+        self._left_open: tuple[ToolCall, ...] = ()
+        """Calls that had no result before this turn. They are not its to answer: what is sent is repaired."""
         self._busy = self._interrupted = self._winding_up = False
         self._closed: asyncio.Future[None] | None = None
         self._maker = _running_task()
@@ -200,6 +202,7 @@ class Turn:
         self._owner, self._loop = _running_task(), asyncio.get_running_loop()
         await self._turns.take(self)
         self._began = True
+        self._left_open = open_calls(self.conversation.chat_history)
 
     def belongs_to(self, round_: Closable) -> None:
         """Tell which round a newer one has to close."""
@@ -395,10 +398,11 @@ class Turn:
             self._calls.cancel()
 
     def _missing_answers(self) -> list[Message]:
-        """A result for each call of the newest exchange that has none; earlier turns left none open."""
+        """A result for each call of the newest exchange that has none, unless somebody left it open before the turn."""
         if not self._began:
             return []
-        return [self._answer_to(call) for call in open_calls(self.conversation.chat_history)]
+        calls = open_calls(self.conversation.chat_history)
+        return [self._answer_to(call) for call in calls if not any(call is known for known in self._left_open)]
 
     def _answer_to(self, call: ToolCall) -> Message:
         """What the call gave, if it only was not committed yet; else why it gave nothing."""

@@ -994,3 +994,48 @@ async def test_an_answer_can_be_closed_by_async_with() -> None:
             async for _ in stream.batches():
                 break
         await server.until(lambda: not server.connections)
+
+
+async def test_an_old_name_of_the_limit_goes_before_the_agents_own_limit() -> None:
+    words = "word " * 14_500
+    for told, asked in (({}, {"max_tokens": 50}), ({"extra_body": {"max_tokens": 50}}, {})):
+        kimi = ScriptedKimi([say("x")], context_window=16_000)
+        agent = Agent(kimi, desired_response_tokens=1_000)
+        request: Any = {**told, **asked}
+        await agent.chat_round(words, **request)
+        body = kimi.requests[0].body
+        assert body.get("max_completion_tokens", body.get("max_tokens")) == 50
+
+
+async def test_a_call_that_was_left_open_before_is_answered_alike_in_each_request() -> None:
+    asking = Message.assistant("t", tool_calls=[ToolCall.from_function("look", call_id_="look_0")])
+    async with kimi_with(lambda body: say("x")) as (kimi, server):
+        agent = Agent(kimi, chat_history=[Message.user("q"), asking])
+        await agent.chat_round("one")
+        await agent.chat_round("two")
+        first, second = ([m["content"] for m in r.body["messages"] if m["role"] == "tool"] for r in server.requests)
+    assert first == second == [agent.texts.interrupted()]
+    assert agent.chat_history[:2] == [Message.user("q"), asking]
+    assert not any(message.role == "tool" for message in agent.chat_history)
+
+
+async def test_a_key_that_a_server_repeats_does_not_reach_a_log_with_variables(capsys: Any) -> None:
+    from loguru import logger
+
+    told: list[str] = []
+    sink = logger.add(told.append, diagnose=True, backtrace=True)
+    try:
+        for body in (
+            events({"error": {"message": "bad key sk-test"}}),
+            b"data: sk-test\n\n",
+            events({"choices": "sk-test"}),
+        ):
+            async with kimi_with([RawBody(body)]) as (kimi, _):
+                try:
+                    await Agent(kimi).chat_round("x")
+                except ChatProviderError:
+                    logger.exception("failed")
+    finally:
+        logger.remove(sink)
+    assert told
+    assert "sk-test" not in "".join(told).replace("api_key", "")

@@ -24,7 +24,7 @@ from kimi_agent import (
 )
 from kimi_agent.generate import collect
 from kimi_agent.resume import joined
-from kimi_agent.testing import Answer, Call, Delivery, Failure, Gate, KimiServer, Reply, ScriptedKimi, say
+from kimi_agent.testing import Answer, Call, Delivery, Failure, Gate, KimiServer, Recorded, Reply, ScriptedKimi, say
 
 REASONING, TEXT = "Both are near the sea.", "Bergen is warmer, by three degrees."
 WHOLE = Message.assistant([ThinkPart(think=REASONING), TextPart(text=TEXT)])
@@ -310,3 +310,70 @@ async def test_a_beginning_survives_an_answer_that_fails() -> None:
         await agent.chat_round(None)
     assert agent.chat_history[-1].partial
     assert (await agent.chat_round(None)).text == "Oslo."
+
+
+async def test_a_beginning_is_not_lost_when_its_rest_cannot_be_kept() -> None:
+    class Full(Agent):
+        async def add_to_history(self, message: Message) -> None:
+            if message.role == "assistant":
+                raise OSError("disk full")
+            await super().add_to_history(message)
+
+    agent = Full(ScriptedKimi([say("lo")]), chat_history=[Message.user("q"), Message.assistant("Hel", partial=True)])
+    with pytest.raises(OSError, match="disk full"):
+        await agent.chat_round(None)
+    assert [message.text for message in agent.chat_history] == ["q", "Hel"]
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        [Message.user("mine", partial=True)],
+        [Message.user("q"), Message.assistant("t", partial=True, tool_calls=[CALL])],
+        [Message.user("q"), Message.assistant(tool_calls=[CALL]), Message.tool("4", CALL.id, partial=True)],
+    ],
+)
+async def test_only_an_answer_without_calls_is_a_beginning(last: list[Message]) -> None:
+    agent = Agent(ScriptedKimi([say("Hello")]), chat_history=last, resume_interrupted=True)
+    await agent.chat_round(None)
+    assert agent.chat_history[: len(last)] == last
+    assert agent.chat_history[-1] == Message.assistant("Hello")
+
+
+async def test_a_beginning_that_was_all_of_it_is_the_answer() -> None:
+    agent, _ = begun(Reply("", finish_reason="stop"))
+    assert (await agent.chat_round(None)).text == "Os"
+    assert agent.chat_history == [Message.user("A city?"), Message.assistant("Os")]
+
+
+async def test_name_and_extra_of_the_beginning_stay() -> None:
+    first = Message.assistant("", partial=True, name="Bob", extra={"k": 1})
+    agent = Agent(ScriptedKimi([say("Hello")]), chat_history=[Message.user("q"), first])
+    answer = await agent.chat_round(None)
+    assert (answer.text, answer.name, answer.extra, answer.partial) == ("Hello", "Bob", {"k": 1}, None)
+
+
+async def test_a_continuation_that_fails_half_way_has_everything_that_came() -> None:
+    cut = Reply("one ", chunk_size=4, delivery=Delivery(finish=False, done=False))
+    chunks = [
+        {"choices": [{"index": 0, "delta": {"content": "two "}}]},
+        {"error": {"message": "boom", "type": "server_error"}},
+    ]
+    agent = Agent(ScriptedKimi([cut, Recorded(chunks)]), resume_interrupted=True)
+    with pytest.raises(StreamInterruptedError, match="boom") as caught:
+        await agent.chat_round("q")
+    assert caught.value.partial == Message.assistant("one two ")
+
+
+async def test_closing_ends_the_wait_for_a_continuation() -> None:
+    gate = Gate(0)
+    cut = Reply("x", delivery=Delivery(finish=False, done=False))
+    async with KimiServer([cut, Reply("late", delivery=Delivery(gate=gate))]) as server:
+        async with await agent_for(server, chat_history=[Message.user("q")]) as agent:
+            stream = await agent.get_model_stream()
+            reading = asyncio.create_task(collect(stream))
+            await server.until(lambda: len(server.requests) == 2)
+            await stream.aclose()
+            with pytest.raises(StreamInterruptedError):
+                await reading
+            await server.until(lambda: not server.connections)

@@ -106,7 +106,7 @@ def test_overrides_are_sent_and_the_caller_keeps_them() -> None:
         "temperature": 0.5,
         "max_completion_tokens": 100,
         "stop": ["\n"],
-        "tool_choice": "none",
+        "tool_choice": "auto",
         "response_format": {"type": "json_object"},
         "n": None,
     }

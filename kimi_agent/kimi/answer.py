@@ -82,6 +82,8 @@ class KimiStreamedMessage:
         self._first: list[StreamFrame] | None = None
         self._failure: ChatProviderError | None = None
         self._body_ended = self._closed = False
+        self.may_be_empty = False
+        """Whether an answer of nothing is one: it was to continue another."""
         self._quiet_since: float | None = None
         self._deadline: float | None = None
 
@@ -120,6 +122,7 @@ class KimiStreamedMessage:
         Raises:
             ChatProviderError: the answer ended before, with an error or with nothing.
         """
+        self.may_be_empty = may_be_empty
         frames = await self._next_batch() or []
         while all(map(_says_nothing, frames)):
             frames += await self._next_batch() or []
@@ -164,7 +167,9 @@ class KimiStreamedMessage:
             try:
                 await self._read_into(frames)
             except ChatProviderError as error:
-                self._failure = error
+                self._failure = error.with_traceback(
+                    None
+                )  # its frames hold bytes, in which a server may repeat the key
             if self._closed or self._failure:
                 self._learn()
             if not frames and self._quiet_since is None:

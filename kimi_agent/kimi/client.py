@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from ..errors import ChatProviderError
 from ..events import RequestSent, tell
-from ..history import Repaired, repair
+from ..history import Repaired, is_begun, repair
 from ..message import Message
 from ..prompt.tokens import quickly_counted
 from ..provider import GenerationKwargs, OnEvent, checked
@@ -64,8 +64,8 @@ class Kimi:
         timeout: how long to wait, in seconds: one number for every kind of wait, `Timeouts`, or `None` for ever.
         max_retries: how often a request is sent again, if that can help and nothing of its answer was delivered.
         max_retry_time: seconds after the first attempt in which others may begin.
-        max_concurrency: how many requests may be under way at a time, in this client and its copies; a new account may
-            have one. First come, first served.
+        max_concurrency: how many requests may be under way at a time, in this client and its copies and in one event
+            loop; a new account may have one. First come, first served.
         http_client: an `httpx.AsyncClient` of your own, for proxies, certificates or limits; you close it. Its timeouts
             give way to `timeout`.
 
@@ -136,7 +136,7 @@ class Kimi:
     @property
     def generation_kwargs(self) -> Mapping[str, Any]:
         """What is sent with each request, as `with_generation_kwargs` and the others said."""
-        return dict(self._generation)
+        return copy.deepcopy(self._generation)
 
     async def models(self) -> list[ModelInfo]:
         """Ask the server which models there are. What it says of them holds from now on, in all copies of this client.
@@ -172,11 +172,13 @@ class Kimi:
     def with_generation_kwargs(self, **kwargs: Unpack[GenerationKwargs]) -> Self:
         """A copy that sends these with each request. What was said last counts; a request's own overrides go first.
 
+        `extra_body` goes before all of them, whenever it was said.
+
         Raises:
             TypeError: a name that no request knows.
         """
         changed = copy.copy(self)
-        changed._generation = {**self._generation, **renamed(checked(kwargs, GenerationKwargs))}
+        changed._generation = {**self._generation, **copy.deepcopy(renamed(checked(kwargs, GenerationKwargs)))}
         if _THINKING & (kwargs.keys() | (kwargs.get("extra_body") or {}).keys()):
             changed._thinking_effort = None
         return changed
@@ -219,7 +221,7 @@ class Kimi:
         body = request.body() if quickly_counted(history) else await asyncio.to_thread(request.body)
         if on_event is not None:
             await tell(on_event, RequestSent(body.decode()))
-        continues = bool(history and history[-1].partial)
+        continues = bool(history) and is_begun(history[-1])
         return await self._http.retried(lambda place: self._begin(body, place, may_be_empty=continues), on_event)
 
     def _request(

@@ -159,9 +159,10 @@ _ROWS: Final[tuple[tuple[str, ModelInfo, int, Prices | None, date], ...]] = (
 
 
 def _with_window(info: ModelInfo, window: int) -> ModelInfo:
-    """The same with another window; no answer is longer than that."""
+    """The same with another window, and limits that fit it: an answer takes an eighth of it by default, as with all."""
     most = None if info.max_completion is None else min(info.max_completion, window)
-    return replace(info, context_window=window, max_completion=most)
+    usual = None if info.default_completion is None else min(info.default_completion, max(window // 8, 1))
+    return replace(info, context_window=window, max_completion=most, default_completion=usual)
 
 
 MODELS: Final = {
@@ -238,9 +239,10 @@ def refreshed(info: ModelInfo, served: Mapping[str, Any], today: date) -> ModelI
         served: the model's entry of `GET /models`.
         today: when that was.
     """
-    window = served.get("context_length")
+    window, row = served.get("context_length"), model_info(info.name)
+    limits = replace(info, max_completion=row.max_completion, default_completion=row.default_completion)
     return replace(
-        _with_window(info, window) if _is_count(window) else info,
+        _with_window(limits, window) if _is_count(window) else info,
         images=_flag(served.get("supports_image_in"), info.images),
         videos=_flag(served.get("supports_video_in"), info.videos),
         thinking=_thinking_of(info, served),

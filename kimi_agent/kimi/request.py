@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 from pydantic_core import from_json
 
 from ..errors import FunctionSpecError, InvalidRequestError
+from ..history import is_begun
 from ..message import Message
 from ..prompt.tokens import prompt_cost
 from ..tools.base import Tool, ToolsPart
@@ -67,6 +68,8 @@ class ChatRequest:
             raise InvalidRequestError("a request needs a message")
         self._check(named, _thinks(merged(named, extra)))
         named["response_format"] = _in_mfjs(named.get("response_format"))
+        if named.get("tool_choice") == "none" and not (self.tools or self._declared()):
+            del named["tool_choice"]  # some servers take it beside tools only
         messages = messages_json(Dialect(self.reasoning_key, self.model.is_known), self.system_prompt, self.history)
         if not _LIMITS & (named.keys() | extra.keys()):
             named["max_completion_tokens"] = self._completion_limit(sum(map(len, messages)))
@@ -97,7 +100,7 @@ class ChatRequest:
     def _check(self, named: dict[str, Any], thinks: bool) -> None:
         if not self.model.is_known:
             return
-        begun = bool(self.history and self.history[-1].partial)
+        begun = bool(self.history) and is_begun(self.history[-1])
         asked = Asked(self.model, named, thinks, begun, has_tools=lambda: bool(self.tools or self._declared()))
         for check in FIELD_CHECKS:
             for complaint in check(asked):

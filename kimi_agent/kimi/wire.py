@@ -19,7 +19,7 @@ from typing import Any, Final
 from pydantic_core import to_json
 
 from ..errors import FunctionSpecError, InvalidRequestError
-from ..history import calls_of
+from ..history import calls_of, is_begun
 from ..message import (
     AudioURLPart,
     ContentPart,
@@ -66,16 +66,11 @@ def messages_json(dialect: Dialect, system_prompt: str, history: Sequence[Messag
     encoder = _encoder(dialect)
     key: str = encoder.key  # pyright: ignore[reportFunctionMemberAccess]
     encoded = [message.__dict__.get(key) or encoder(message) for message in history]
-    if history and _is_begun(history[-1]):
+    if history and is_begun(history[-1]):
         encoded[-1] = encoded[-1][:-1] + b',"partial":true}'
     if system_prompt:
         encoded.insert(0, encoder(Message.system(system_prompt)))
     return encoded
-
-
-def _is_begun(message: Message) -> bool:
-    """Whether Kimi is to continue it, when it is the last one. Anywhere else it is a message like any other."""
-    return bool(message.partial) and message.role == "assistant" and not message.tool_calls
 
 
 DECLARATION: Final = b'{"role":"system","tools":['

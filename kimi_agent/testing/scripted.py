@@ -14,6 +14,7 @@ from typing import Final, cast
 
 from ..errors import APIConnectionError
 from ..events import RequestSent, tell
+from ..history import is_begun
 from ..kimi.answer import KimiStreamedMessage
 from ..kimi.models import model_info
 from ..kimi.request import ChatRequest
@@ -107,7 +108,7 @@ class ScriptedKimi(Double):
             await tell(on_event, RequestSent(raw.decode()))
         answer, envelope = await self._answer(body)
         streamed = KimiStreamedMessage(self._response(answer, envelope))
-        await streamed.begin(may_be_empty=bool(history and history[-1].partial))
+        await streamed.begin(may_be_empty=bool(history) and is_begun(history[-1]))
         return streamed
 
     def _response(self, answer: Answer, envelope: Envelope) -> _Response:
