@@ -65,7 +65,10 @@ def messages_json(dialect: Dialect, system_prompt: str, history: Sequence[Messag
     """
     encoder = _encoder(dialect)
     key: str = encoder.key  # pyright: ignore[reportFunctionMemberAccess]
-    encoded = [message.__dict__.get(key) or encoder(message) for message in history]
+    try:
+        encoded = [message.__dict__[key] for message in history]
+    except KeyError:  # some are new
+        encoded = [encoder(message) for message in history]
     if history and is_begun(history[-1]):
         encoded[-1] = encoded[-1][:-1] + b',"partial":true}'
     if system_prompt:
