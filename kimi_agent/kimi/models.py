@@ -55,7 +55,8 @@ class ModelInfo:
         thinking: whether it thinks, and whether that can be changed.
         efforts: the values of `reasoning_effort`, the least first; empty when it has no levels.
         tool_choices: what `tool_choice` may be while it thinks.
-        sampling: the sampling fields that are pinned, each with its only value while the model thinks.
+        sampling: the sampling fields that are pinned, each with its only value while the model thinks; `None` when they
+            are free, or nothing is known.
         images: whether it sees pictures.
         videos: whether it sees films.
         dynamic_tools: whether a system message may declare tools.
