@@ -68,7 +68,7 @@ class Agent:
         provider: who answers.
         system_prompt: goes before everything else; blanks around it are cut off, and a blank one is none.
         always_included_messages: go behind the system prompt in every prompt; they are not in `chat_history`.
-        desired_response_tokens: room left for the answer; by default a tenth of the window, and 8192 at most.
+        desired_response_tokens: room left for the answer, half of the window at most; by default a tenth, up to 8192.
         chat_history: what has been said so far; the list is copied.
         functions: to call, beside the methods that `@ai_function` decorates.
         retry_attempts: how often in a row the model may try again after a call went wrong.
@@ -439,7 +439,7 @@ class Agent:
             result = replace(result, message=await self.add_completion_to_history(result))
             if result.usage is not None:
                 self.usage += result.usage
-                self._window.learn(self._window.expected, result.usage.input)
+                self._window.learn(result.usage.input)
         except BaseException as error:
             await tell_of_failure(self._handlers, error, recording)
             raise

@@ -79,7 +79,8 @@ class StreamedMessage(Protocol):
     """An answer on its way. Iterating it gives its parts, once.
 
     A stream may also have `batches()`: an async iterator of lists of frames, one list per network read, the last frame
-    of all an `End`. Whoever reads it that way pays for no part.
+    of all an `End`. Whoever reads it that way pays for no part. Its `logprobs`, if it has any, come with the result; a
+    true `may_be_empty` says that an answer of nothing is one.
     """
 
     def __aiter__(self) -> AsyncIterator[StreamedMessagePart]: ...
@@ -119,7 +120,10 @@ class BatchedMessage(Protocol):
 
 
 class ChatProvider(Protocol):
-    """Something that answers a conversation: `Kimi`, or a double of `kimi_agent.testing`."""
+    """Something that answers a conversation: `Kimi`, or a double of `kimi_agent.testing`.
+
+    A provider may also have `generation_kwargs`: what it sends with each request. An agent adds nothing of its own there.
+    """
 
     @property
     def name(self) -> str:

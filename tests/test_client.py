@@ -6,6 +6,7 @@ import json
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -903,6 +904,35 @@ async def test_an_agent_sends_a_cache_key_of_its_own_unless_somebody_says_anothe
         keys = [request.body["prompt_cache_key"] for request in server.requests]
     assert keys == [one.prompt_cache_key] * 2 + [other.prompt_cache_key, "mine", "this once"]
     assert one.prompt_cache_key != other.prompt_cache_key
+
+
+async def test_a_saved_conversation_goes_on_under_its_cache_key(tmp_path: Path) -> None:
+    async with kimi_with(lambda body: say("x")) as (kimi, server):
+        first, again = Agent(kimi), Agent(kimi)
+        await first.chat_round("x")
+        first.save(tmp_path / "a.json")
+        again.load(tmp_path / "a.json")
+        await again.chat_round("y")
+        first_key, second_key = (request.body["prompt_cache_key"] for request in server.requests)
+    assert first_key == second_key
+
+
+async def test_a_proxy_of_the_environment_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bytes] = []
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readline())
+        await reader.readuntil(b"\r\n\r\n")
+        body = events(chunk("stop", content="through"))
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n" + body)
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(forward, "127.0.0.1", 0) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
+        async with Kimi(api_key=KEY, base_url="http://kimi.test/v1", max_retries=0) as kimi:
+            assert (await answer(kimi)).message.text == "through"
+    assert asked == [b"POST http://kimi.test/v1/chat/completions HTTP/1.1\r\n"]
 
 
 async def test_an_agent_near_the_end_of_its_window_asks_for_what_is_left() -> None:

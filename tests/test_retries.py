@@ -626,6 +626,23 @@ async def test_who_waits_for_a_hint_waits_on_for_a_longer_one(clock: Clock) -> N
         assert await asyncio.gather(first, second, third) == ["Hi"] * 3
 
 
+async def test_who_gives_up_for_lack_of_time_makes_nobody_wait_anew(clock: Clock) -> None:
+    """The hint was heard when it came. Giving up later, because a handler took long, is no news of the server."""
+    slow = Failure(429, "rate_limit_reached_error", "slow down", 2)
+    async with kimi_with([slow, say("Hi")], max_retry_time=10) as (kimi, server):
+
+        def takes_long(event: Any) -> None:
+            if isinstance(event, RequestRetried):
+                clock.now += 20
+
+        with pytest.raises(RateLimitError):
+            await ask(kimi, on_event=takes_long)
+        before = len(clock.slept)
+        assert await answered(kimi) == "Hi"
+        assert len(clock.slept) == before
+        assert len(server.requests) == 2
+
+
 async def test_another_client_does_not_wait(clock: Clock) -> None:
     async with kimi_with([slow_down(5), say("Hi")], max_retry_time=1) as (kimi, server):
         with pytest.raises(RateLimitError):

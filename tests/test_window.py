@@ -408,26 +408,31 @@ def test_a_history_edited_in_any_way_still_gives_a_prompt_that_fits(history, edi
 # ==== what the server says ====
 
 
+def learn(window: Window, estimated: int, actual: int) -> None:
+    window.expected = estimated
+    window.learn(actual)
+
+
 def test_the_scale_follows_the_server():
     window = Window()
     for _ in range(3):
-        window.learn(1000, 1200)
+        learn(window, 1000, 1200)
     assert window.scale == pytest.approx(1.2)
 
 
 def test_small_prompts_teach_nothing():
     window = Window()
-    window.learn(100, 400)
-    window.learn(400, 100)
-    window.learn(0, 0)
+    learn(window, 100, 400)
+    learn(window, 400, 100)
+    learn(window, 0, 0)
     assert window.scale == 1.0
 
 
 def test_one_odd_answer_moves_the_scale_by_a_quarter_and_the_next_one_back():
     window = Window()
-    window.learn(1000, 90_000)
+    learn(window, 1000, 90_000)
     assert window.scale == pytest.approx(1.25)
-    window.learn(1000, 1000)
+    learn(window, 1000, 1000)
     assert window.scale == pytest.approx(1.0)
 
 
@@ -435,12 +440,12 @@ def test_one_odd_answer_moves_the_scale_by_a_quarter_and_the_next_one_back():
 def test_the_scale_stays_within_its_bounds(answers):
     window = Window()
     for estimated, actual in answers:
-        window.learn(estimated, actual)
+        learn(window, estimated, actual)
         assert 0.5 <= window.scale <= 4
 
 
 def test_a_steady_factor_is_reached_even_when_it_is_large():
     window = Window()
     for _ in range(10):
-        window.learn(1000, 3000)
+        learn(window, 1000, 3000)
     assert window.scale == pytest.approx(3.0)

@@ -89,10 +89,8 @@ class Kimi:
         max_concurrency: int | None = None,
         http_client: httpx.AsyncClient | None = None,
     ) -> None:
-        key, api_key = (
-            _Key(api_key or _from_environment(KEY_NAMES)),
-            None,
-        )  # log tools print the variables of a traceback
+        key = _Key(api_key or _from_environment(KEY_NAMES))
+        api_key = None  # log tools print the variables of a traceback
         if max_concurrency is not None and max_concurrency < 1:
             raise ValueError("max_concurrency is 1 or more, or None for no limit")
         self.model_name = model

@@ -123,23 +123,24 @@ class HttpTransport:
         Raises:
             ChatProviderError: how the last attempt failed.
         """
-        started: float | None = None
+        started = 0.0
         failure: ChatProviderError | None = None
         for number in count(1):
             place = await self._pool().place() if concurrent else Place()
             try:
-                if failure is not None and started is not None and self._is_too_late(started):
+                if failure is not None and self._is_too_late(started):
                     raise failure
                 await self._until_open()
                 started = started or monotonic()
                 return await attempt(place)
             except ChatProviderError as error:
                 place.give_up()
-                delay = self._retries.delay_after(error, number, monotonic() - (started or monotonic()))
-                if error is failure or delay is None or not may_repeat(error):
-                    self._heed(error)
+                if error is failure:
                     raise
                 self._heed(error)
+                delay = self._retries.delay_after(error, number, monotonic() - started)
+                if delay is None or not may_repeat(error):
+                    raise
                 failure = error
             except BaseException:
                 place.give_up()

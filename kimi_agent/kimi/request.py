@@ -28,7 +28,7 @@ MOST_TOOLS: Final = 128
 LEAST_COMPLETION: Final = 1_024
 """Tokens. A prompt that leaves less is Kimi's to refuse: it counts exactly."""
 MOST_TOKENS_PER_BYTE: Final = 2 / 3
-"""More than any text has; hexadecimal digits come close."""
+"""More than prose, code and digits have; only rare scripts and noise have more."""
 MARGIN: Final = 4
 """One part in this many of what is left stays free: the prompt is estimated."""
 

@@ -146,15 +146,15 @@ class Window:
         left = window - round(self.expected * self.scale)
         return max(left - left // _MARGIN, reserved, 1) if left < window // _USUAL_ANSWER else None
 
-    def learn(self, estimated: int, actual: int) -> None:
-        """Correct the estimate by what the server counted for the same prompt.
+    def learn(self, actual: int) -> None:
+        """Correct the estimate by what the server counted for the expected prompt.
 
         Small prompts say nothing. One answer moves the scale by a quarter at most, so that an odd one does no harm and
         the next ones make up for it.
         """
-        if min(estimated, actual) < _TELLING:
+        if min(self.expected, actual) < _TELLING:
             return
-        step = min(max(actual / estimated, self.scale / _STEP), self.scale * _STEP)
+        step = min(max(actual / self.expected, self.scale / _STEP), self.scale * _STEP)
         self.scale = min(max(step, _LOWEST), _HIGHEST)
 
 
