@@ -122,7 +122,7 @@ class BatchedMessage(Protocol):
 class ChatProvider(Protocol):
     """Something that answers a conversation: `Kimi`, or a double of `kimi_agent.testing`.
 
-    A provider may also have `generation_kwargs`: what it sends with each request. An agent adds nothing of its own there.
+    A provider may also have `generation_kwargs`: what it sends with each request. An agent does not replace those.
     """
 
     @property
