@@ -10,6 +10,16 @@
         async for message in agent.full_round("Which is warmer, Oslo or Bergen?"):
             print(message.role, message.text)
 
+Below the agent are primitives that keep no state. A loop over `step` is an agent of your own:
+
+    history = [Message.user("Please add 2 and 3.")]
+    while True:
+        result = await step(kimi, "You are terse.", toolset, history)
+        history.append(result.message)
+        if not result.tool_calls:
+            break
+        history += map(tool_result_to_message, await result.tool_results())
+
 Names are imported from their rooms on first use, so that a program pays for what it uses.
 """
 
@@ -18,7 +28,12 @@ from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
-from .generate import GenerateResult, generate  # at once: its room has the same name and would hide it
+from .generate import (
+    GenerateResult,
+    StepResult,
+    generate,
+    step,
+)  # at once: its room has the same name and would hide it
 
 if TYPE_CHECKING:
     from .agent import Agent
@@ -115,15 +130,28 @@ if TYPE_CHECKING:
         Tool,
         ToolError,
         ToolLike,
+        ToolNotFoundError,
         ToolOk,
+        ToolParseError,
         ToolResult,
         ToolReturnValue,
+        ToolRuntimeError,
         ToolsPart,
-        ToolTexts,
+        ToolValidateError,
         UnknownDisplayBlock,
     )
+    from .tools.callable import CallableTool, CallableTool2
     from .tools.function import AIFunction, AIParam, ai_function
-    from .tools.toolset import ExceptionHandleResult, FunctionCallResult, SimpleToolset, Toolset
+    from .tools.texts import MarkedTexts, ToolTexts, tool_result_to_message
+    from .tools.toolset import (
+        EmptyToolset,
+        ExceptionHandleResult,
+        FunctionCallResult,
+        HandleResult,
+        SimpleToolset,
+        ToolResultFuture,
+        Toolset,
+    )
 
 __version__ = "0.1.0"
 
@@ -157,8 +185,11 @@ __all__ = [
     "StreamedMessagePart",
     "GenerationKwargs",
     "Overrides",
+    # one turn, without an agent
     "generate",
     "GenerateResult",
+    "step",
+    "StepResult",
     # values
     "Message",
     "Role",
@@ -176,13 +207,25 @@ __all__ = [
     "Tool",
     "ToolsPart",
     "ToolLike",
+    "CallableTool",
+    "CallableTool2",
     "Toolset",
     "SimpleToolset",
+    "EmptyToolset",
+    "HandleResult",
+    # what a tool gives
     "ToolReturnValue",
     "ToolOk",
     "ToolError",
+    "ToolNotFoundError",
+    "ToolParseError",
+    "ToolValidateError",
+    "ToolRuntimeError",
     "ToolResult",
+    "ToolResultFuture",
+    "tool_result_to_message",
     "ToolTexts",
+    "MarkedTexts",
     "DisplayBlock",
     "BriefDisplayBlock",
     "UnknownDisplayBlock",
@@ -260,6 +303,8 @@ _ROOMS = (
     "events",
     "provider",
     "tools.base",
+    "tools.texts",
+    "tools.callable",
     "tools.function",
     "tools.toolset",
     "kimi.client",

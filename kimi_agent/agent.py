@@ -49,9 +49,10 @@ from .stream import (
     tell_of_failure,
 )
 from .tools.allowance import Allowance, CallOutcome
-from .tools.base import ToolLike, ToolReturnValue, ToolTexts, answering, result_message, tool_error_from
+from .tools.base import ToolLike, ToolReturnValue
 from .tools.function import functions_of
 from .tools.results import shortened
+from .tools.texts import ToolTexts, answering, result_message, tool_error_from
 from .tools.toolset import ExceptionHandleResult, FunctionCallResult, by_name, invoke
 from .turns import Turn, Turns
 
@@ -70,7 +71,7 @@ class Agent:
         always_included_messages: go behind the system prompt in every prompt; they are not in `chat_history`.
         desired_response_tokens: room left for the answer, half of the window at most; by default a tenth, up to 8192.
         chat_history: what has been said so far; the list is copied.
-        functions: to call, beside the methods that `@ai_function` decorates.
+        functions: to call, beside the methods that `@ai_function` decorates: tools, and plain functions.
         retry_attempts: how often in a row the model may try again after a call went wrong.
         trim_ratio: when the history no longer fits, how much of the room the kept part may fill. The rest is free for
             new messages, so that the beginning of the prompt does not move at every turn.
@@ -92,7 +93,7 @@ class Agent:
         always_included_messages: Iterable[Message] | None = None,
         desired_response_tokens: int | None = None,
         chat_history: Iterable[Message] | None = None,
-        functions: Iterable[ToolLike] | None = None,
+        functions: Iterable[ToolLike | Callable[..., Any]] | None = None,
         retry_attempts: int = 1,
         trim_ratio: float = 0.75,
         resume_interrupted: bool = False,

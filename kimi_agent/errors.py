@@ -250,10 +250,16 @@ class ToolArgumentsError(FunctionCallException):
     """The arguments of a call are no JSON object, or do not fit the function.
 
     The text names the field and what was expected, for the model to read.
+
+    Args:
+        message: that text.
+        retry: whether the model may try again.
+        malformed: they are no JSON at all.
     """
 
-    def __init__(self, message: str, *, retry: bool = True) -> None:
+    def __init__(self, message: str, *, retry: bool = True, malformed: bool = False) -> None:
         super().__init__(retry, message)
+        self.malformed = malformed
 
 
 class ModelRetry(KimiAgentError):
@@ -263,8 +269,11 @@ class ModelRetry(KimiAgentError):
 # ---- the caller ----
 
 
-class FunctionSpecError(KimiAgentError):
-    """A function cannot be described to a model: a parameter without a type, `*args`, a name that Kimi refuses."""
+class FunctionSpecError(KimiAgentError, TypeError, ValueError):
+    """A function cannot be described to a model: a parameter without a type, `*args`, a name that Kimi refuses.
+
+    It is a mistake in the code, or in what the code hands over: a `TypeError` and a `ValueError` alike.
+    """
 
 
 class PromptError(KimiAgentError):

@@ -1,10 +1,15 @@
-"""One model turn as a stateless function: it asks, folds the answer, and touches nothing that it was given."""
+"""One model turn as a stateless function: `generate` asks and folds the answer, `step` also runs what it calls.
+
+Neither touches what it is given. Whatever raises - a callback, a tool, the wire, a cancellation - leaves no task and no
+connection behind.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Self, TypeAlias
+from dataclasses import dataclass, field
+from functools import partial, wraps
+from typing import Any, Self, TypeAlias, TypeVar, overload
 
 from .errors import APIEmptyResponseError, StreamInterruptedError
 from .events import CUT_OFF, End, StreamFrame, tell
@@ -12,14 +17,33 @@ from .history import is_empty
 from .kimi.assemble import Assembler, Parts
 from .message import Message, StreamedMessagePart, TokenUsage, ToolCall
 from .provider import BatchedMessage, ChatProvider, StreamedMessage
-from .tools.base import Tool
+from .tools.base import Tool, ToolError, ToolResult
+from .tools.toolset import RunningCalls, Toolset, handled, texts_of
 
-__all__ = ["GenerateResult", "batches_of", "collect", "generate"]
+__all__ = ["GenerateResult", "StepResult", "batches_of", "collect", "generate", "step"]
+
+T = TypeVar("T")
 
 BatchCallback: TypeAlias = Callable[[list[StreamFrame]], Awaitable[None] | None]
 PartCallback: TypeAlias = Callable[[StreamedMessagePart], Awaitable[None] | None]
 CallCallback: TypeAlias = Callable[[ToolCall], Awaitable[None] | None]
+ResultCallback: TypeAlias = Callable[[ToolResult], Awaitable[None] | None]
 TraceCallback: TypeAlias = Callable[[str | None], Awaitable[None] | None]
+
+
+def _also_chat_provider(function: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
+    """Takes `chat_provider=`, the name that other libraries have for it, for the first argument."""
+
+    @wraps(function)
+    async def renamed(*args: Any, **kwargs: Any) -> T:
+        if "chat_provider" in kwargs:
+            args = (kwargs.pop("chat_provider"), *args)
+        return await function(*args, **kwargs)
+
+    return renamed
+
+
+# ==== one turn ====
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +67,33 @@ class GenerateResult:
         return self.finish_reason in CUT_OFF
 
 
+@overload
+async def generate(
+    provider: ChatProvider,
+    system_prompt: str,
+    tools: Sequence[Tool],
+    history: Sequence[Message],
+    *,
+    on_message_part: PartCallback | None = ...,
+    on_tool_call: CallCallback | None = ...,
+    on_trace_id: TraceCallback | None = ...,
+) -> GenerateResult: ...
+
+
+@overload
+async def generate(
+    *,
+    chat_provider: ChatProvider,
+    system_prompt: str,
+    tools: Sequence[Tool],
+    history: Sequence[Message],
+    on_message_part: PartCallback | None = ...,
+    on_tool_call: CallCallback | None = ...,
+    on_trace_id: TraceCallback | None = ...,
+) -> GenerateResult: ...
+
+
+@_also_chat_provider
 async def generate(
     provider: ChatProvider,
     system_prompt: str,
@@ -58,7 +109,7 @@ async def generate(
     Callbacks may be sync or async; async ones are awaited before the stream goes on.
 
     Args:
-        provider: who answers.
+        provider: who answers; `chat_provider=` means the same.
         system_prompt: goes before the history; `""` for none.
         tools: what the model may call.
         history: the messages; they are not changed.
@@ -73,29 +124,33 @@ async def generate(
     stream = await provider.generate(system_prompt, tools, history)
     try:
         if on_trace_id is not None:
-            await tell(on_trace_id, stream.trace_id)
-        result = await collect(stream, None if on_message_part is None else _parts_to(on_message_part))
+            await tell(on_trace_id, _trace_id(stream))
+        result = await collect(stream, on_part=on_message_part)
         if on_tool_call is not None and not result.is_cut_off:
             for call in result.message.tool_calls or ():
                 await tell(on_tool_call, call)
         return result
     finally:
-        await stream.aclose()
+        await _close(stream)
 
 
-async def collect(stream: StreamedMessage, on_batch: BatchCallback | None = None) -> GenerateResult:
+async def collect(
+    stream: StreamedMessage, on_batch: BatchCallback | None = None, *, on_part: PartCallback | None = None
+) -> GenerateResult:
     """Read a stream to its end and close it, whatever happens.
 
     Args:
         stream: an answer that nobody has read yet.
         on_batch: gets each batch of frames; its awaitable, if it returns one, is awaited.
+        on_part: gets each part, and is awaited if it is async.
 
     Raises:
         ChatProviderError: the answer did not come whole, or is empty.
     """
+    batches = batches_of(stream, on_part)
     try:
         end: StreamFrame | None = None
-        async for frames in batches_of(stream):
+        async for frames in batches:
             end = frames[-1]
             if on_batch is not None and (told := on_batch(frames)) is not None:
                 await told
@@ -103,28 +158,58 @@ async def collect(stream: StreamedMessage, on_batch: BatchCallback | None = None
             raise StreamInterruptedError("the stream ended without an End", Message.assistant())
         return _result(stream, end)
     finally:
-        await stream.aclose()
+        await _close(batches)
+        await _close(stream)
+
+
+async def _close(stream: object) -> None:
+    """Let go of whatever can be let go of: streams from elsewhere may have nothing to close."""
+    if (aclose := getattr(stream, "aclose", None)) is not None:
+        await aclose()
+
+
+def _trace_id(stream: StreamedMessage) -> str | None:
+    return getattr(stream, "trace_id", None)
 
 
 def _result(stream: StreamedMessage, end: End) -> GenerateResult:
     logprobs = tuple(getattr(stream, "logprobs", ()))
-    result = GenerateResult(stream.id, end.message, end.usage, end.finish_reason, stream.trace_id, logprobs)
+    result = GenerateResult(stream.id, end.message, end.usage, end.finish_reason, _trace_id(stream), logprobs)
     if is_empty(end.message) and not result.is_cut_off and not getattr(stream, "may_be_empty", False):
         raise APIEmptyResponseError(f"the answer has neither text nor calls (finish_reason {end.finish_reason!r})")
     return result
 
 
-def batches_of(stream: StreamedMessage) -> AsyncIterator[list[StreamFrame]]:
-    """The frames of a stream, whether it hands them over by the network read or has parts only."""
-    return stream.batches() if isinstance(stream, BatchedMessage) else _FoldedParts(stream)
+def batches_of(stream: StreamedMessage, on_part: PartCallback | None = None) -> AsyncIterator[list[StreamFrame]]:
+    """The frames of a stream, whether it hands them over by the network read or has parts only.
+
+    Args:
+        stream: an answer that nobody has read yet.
+        on_part: gets each part before its frames are handed over, and is awaited if it is async.
+    """
+    if not isinstance(stream, BatchedMessage):
+        return _FoldedParts(stream, on_part)
+    return stream.batches() if on_part is None else _tell_parts(stream.batches(), on_part)
+
+
+async def _tell_parts(
+    batches: AsyncIterator[list[StreamFrame]], on_part: PartCallback
+) -> AsyncIterator[list[StreamFrame]]:
+    parts = Parts()
+    async for frames in batches:
+        for frame in frames:
+            if (part := parts.of(frame)) is not None:
+                await tell(on_part, part)
+        yield frames
 
 
 class _FoldedParts:
     """The batches of a stream that has parts only. An object, so that dropping it leaves nothing to clean up."""
 
-    def __init__(self, stream: StreamedMessage) -> None:
+    def __init__(self, stream: StreamedMessage, on_part: PartCallback | None) -> None:
         self._stream = stream
         self._parts = aiter(stream)
+        self._on_part = on_part
         self._assembler = Assembler()
         self._ended = False
 
@@ -138,19 +223,144 @@ class _FoldedParts:
                 raise StopAsyncIteration
             part = await anext(self._parts, None)
             if part is None:
-                self._ended = True
-                self._assembler.end(self._stream.finish_reason, self._stream.usage)
-                return self._assembler.close()
+                return self._end()
+            if self._on_part is not None:
+                await tell(self._on_part, part)
             self._assembler.feed_part(part, frames)
         return frames
 
+    def _end(self) -> list[StreamFrame]:
+        self._ended = True
+        self._assembler.end(getattr(self._stream, "finish_reason", None), self._stream.usage)
+        return self._assembler.close()
 
-def _parts_to(callback: PartCallback) -> BatchCallback:
-    parts = Parts()
+    async def aclose(self) -> None:
+        await _close(self._parts)
 
-    async def each_part(frames: list[StreamFrame]) -> None:
-        for frame in frames:
-            if (part := parts.of(frame)) is not None:
-                await tell(callback, part)
 
-    return each_part
+# ==== a turn and its calls ====
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one model turn gave, and the results of its calls as they come.
+
+    Whoever drops it cancels the calls that still run.
+    """
+
+    id: str | None
+    message: Message
+    usage: TokenUsage | None
+    tool_calls: list[ToolCall]
+    """What the model wants to call, in its order."""
+    _running: RunningCalls[ToolResult] = field(repr=False, compare=False)
+    finish_reason: str | None = None
+    trace_id: str | None = None
+
+    async def tool_results(self) -> list[ToolResult]:
+        """Wait for the calls: one result for each, in their order, whichever ended first.
+
+        Ask again, and you get the same. Cancelling it cancels the calls and waits for their end; then, too, you may ask
+        again: what had finished is there, and the others say that they were interrupted. Calls of an answer that was
+        cut off were not run, and say so.
+
+        Raises:
+            Exception: what `on_tool_result` raised; the other calls have been cancelled. It is raised once.
+        """
+        try:
+            return [await self._running.result(position) for position in range(len(self.tool_calls))]
+        except BaseException:
+            await self._running.drain()
+            raise
+
+    def __del__(self) -> None:
+        self._running.drop()
+
+
+@overload
+async def step(
+    provider: ChatProvider,
+    system_prompt: str,
+    toolset: Toolset,
+    history: Sequence[Message],
+    *,
+    on_message_part: PartCallback | None = ...,
+    on_tool_call: CallCallback | None = ...,
+    on_tool_result: ResultCallback | None = ...,
+    on_trace_id: TraceCallback | None = ...,
+) -> StepResult: ...
+
+
+@overload
+async def step(
+    *,
+    chat_provider: ChatProvider,
+    system_prompt: str,
+    toolset: Toolset,
+    history: Sequence[Message],
+    on_message_part: PartCallback | None = ...,
+    on_tool_call: CallCallback | None = ...,
+    on_tool_result: ResultCallback | None = ...,
+    on_trace_id: TraceCallback | None = ...,
+) -> StepResult: ...
+
+
+@_also_chat_provider
+async def step(
+    provider: ChatProvider,
+    system_prompt: str,
+    toolset: Toolset,
+    history: Sequence[Message],
+    *,
+    on_message_part: PartCallback | None = None,
+    on_tool_call: CallCallback | None = None,
+    on_tool_result: ResultCallback | None = None,
+    on_trace_id: TraceCallback | None = None,
+) -> StepResult:
+    """Ask a model for one message and start what it calls.
+
+    The calls start side by side when the stream has ended, and never after an answer that was cut off. `step` returns
+    without waiting for them: `await result.tool_results()` does. Callbacks may be sync or async, and are awaited.
+
+    Args:
+        provider: who answers; `chat_provider=` means the same.
+        system_prompt: goes before the history; `""` for none.
+        toolset: what the model may call, and who runs it.
+        history: the messages; they are not changed.
+        on_message_part: gets each part as it comes.
+        on_tool_call: gets each whole call once the stream has ended, before the first one starts.
+        on_tool_result: gets each result as soon as it is there, in the task of its call.
+        on_trace_id: gets the provider's id of the request before the first part.
+
+    Raises:
+        ChatProviderError: the model could not be asked, or its answer did not come whole.
+        APIEmptyResponseError: the answer has neither text nor calls, and was not cut off.
+    """
+    result = await generate(
+        provider,
+        system_prompt,
+        toolset.tools,
+        history,
+        on_message_part=on_message_part,
+        on_tool_call=on_tool_call,
+        on_trace_id=on_trace_id,
+    )
+    calls = list(result.message.tool_calls or ())
+    running = RunningCalls(calls, *_how_to_run(toolset, result, on_tool_result))
+    return StepResult(result.id, result.message, result.usage, calls, running, result.finish_reason, result.trace_id)
+
+
+def _how_to_run(
+    toolset: Toolset, result: GenerateResult, on_tool_result: ResultCallback | None
+) -> tuple[Callable[[ToolCall], Awaitable[ToolResult]], Callable[[ToolResult], Awaitable[None]]]:
+    """What runs a call, and who is told of its result."""
+
+    async def not_run(call: ToolCall) -> ToolResult:
+        error = ToolError(message=texts_of(toolset).cut_off(), brief="Not run")
+        return ToolResult(tool_call_id=call.id, return_value=error)
+
+    async def told(outcome: ToolResult) -> None:
+        if on_tool_result is not None and not result.is_cut_off:
+            await tell(on_tool_result, outcome)
+
+    return (not_run if result.is_cut_off else partial(handled, toolset)), told

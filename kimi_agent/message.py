@@ -11,7 +11,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, NoReturn, Self, TypeAlias, TypeVar, cast
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Final,
+    Literal,
+    NoReturn,
+    Self,
+    TypeAlias,
+    TypeVar,
+    cast,
+)
 from uuid import uuid4
 
 from pydantic import (
@@ -242,12 +254,21 @@ class ContentPart(OpenValue):
     def _unknown(cls, kind: str, data: dict[str, Any], extra: Any) -> UnknownPart:
         return UnknownPart(type=kind, data=data, extra=extra)
 
+    def merged_with(self, other: StreamedMessagePart) -> Self | None:
+        """This part and the next one of a stream as one; `None` for what does not go on with it."""
+        return None
+
 
 class TextPart(ContentPart):
     """Text."""
 
     type: str = "text"
     text: str
+
+    def merged_with(self, other: StreamedMessagePart) -> Self | None:
+        """The text of both, if the other one is text."""
+        more = _alike(self, other)
+        return None if more is None else self.copy_with(text=self.text + more.text)
 
 
 class ThinkPart(ContentPart):
@@ -256,6 +277,16 @@ class ThinkPart(ContentPart):
     type: str = "think"
     think: str
     encrypted: str | None = absent()
+
+    def merged_with(self, other: StreamedMessagePart) -> Self | None:
+        """The reasoning of both, if the other one is reasoning; a part with a signature is complete."""
+        more = None if self.encrypted else _alike(self, other)
+        return None if more is None else self.copy_with(think=self.think + more.think, encrypted=more.encrypted)
+
+
+def _alike(part: V, other: object) -> V | None:
+    """`other`, if nothing but what they say tells them apart."""
+    return other if isinstance(other, type(part)) and type(other) is type(part) and other.extra == part.extra else None
 
 
 class MediaURL(Value):
@@ -318,6 +349,27 @@ class ToolCall(Value):
     type: Literal["function"] = "function"
     id: str
     function: FunctionBody
+    extras: FrozenMapping | None = absent()
+    """What another provider wants back with the call. Kimi has nothing of that kind; it is not sent."""
+
+    if TYPE_CHECKING:  # what is accepted is more than what is kept
+
+        def __init__(
+            self,
+            *,
+            id: str,
+            function: FunctionBody,
+            type: Literal["function"] = "function",
+            extras: Mapping[str, Any] | None = None,
+            extra: Mapping[str, Any] = ...,
+        ) -> None: ...
+
+    def merged_with(self, other: StreamedMessagePart) -> Self | None:
+        """The call with a further piece of its arguments. A call knows no index: that it is its piece, you know."""
+        if not isinstance(other, ToolCallPart):
+            return None
+        arguments = _longer(self.function.arguments, other.arguments_part)
+        return self.copy_with(function=self.function.copy_with(arguments=arguments))
 
     @property
     def name(self) -> str:
@@ -353,26 +405,46 @@ class ToolCallPart(Value):
     arguments_part: str | None = None
     index: int | str | None = absent()
 
+    def merged_with(self, other: StreamedMessagePart) -> Self | None:
+        """Both pieces as one, if they belong to the same call."""
+        if not isinstance(other, ToolCallPart) or other.index != self.index:
+            return None
+        return self.copy_with(arguments_part=_longer(self.arguments_part, other.arguments_part))
+
+
+def _longer(text: str | None, piece: str | None) -> str | None:
+    return piece if text is None else text + (piece or "")
+
 
 def parse_arguments(text: str) -> dict[str, Any]:
-    """The arguments of a call, parsed. Control characters inside strings are let through, as models write them.
+    """The arguments of a call, parsed. Nothing and `null` mean no arguments.
 
     Raises:
         ToolArgumentsError: `text` is no JSON object.
+    """
+    value = parse_any_arguments(text)
+    if not isinstance(value, dict):
+        raise ToolArgumentsError(f"the arguments must be a JSON object, not {_JSON_NAMES[type(value)]}")
+    return cast(dict[str, Any], value)
+
+
+def parse_any_arguments(text: str) -> Any:
+    """Like `parse_arguments`, for functions that take arguments by position, too.
+
+    Control characters inside strings are let through, as models write them.
+
+    Raises:
+        ToolArgumentsError: `text` is no JSON; the error is `malformed`.
     """
     if not text.strip():
         return {}
     try:
         value = _parse_json(text)
     except ValueError as error:
-        raise ToolArgumentsError(f"the arguments are not valid JSON: {error}") from None
+        raise ToolArgumentsError(f"the arguments are not valid JSON: {error}", malformed=True) from None
     except RecursionError:
-        raise ToolArgumentsError("the arguments are nested too deeply") from None
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise ToolArgumentsError(f"the arguments must be a JSON object, not {_JSON_NAMES[type(value)]}")
-    return cast(dict[str, Any], value)
+        raise ToolArgumentsError("the arguments are nested too deeply", malformed=True) from None
+    return {} if value is None else value
 
 
 _JSON_NAMES: Final[dict[type, str]] = {
@@ -461,7 +533,7 @@ class Message(Value):
     @property
     def text(self) -> str:
         """The text of the message; `""` when there is none."""
-        return "".join([part.text for part in self.content if isinstance(part, TextPart)])
+        return self.extract_text()
 
     @property
     def reasoning(self) -> str | None:
@@ -473,6 +545,10 @@ class Message(Value):
     def parts(self) -> tuple[ContentPart, ...]:
         """The content, part by part."""
         return self.content
+
+    def extract_text(self, sep: str = "") -> str:
+        """The text parts of the message with `sep` between them."""
+        return sep.join([part.text for part in self.content if isinstance(part, TextPart)])
 
     @classmethod
     def system(cls, content: Content, **fields: Any) -> Self:

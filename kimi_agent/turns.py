@@ -32,7 +32,7 @@ from .events import Handlers, RoundFinished
 from .history import open_calls, placed
 from .message import Message, ToolCall
 from .tools.allowance import CallOutcome
-from .tools.base import ToolTexts
+from .tools.texts import ToolTexts
 from .tools.toolset import RunningCalls
 
 __all__ = ["Conversation", "Turn", "Turns"]
@@ -406,13 +406,13 @@ class Turn:
 
     def _answer_to(self, call: ToolCall) -> Message:
         """What the call gave, if it only was not committed yet; else why it gave nothing."""
-        if self._calls is not None and (outcome := self._calls.finished.get(call.id)) is not None:
+        if self._calls is not None and (outcome := self._calls.outcome_of(call)) is not None:
             return outcome.message
         return Message.tool(self._why(call), call.id, name=call.name, is_tool_call_error=True)
 
     def _why(self, call: ToolCall) -> str:
         texts = self.conversation.texts
-        if self._calls is None or call.id not in self._calls.started:
+        if self._calls is None or not self._calls.has_started(call):
             return texts.not_run()
         return texts.still_running() if self.conversation._runs_in_thread(call) else texts.interrupted()
 

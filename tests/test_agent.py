@@ -913,11 +913,18 @@ def test_a_negative_number_of_function_rounds_is_no_way_to_say_for_ever():
         Agent(ScriptedKimi([])).full_round("x", max_function_rounds=-1)
 
 
-def test_a_plain_function_is_told_to_be_wrapped():
-    def plain() -> None: ...
+async def test_a_plain_function_will_do():
+    def double(number: int) -> int:
+        return number * 2
 
-    with pytest.raises(FunctionSpecError, match="AIFunction"):
-        Agent(ScriptedKimi([]), functions=[plain])  # pyright: ignore[reportArgumentType]
+    agent = Agent(ScriptedKimi([call("double", number=4), say("8.")]), functions=[double])
+    assert [message.text async for message in agent.full_round("?")][1:] == ["8", "8."]
+
+
+@pytest.mark.parametrize("wrong", [3, Agent, "double"])
+def test_what_is_no_function_is_refused(wrong: Any):
+    with pytest.raises(FunctionSpecError, match="pass"):
+        Agent(ScriptedKimi([]), functions=[wrong])
 
 
 def test_an_override_that_is_no_json_is_refused_at_once():

@@ -18,8 +18,9 @@ from pydantic import BaseModel, BeforeValidator, Field
 
 from kimi_agent.errors import FunctionSpecError, ModelRetry, ToolArgumentsError, WrappedCallException
 from kimi_agent.message import ImageURLPart, Message, TextPart
-from kimi_agent.tools.base import Tool, ToolMessage, ToolTexts
+from kimi_agent.tools.base import Tool, ToolMessage
 from kimi_agent.tools.function import AIFunction, AIParam, ai_function, functions_of
+from kimi_agent.tools.texts import ToolTexts
 
 PICTURE = ImageURLPart.model_validate({"image_url": {"url": "ms://1"}})
 
@@ -475,7 +476,7 @@ async def test_results_are_converted_for_the_model():
     assert (await returning(lambda: ["a", PICTURE]).call({})).output == (TextPart(text="a"), PICTURE)
     assert (await returning(lambda: message).call({})) == ToolMessage(is_error=False, written=message)
     assert (await returning(lambda: "x" * 50, auto_truncate=10).call({})).output == "x" * 7 + "..."
-    assert (await returning(lambda: None).call({})).output == "The function returned no output."
+    assert (await returning(lambda: None).call({})).output == "<system>Tool output is empty.</system>"
     assert (await returning(lambda: None).invoke({}, texts=Terse())).output == "-"
 
 
@@ -491,7 +492,7 @@ async def test_bad_arguments_are_an_error_for_the_model(auto_retry: bool):
     ]
     result = await function.call({"a": "x", "c": 1})
     assert result.is_error
-    assert result.message == f"Error: {caught.value}"
+    assert result.message == f"Error validating JSON arguments: {caught.value}"
 
 
 @pytest.mark.parametrize("arguments", [None, [], "x", 5])
@@ -502,14 +503,14 @@ async def test_arguments_that_are_no_object_are_an_error_too(arguments: Any):
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (KeyError("id"), "Error: KeyError: 'id'"),
-        (AssertionError(), "Error: AssertionError"),
-        (TimeoutError(), "Error: TimeoutError"),
+        (KeyError("id"), "Error running tool: KeyError: 'id'"),
+        (AssertionError(), "Error running tool: AssertionError"),
+        (TimeoutError(), "Error running tool: TimeoutError"),
         (ModelRetry("Ask for a city."), "Ask for a city."),
-        (ToolArgumentsError("from inside"), "Error: ToolArgumentsError: from inside"),
-        (asyncio.CancelledError("by itself"), "Error: CancelledError: by itself"),
-        (SystemExit(3), "Error: SystemExit: 3"),
-        (KeyboardInterrupt(), "Error: KeyboardInterrupt"),
+        (ToolArgumentsError("from inside"), "Error running tool: ToolArgumentsError: from inside"),
+        (asyncio.CancelledError("by itself"), "Error running tool: CancelledError: by itself"),
+        (SystemExit(3), "Error running tool: SystemExit: 3"),
+        (KeyboardInterrupt(), "Error running tool: KeyboardInterrupt"),
     ],
     ids=repr,
 )

@@ -100,7 +100,7 @@ async def test_the_provider_is_asked_what_was_given_and_the_history_is_left_alon
     assert history == QUESTION
 
 
-async def test_parts_are_merged_and_pictures_are_kept() -> None:
+async def test_parts_are_merged_and_keep_their_order() -> None:
     picture = ImageURLPart(image_url=ImageURLPart.ImageURL(url="data:x"))
     result = await turn(
         ThinkPart(think="a"),
@@ -115,7 +115,7 @@ async def test_parts_are_merged_and_pictures_are_kept() -> None:
         ToolCallPart(arguments_part=None),
     )
     assert result.message == Message.assistant(
-        [ThinkPart(think="ab"), TextPart(text="Hello world"), picture], tool_calls=[call('{"a":1}')]
+        [ThinkPart(think="ab"), "Hello", picture, " world"], tool_calls=[call('{"a":1}')]
     )
 
 
@@ -198,7 +198,7 @@ async def test_callbacks_hear_the_trace_first_then_each_part_then_each_whole_cal
         ThinkPart(think=""),
         TextPart(text="Look."),
         call(None),
-        ToolCallPart(arguments_part="{}", index=0),
+        ToolCallPart(arguments_part="{}"),
         call("{}"),
     ]
     assert result.message.tool_calls == (told[-1],)

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
 from kimi_agent.message import ContentPart, ImageURLPart, Message, TextPart
-from kimi_agent.tools.base import DEFAULT_TEXTS, ToolError, ToolMessage, ToolOk, ToolReturnValue, ToolTexts
+from kimi_agent.tools.base import ToolError, ToolMessage, ToolOk, ToolReturnValue
 from kimi_agent.tools.results import to_return_value, truncate
+from kimi_agent.tools.texts import DEFAULT_TEXTS, ToolTexts
 
 PICTURE = ImageURLPart.model_validate({"image_url": {"url": "ms://1"}})
 

@@ -60,7 +60,8 @@ class Assembler:
         """The stream said `[DONE]`."""
         self._text: list[str] = []
         self._reasoning: list[str] = []
-        self._media: list[ContentPart] = []
+        self._closed: list[ContentPart] = []
+        """Parts of another provider that nothing goes on with any more."""
         self._calls: list[_Call] = []
         self._by_index: dict[Index, _Call] = {}
         self._taken: set[Index] = set()
@@ -74,7 +75,7 @@ class Assembler:
     @property
     def started(self) -> bool:
         """Whether anything of the answer is there."""
-        return bool(self._text or self._reasoning or self._calls or self._media)
+        return bool(self._text or self._reasoning or self._calls or self._closed)
 
     @property
     def finished(self) -> bool:
@@ -89,15 +90,19 @@ class Assembler:
     @property
     def message(self) -> Message:
         """The answer as far as it came. Its buffers are joined here."""
-        content: list[ContentPart] = []
-        if self._reasoning:
-            content.append(ThinkPart(think=_joined(self._reasoning)))
-        if any(self._text):
-            content.append(TextPart(text=_joined(self._text)))
         calls = [call for call in self._calls if call.name]
         ids = _unique([call.id or f"{call.name}_{place}" for place, call in enumerate(calls)])
         made = tuple(call.made(call_id) for call, call_id in zip(calls, ids, strict=True))
-        return Message(role="assistant", content=(*content, *self._media), tool_calls=made)
+        return Message(role="assistant", content=(*self._closed, *self._open_parts()), tool_calls=made)
+
+    def _open_parts(self) -> list[ContentPart]:
+        """What is being written: reasoning, then text."""
+        parts: list[ContentPart] = []
+        if self._reasoning:
+            parts.append(ThinkPart(think=_joined(self._reasoning)))
+        if any(self._text):
+            parts.append(TextPart(text=_joined(self._text)))
+        return parts
 
     # ---- chunks of Kimi ----
 
@@ -235,16 +240,19 @@ class Assembler:
     def feed_part(self, part: StreamedMessagePart, frames: list[StreamFrame]) -> None:
         """Fold one part: a `ToolCall` starts a call, a `ToolCallPart` without an index continues the newest one.
 
+        Content keeps its order. Reasoning, text and whatever else there is end each other.
+
         Raises:
             StreamProtocolError: a `ToolCallPart` belongs to no call.
         """
         match part:
             case TextPart(text=text):
                 self._delta({"content": text}, frames)
-            case ThinkPart(think=think):
-                self._add_reasoning(think, frames)
+            case ThinkPart():
+                self._add_thought(part, frames)
             case ToolCall():
                 call = self._open(None)
+                call.beside = {"extra": part.extra, "extras": part.extras}
                 self._append(call, _present(part.id), _present(part.name), part.arguments, frames)
             case ToolCallPart(arguments_part=arguments, index=index):
                 call = self._by_index.get(index) if index is not None else (self._calls or [None])[-1]
@@ -252,7 +260,20 @@ class Assembler:
                     raise StreamProtocolError("a piece of a tool call came before the call")
                 self._append(call, None, None, arguments or "", frames)
             case _:
-                self._media.append(part)
+                self._close_parts()
+                self._closed.append(part)
+
+    def _add_thought(self, part: ThinkPart, frames: list[StreamFrame]) -> None:
+        if any(self._text) and (part.think or part.encrypted):
+            self._close_parts()
+        self._add_reasoning(part.think, frames)
+        if part.encrypted:  # a signature is of all that was thought before it
+            self._closed.append(ThinkPart(think=_joined(self._reasoning), encrypted=part.encrypted))
+            self._reasoning = []
+
+    def _close_parts(self) -> None:
+        self._closed += self._open_parts()
+        self._text, self._reasoning = [], []
 
     def end(self, finish_reason: str | None, usage: TokenUsage | None) -> None:
         """Say how a stream of parts ended."""
@@ -280,7 +301,10 @@ class Assembler:
 class _Call:
     """A call that is being written."""
 
-    __slots__ = ("_depth", "_ended", "_escaped", "_in_string", "_scanned", "id", "index", "key", "name", "pieces")
+    __slots__ = (
+        *("_depth", "_ended", "_escaped", "_in_string", "_scanned"),
+        *("beside", "id", "index", "key", "name", "pieces"),
+    )
 
     def __init__(self, key: Index, index: Index) -> None:
         self.key = key
@@ -290,6 +314,8 @@ class _Call:
         self.id: str | None = None
         self.name: str | None = None
         self.pieces: list[str] = []
+        self.beside: dict[str, Any] = {}
+        """What the call has beside that, for its owner or its provider."""
         self._scanned = self._depth = 0
         self._in_string = self._escaped = self._ended = False
 
@@ -300,9 +326,8 @@ class _Call:
         return name is not None and self.id is None and self._is_whole()
 
     def made(self, call_id: str) -> ToolCall:
-        return ToolCall(
-            id=call_id, function=ToolCall.FunctionBody(name=self.name or "", arguments=_joined(self.pieces))
-        )
+        body = ToolCall.FunctionBody(name=self.name or "", arguments=_joined(self.pieces))
+        return ToolCall(id=call_id, function=body, **self.beside)
 
     def _is_whole(self) -> bool:
         """Whether the arguments are a whole JSON object. Looks at each piece once, however often it is asked."""
@@ -449,15 +474,19 @@ def fold(frames: Iterable[StreamFrame]) -> Message:
             case End(message=message):
                 return message
             case Append(text):
-                assembler.feed_part(TextPart(text=text), [])
+                assembler.feed(_chunk(content=text), [])
             case Reasoning(text):
-                assembler.feed_part(ThinkPart(think=text), [])
+                assembler.feed(_chunk(reasoning_content=text), [])
             case ToolCallDelta(index, call_id, name, arguments):
                 piece = {"index": index, "id": call_id, "function": {"name": name, "arguments": arguments}}
-                assembler.feed({"choices": [{"delta": {"tool_calls": [piece]}}]}, [])
+                assembler.feed(_chunk(tool_calls=[piece]), [])
             case ToolCall():
                 whole.append(frame)
             case _:
                 pass
     message = assembler.message
     return message.copy_with(tool_calls=whole) if whole else message
+
+
+def _chunk(**delta: Any) -> JSON:
+    return {"choices": [{"delta": delta}]}

@@ -17,7 +17,8 @@ from ..history import Repaired, is_begun, repair
 from ..message import Message
 from ..prompt.tokens import quickly_counted
 from ..provider import GenerationKwargs, OnEvent, checked
-from ..tools.base import DEFAULT_TEXTS, Tool
+from ..tools.base import Tool
+from ..tools.texts import DEFAULT_TEXTS
 from . import endpoints
 from .answer import KimiStreamedMessage
 from .endpoints import Balance

@@ -1,21 +1,29 @@
-"""A tool as the model sees it, what calling it gives, and every sentence that this package puts into a tool result."""
+"""A tool as the model sees it, and what calling it gives."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Protocol, Self, TypeAlias, cast
+from weakref import WeakValueDictionary
 
-from pydantic import BeforeValidator, ValidationError, model_serializer, model_validator
+from pydantic import (
+    BeforeValidator,
+    ModelWrapValidatorHandler,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
 
-from ..errors import FunctionCallException, ModelRetry, NoSuchFunction, ToolArgumentsError, WrappedCallException
 from ..message import (
+    KEEP_UNKNOWN,
     ContentPart,
     FrozenMapping,
     Message,
     OpenValue,
     TextPart,
-    ToolCall,
     UnknownData,
     Value,
     absent,
@@ -23,23 +31,22 @@ from ..message import (
 )
 
 __all__ = [
-    "DEFAULT_TEXTS",
     "BriefDisplayBlock",
     "DisplayBlock",
     "Tool",
     "ToolError",
     "ToolLike",
     "ToolMessage",
+    "ToolNotFoundError",
     "ToolOk",
+    "ToolParseError",
     "ToolResult",
     "ToolReturnValue",
-    "ToolTexts",
+    "ToolRuntimeError",
+    "ToolValidateError",
     "ToolsPart",
     "UnknownDisplayBlock",
-    "answering",
     "is_safe_name",
-    "result_message",
-    "tool_error_from",
 ]
 
 
@@ -140,14 +147,29 @@ def _as_output(output: Any) -> Any:
     return output
 
 
+_CLASS: Final = "class"
+"""The key that tells in JSON which subclass a value is of. No field can have this name."""
+
+_classes: Final[WeakValueDictionary[str, type[ToolReturnValue]]] = WeakValueDictionary()
+
+
+def _class_name(cls: type) -> str:
+    """Ours by their public names, others by their full ones."""
+    return cls.__name__ if cls.__module__.startswith("kimi_agent.") else f"{cls.__module__}.{cls.__qualname__}"
+
+
 class ToolReturnValue(Value):
     """What a tool gives back.
+
+    Values are equal if their fields are: `ToolOk(output="5") == ToolReturnValue(is_error=False, output="5")`. JSON
+    keeps the class; one that is not there when the JSON is read is kept as a name.
 
     Args:
         is_error: the call went wrong.
         output: for the model: text, or content parts.
         message: a note for the model beside the output, such as what went wrong.
         display: for the user.
+        extras: anything else that belongs to the result; neither the model nor the user sees it.
     """
 
     is_error: bool
@@ -169,6 +191,28 @@ class ToolReturnValue(Value):
             extra: Mapping[str, Any] = ...,
         ) -> None: ...
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        _classes[_class_name(cls)] = cls
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any], *, context: Any = None) -> Self:
+        """One from its fields, whatever its own constructor takes."""
+        return cls.__pydantic_validator__.validate_python(fields, self_instance=cls.__new__(cls), context=context)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _of_its_class(cls, value: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
+        if not isinstance(value, Mapping) or _CLASS not in value:
+            return handler(value)
+        fields = dict(cast(Mapping[str, Any], value))
+        known = _classes.get(str(fields[_CLASS]))
+        if known is not None and issubclass(known, cls):
+            del fields[_CLASS]
+            return known.from_fields(fields, context=info.context)
+        return handler(value) if info.context is KEEP_UNKNOWN else cls.from_fields(fields, context=KEEP_UNKNOWN)
+
     @model_validator(mode="before")
     @classmethod
     def _with_brief(cls, fields: Any) -> Any:
@@ -178,6 +222,29 @@ class ToolReturnValue(Value):
             return cast(Any, fields)
         text = given.pop("brief")
         return {**given, "display": (BriefDisplayBlock(text=text),)} if text else given
+
+    @model_serializer(mode="wrap")
+    def _with_class(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = handler(self)
+        return fields if type(self) is ToolReturnValue else {_CLASS: _class_name(type(self)), **fields}
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ToolReturnValue):
+            return NotImplemented
+        return self._fields() == other._fields()
+
+    def __hash__(self) -> int:
+        return hash((self.is_error, self.output, self.message))
+
+    def _fields(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in type(self).model_fields} | (self.__pydantic_extra__ or {})
+
+    def copy_with(self, **changes: Any) -> Self:
+        """Another value with some fields changed, of the same class."""
+        fields = self._fields()
+        if unknown := changes.keys() - fields.keys():
+            raise TypeError(f"{type(self).__name__} has no field {', '.join(sorted(unknown))}")
+        return self.from_fields({**fields, **changes}, context=KEEP_UNKNOWN)
 
     @property
     def brief(self) -> str:
@@ -205,6 +272,34 @@ class ToolError(ToolReturnValue):
         def __init__(self, *, message: str, brief: str, output: Output = "") -> None: ...
 
 
+class ToolNotFoundError(ToolError):
+    """There is no tool `tool_name`."""
+
+    def __init__(self, tool_name: str) -> None:
+        super().__init__(message=f"Tool `{tool_name}` not found", brief="Tool not found")
+
+
+class ToolParseError(ToolError):
+    """The arguments are no JSON; `message` says why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message=f"Error parsing JSON arguments: {message}", brief="Invalid arguments")
+
+
+class ToolValidateError(ToolError):
+    """The arguments do not fit the tool; `message` says why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message=f"Error validating JSON arguments: {message}", brief="Invalid arguments")
+
+
+class ToolRuntimeError(ToolError):
+    """The tool raised; `message` says what."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message=f"Error running tool: {message}", brief="Tool runtime error")
+
+
 class ToolMessage(ToolReturnValue):
     """A call whose function wrote the whole result message itself."""
 
@@ -215,95 +310,8 @@ class ToolResult(Value):
     """What the call `tool_call_id` gave."""
 
     tool_call_id: str
-    return_value: ToolReturnValue
+    return_value: SerializeAsAny[ToolReturnValue]
 
 
 Output: TypeAlias = str | ContentPart | Sequence[ContentPart | str]
 """What a tool's output can be made of."""
-
-
-# ==== every sentence that this package puts into a tool result ====
-
-
-class ToolTexts:
-    """What the model reads when a call gave nothing, went wrong or did not happen.
-
-    No other sentence of this package reaches a conversation. Subclass it and set `Agent.texts` to say it differently.
-    """
-
-    def empty(self) -> str:
-        """The function returned `None`."""
-        return "The function returned no output."
-
-    def no_such_function(self, error: NoSuchFunction) -> str:
-        """The model called a function that does not exist."""
-        return f"Error: there is no function {error.name!r}. Call only the functions that are listed."
-
-    def bad_arguments(self, error: ToolArgumentsError) -> str:
-        """The arguments do not fit; the error names the field and what was expected."""
-        return f"Error: {error}"
-
-    def raised(self, error: BaseException) -> str:
-        """The function raised `error`."""
-        return str(error) if isinstance(error, ModelRetry) else f"Error: {_described(error)}"
-
-    def interrupted(self) -> str:
-        """The call was running when the round was stopped."""
-        return "Interrupted: the call was stopped before it finished. What it did until then is not undone."
-
-    def still_running(self) -> str:
-        """The call was running in a thread, which cannot be stopped, when the round was stopped."""
-        return "Interrupted: nobody waits for the call any more, but its thread cannot be stopped and may still finish."
-
-    def not_run(self) -> str:
-        """The round ended before the call was started, or calls were not allowed any more."""
-        return "Not run: the round ended before this call was started."
-
-    def cut_off(self) -> str:
-        """The answer ended in the middle of its calls (`length`, `content_filter`)."""
-        return "Not run: the answer was cut off, so the call may be incomplete."
-
-
-def _described(error: BaseException) -> str:
-    text = _fields_of(error) if isinstance(error, ValidationError) else str(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _fields_of(error: ValidationError) -> str:
-    """pydantic's own text has a URL for every field, which costs tokens and helps no model."""
-    details = error.errors(include_url=False, include_context=False, include_input=False)
-    return "; ".join(f"{'.'.join(map(str, detail['loc'])) or error.title}: {detail['msg']}" for detail in details)
-
-
-DEFAULT_TEXTS = ToolTexts()
-
-
-def tool_error_from(error: FunctionCallException, texts: ToolTexts = DEFAULT_TEXTS) -> ToolError:
-    """What went wrong, as a value that the model can be told. The only place where errors become values."""
-    match error:
-        case NoSuchFunction():
-            return ToolError(message=texts.no_such_function(error), brief="No such function")
-        case ToolArgumentsError():
-            return ToolError(message=texts.bad_arguments(error), brief="Invalid arguments")
-        case WrappedCallException(original=original):
-            return ToolError(message=texts.raised(original), brief="The function failed")
-        case _:
-            return ToolError(message=texts.raised(error), brief="The call failed")
-
-
-def answering(message: Message, call: ToolCall) -> Message:
-    """The message as the result of `call`, whatever somebody made of it."""
-    if message.role == "tool" and message.tool_call_id == call.id:
-        return message
-    return message.copy_with(role="tool", tool_call_id=call.id, name=message.name or call.name)
-
-
-def result_message(call: ToolCall, value: ToolReturnValue, texts: ToolTexts = DEFAULT_TEXTS) -> Message:
-    """The tool message that answers a call: the note (if any), then the output."""
-    if isinstance(value, ToolMessage):
-        return answering(value.written, call)
-    note = (value.message,) if value.message else ()
-    output = (value.output,) if isinstance(value.output, str) else value.output
-    content = [*note, *(piece for piece in output if piece != "")]
-    text = "\n".join(cast(list[str], content)) if all(isinstance(piece, str) for piece in content) else content
-    return Message.tool(text or texts.empty(), call.id, name=call.name, is_tool_call_error=value.is_error or None)

@@ -1,31 +1,29 @@
 """A Python function that the model may call.
 
 What a function takes, its schema and its definition are read once, when a class first needs them, and belong to the
-class; what belongs to an instance is the bound function and `enabled`. A call ends in a value or in a
-`FunctionCallException`: nothing that the function raises gets past that, `SystemExit` included, except the cancellation
-of the caller.
+class; what belongs to an instance is the bound function and `enabled`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, cast, overload
 
-from ..errors import FunctionCallException, FunctionSpecError, KimiAgentError, ToolArgumentsError, WrappedCallException
-from .base import DEFAULT_TEXTS, NAME_RULE, Tool, ToolReturnValue, ToolTexts, is_safe_name, tool_error_from
+from ..errors import FunctionCallException, FunctionSpecError, ToolArgumentsError
+from .base import NAME_RULE, Tool, ToolReturnValue, is_safe_name
 from .param import AIParam
 from .results import to_return_value
-from .threads import TOOL_THREADS
+from .running import failure, run
+from .texts import DEFAULT_TEXTS, MARKED_TEXTS, ToolTexts, tool_error_from
 
 if TYPE_CHECKING:
     from .signature import Signature
 
-__all__ = ["AIFunction", "AIParam", "ai_function", "functions_of"]
+__all__ = ["AIFunction", "AIParam", "ai_function", "as_function", "functions_of"]
 
 F = TypeVar("F", bound="Callable[..., Any] | staticmethod[..., Any] | classmethod[Any, ..., Any]")
 After = Literal["assistant", "user"]
@@ -185,44 +183,21 @@ class AIFunction:
         except ToolArgumentsError:
             raise
         except BaseException as error:  # from a validator of the function's author
-            raise _failure(error, self.auto_retry)  # noqa: B904  the cause is set, or it is the error itself
+            raise failure(error, self.auto_retry)  # noqa: B904  the cause is set, or it is the error itself
         try:
             return to_return_value(await self._run(values), texts, self.auto_truncate)
         except BaseException as error:
-            raise _failure(error, self.auto_retry)  # noqa: B904
+            raise failure(error, self.auto_retry)  # noqa: B904
 
     async def call(self, arguments: Any) -> ToolReturnValue:
         """Like `invoke`, with what goes wrong as a value."""
         try:
-            return await self.invoke(arguments)
+            return await self.invoke(arguments, texts=MARKED_TEXTS)
         except FunctionCallException as error:
-            return tool_error_from(error)
+            return tool_error_from(error, MARKED_TEXTS)
 
     async def _run(self, values: dict[str, Any]) -> Any:
-        if self._spec.in_thread:
-            return await TOOL_THREADS.run(self._inner, **values)
-        return await self._inner(**values)
-
-
-def _failure(error: BaseException, retry: bool) -> BaseException:
-    """What to raise for `error`: itself if it ends the caller, else the error of a call."""
-    if isinstance(error, GeneratorExit) or (isinstance(error, asyncio.CancelledError) and _is_being_cancelled()):
-        return error
-    return WrappedCallException(retry, _readable(error))
-
-
-def _is_being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is None or task.cancelling() > 0
-
-
-def _readable(error: BaseException) -> BaseException:
-    """`error`, unless its text cannot be read."""
-    try:
-        str(error)
-    except BaseException:
-        return KimiAgentError(f"{type(error).__name__}, whose text cannot be read")
-    return error
+        return await run(self._inner, self._spec.in_thread, **values)
 
 
 # ==== decorated methods ====
@@ -296,6 +271,16 @@ def ai_function(
         return function
 
     return mark if func is None else mark(func)
+
+
+def as_function(function: Callable[..., Any]) -> AIFunction:
+    """Any callable as one that the model may call, as its decorator says if it has one.
+
+    Raises:
+        FunctionSpecError: it cannot be described to a model.
+    """
+    tag = _tag_of(function)
+    return AIFunction(function) if tag is None else AIFunction(function, **asdict(tag.options))
 
 
 class _Tag:

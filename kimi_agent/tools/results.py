@@ -19,7 +19,8 @@ from pydantic import BaseModel
 from pydantic_core import to_json, to_jsonable_python
 
 from ..message import ContentPart, Message, TextPart
-from .base import ToolMessage, ToolOk, ToolReturnValue, ToolTexts
+from .base import ToolMessage, ToolOk, ToolReturnValue
+from .texts import ToolTexts
 
 __all__ = ["shortened", "to_return_value", "truncate"]
 
@@ -171,21 +172,15 @@ def _shortened(result: ToolReturnValue, limit: int) -> ToolReturnValue:
         written = shortened(result.written, limit)
         return result if written is result.written else result.copy_with(written=written)
     if isinstance(result.output, str):
-        return result if len(result.output) <= limit else _with_output(result, truncate(result.output, limit))
+        return result if len(result.output) <= limit else result.copy_with(output=truncate(result.output, limit))
     parts = _shortened_parts(result.output, limit)
-    return result if parts is None else _with_output(result, parts)
+    return result if parts is None else result.copy_with(output=parts)
 
 
 def shortened(message: Message, limit: int | None) -> Message:
     """The message with at most `limit` characters of text; `None` is no limit."""
     parts = None if limit is None else _shortened_parts(message.content, limit)
     return message if parts is None else message.copy_with(content=parts)
-
-
-def _with_output(result: ToolReturnValue, output: str | tuple[ContentPart, ...]) -> ToolReturnValue:
-    """`result` with another output. Its subclasses are ways to construct one, and mean nothing afterwards."""
-    values = {name: getattr(result, name) for name in ToolReturnValue.model_fields}
-    return ToolReturnValue.model_validate({**values, "output": output})
 
 
 def _shortened_parts(parts: Sequence[ContentPart], limit: int) -> tuple[ContentPart, ...] | None:

@@ -19,6 +19,7 @@ from types import MethodType, SimpleNamespace
 from typing import Annotated, Any, Final, cast, get_origin, get_type_hints
 
 from pydantic import (
+    BaseModel,
     Field,
     GetCoreSchemaHandler,
     TypeAdapter,
@@ -32,7 +33,15 @@ from typing_extensions import TypedDict  # pydantic refuses the one of `typing` 
 from ..errors import FunctionSpecError, ToolArgumentsError
 from .param import AIParam
 
-__all__ = ["Signature", "docstring_of", "is_async", "name_of", "qualified_name_of", "read_signature"]
+__all__ = [
+    "Signature",
+    "docstring_of",
+    "is_async",
+    "model_signature",
+    "name_of",
+    "qualified_name_of",
+    "read_signature",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +55,11 @@ class Signature:
 
     description: str
     json_schema: dict[str, Any]
-    _adapter: TypeAdapter[dict[str, Any]] = field(repr=False)
+    _adapter: TypeAdapter[Any] = field(repr=False)
     _names: tuple[str, ...]
 
-    def validate(self, arguments: Any, *, retry: bool = True) -> dict[str, Any]:
-        """The arguments as python values, ready to be passed by name.
+    def validate(self, arguments: Any, *, retry: bool = True) -> Any:
+        """The arguments as python values: of a function ready to be passed by name, of a model an instance of it.
 
         A string that holds JSON where an array or an object is wanted is decoded once: models encode twice.
 
@@ -99,6 +108,21 @@ def read_signature(function: Callable[..., Any], *, json_schema: Mapping[str, An
     }
     adapter, schema = _described(fields, where, json_schema)
     return Signature(description, schema, adapter, tuple(schema.get("properties", fields)))
+
+
+def model_signature(model: type[BaseModel]) -> Signature:
+    """What a function takes whose only parameter is the pydantic model `model`, filled by the arguments.
+
+    Raises:
+        FunctionSpecError: the model cannot be described.
+    """
+    adapter = TypeAdapter[Any](model)
+    try:
+        schema = adapter.json_schema(schema_generator=_Untitled)
+    except Exception as error:
+        raise FunctionSpecError(f"{model.__qualname__} cannot be described to a model: {_first_line(error)}") from error
+    schema.pop("title", None)
+    return Signature(inspect.cleandoc(model.__doc__ or ""), schema, adapter, tuple(schema.get("properties", ())))
 
 
 # ==== the function ====

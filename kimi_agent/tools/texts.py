@@ -1,0 +1,196 @@
+"""Every sentence that this package puts into a tool result, and how a result becomes a message."""
+
+from __future__ import annotations
+
+from typing import Final, cast
+
+from pydantic import ValidationError
+
+from ..errors import FunctionCallException, ModelRetry, NoSuchFunction, ToolArgumentsError, WrappedCallException
+from ..message import ContentPart, Message, TextPart, ToolCall
+from .base import (
+    ToolError,
+    ToolMessage,
+    ToolNotFoundError,
+    ToolParseError,
+    ToolResult,
+    ToolReturnValue,
+    ToolRuntimeError,
+    ToolValidateError,
+)
+
+__all__ = [
+    "DEFAULT_TEXTS",
+    "MARKED_TEXTS",
+    "MarkedTexts",
+    "ToolTexts",
+    "answering",
+    "result_message",
+    "tool_error_from",
+    "tool_result_to_message",
+]
+
+
+class ToolTexts:
+    """What the model reads when a call gave nothing, went wrong or did not happen.
+
+    No other sentence of this package reaches a conversation. Subclass it and set `Agent.texts` or `SimpleToolset.texts`
+    to say it differently.
+    """
+
+    def empty(self) -> str:
+        """The call gave nothing."""
+        return "The function returned no output."
+
+    def note(self, value: ToolReturnValue) -> str:
+        """What stands before the output of `value`; `""` for nothing."""
+        return value.message
+
+    def no_text(self) -> str:
+        """Announces an output of parts without any text; `""` announces nothing."""
+        return ""
+
+    def no_such_function(self, error: NoSuchFunction) -> str:
+        """The model called a function that does not exist."""
+        return f"Error: there is no function {error.name!r}. Call only the functions that are listed."
+
+    def bad_arguments(self, error: ToolArgumentsError) -> str:
+        """The arguments do not fit; the error names the field and what was expected."""
+        return f"Error: {error}"
+
+    def raised(self, error: BaseException) -> str:
+        """The function raised `error`."""
+        return str(error) if isinstance(error, ModelRetry) else f"Error: {described(error)}"
+
+    def interrupted(self) -> str:
+        """The call was running when the round was stopped."""
+        return "Interrupted: the call was stopped before it finished. What it did until then is not undone."
+
+    def still_running(self) -> str:
+        """The call was running in a thread, which cannot be stopped, when the round was stopped."""
+        return "Interrupted: nobody waits for the call any more, but its thread cannot be stopped and may still finish."
+
+    def not_run(self) -> str:
+        """The round ended before the call was started, or calls were not allowed any more."""
+        return "Not run: the round ended before this call was started."
+
+    def cut_off(self) -> str:
+        """The answer ended in the middle of its calls (`length`, `content_filter`)."""
+        return "Not run: the answer was cut off, so the call may be incomplete."
+
+
+class MarkedTexts(ToolTexts):
+    """Marks with `<system>` what the tool itself did not say, as Kimi's own agents do. Toolsets speak like this."""
+
+    def mark(self, text: str) -> str:
+        """`text`, told apart from what a tool says."""
+        return f"<system>{text}</system>"
+
+    def empty(self) -> str:
+        """The call gave nothing."""
+        return self.mark("Tool output is empty.")
+
+    def note(self, value: ToolReturnValue) -> str:
+        """Errors are marked as errors, and those that a tool did not report itself as unexpected."""
+        if not value.is_error:
+            return self.mark(value.message) if value.message else ""
+        unexpected = "\nThis is an unexpected error and the tool is probably not working."
+        text = f"ERROR: {value.message}" if value.message else "ERROR"
+        return self.mark(text + (unexpected if isinstance(value, ToolRuntimeError) else ""))
+
+    def no_text(self) -> str:
+        """Announces an output of parts without any text."""
+        return self.mark("Tool returned non-text content.")
+
+    def no_such_function(self, error: NoSuchFunction) -> str:
+        """The model called a tool that does not exist."""
+        return ToolNotFoundError(error.name).message
+
+    def bad_arguments(self, error: ToolArgumentsError) -> str:
+        """The arguments are no JSON, or do not fit."""
+        return (ToolParseError if error.malformed else ToolValidateError)(str(error)).message
+
+    def raised(self, error: BaseException) -> str:
+        """The tool raised `error`."""
+        return str(error) if isinstance(error, ModelRetry) else ToolRuntimeError(described(error)).message
+
+
+def described(error: BaseException) -> str:
+    """An error with its class; `ValueError` says more than nothing."""
+    text = _fields_of(error) if isinstance(error, ValidationError) else str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _fields_of(error: ValidationError) -> str:
+    """pydantic's own text has a URL for every field, which costs tokens and helps no model."""
+    details = error.errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(f"{'.'.join(map(str, detail['loc'])) or error.title}: {detail['msg']}" for detail in details)
+
+
+DEFAULT_TEXTS: Final = ToolTexts()
+MARKED_TEXTS: Final = MarkedTexts()
+
+
+# ==== errors as values ====
+
+
+def tool_error_from(error: FunctionCallException, texts: ToolTexts = DEFAULT_TEXTS) -> ToolError:
+    """What went wrong, as a value that the model can be told. The only place where errors become values."""
+    match error:
+        case NoSuchFunction():
+            return ToolNotFoundError.from_fields({"message": texts.no_such_function(error), "brief": "Tool not found"})
+        case ToolArgumentsError():
+            kind = ToolParseError if error.malformed else ToolValidateError
+            return kind.from_fields({"message": texts.bad_arguments(error), "brief": "Invalid arguments"})
+        case WrappedCallException(original=ModelRetry() as original):
+            return ToolError(message=texts.raised(original), brief="Try again")
+        case WrappedCallException(original=original):
+            return ToolRuntimeError.from_fields({"message": texts.raised(original), "brief": "Tool runtime error"})
+        case _:
+            return ToolError(message=texts.raised(error), brief="The call failed")
+
+
+# ==== results as messages ====
+
+
+def answering(message: Message, call: ToolCall) -> Message:
+    """The message as the result of `call`, whatever somebody made of it."""
+    if message.role == "tool" and message.tool_call_id == call.id:
+        return message
+    return message.copy_with(role="tool", tool_call_id=call.id, name=message.name or call.name)
+
+
+def result_message(call: ToolCall, value: ToolReturnValue, texts: ToolTexts = DEFAULT_TEXTS) -> Message:
+    """The tool message that answers a call: the note (if any), then the output; one text if all of it is text."""
+    if isinstance(value, ToolMessage):
+        return answering(value.written, call)
+    content = _content(value, texts)
+    text = "\n".join(cast(list[str], content)) if all(isinstance(piece, str) for piece in content) else content
+    return Message.tool(text, call.id, name=call.name, is_tool_call_error=value.is_error or None)
+
+
+def tool_result_to_message(result: ToolResult, texts: ToolTexts = MARKED_TEXTS) -> Message:
+    """The tool message that answers a call.
+
+    Errors are marked as errors, an empty output is said to be empty, and an output without text is announced. Content
+    parts stay parts.
+
+    Args:
+        result: of a toolset.
+        texts: what is said beside the output. Subclass `MarkedTexts` or `ToolTexts` to say it differently.
+    """
+    value, call_id = result.return_value, result.tool_call_id
+    if isinstance(value, ToolMessage):
+        return value.written.copy_with(role="tool", tool_call_id=call_id)
+    return Message.tool(_content(value, texts), call_id, is_tool_call_error=value.is_error or None)
+
+
+def _content(value: ToolReturnValue, texts: ToolTexts) -> list[str | ContentPart]:
+    """Whatever there is to say, said: never nothing."""
+    note = texts.note(value)
+    output = (value.output,) if isinstance(value.output, str) else value.output
+    content: list[str | ContentPart] = [piece for piece in (note, *output) if piece != ""]
+    if not content:
+        return [texts.empty()]
+    has_text = any(isinstance(piece, str | TextPart) for piece in content)
+    return content if has_text or not (announced := texts.no_text()) else [announced, *content]
