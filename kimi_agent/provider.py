@@ -75,6 +75,7 @@ RequestEvent: TypeAlias = RequestSent | RequestRetried
 OnEvent: TypeAlias = Callable[[RequestEvent], Awaitable[None] | None]
 
 
+@runtime_checkable
 class StreamedMessage(Protocol):
     """An answer on its way. Iterating it gives its parts, once.
 
@@ -119,6 +120,7 @@ class BatchedMessage(Protocol):
         ...
 
 
+@runtime_checkable
 class ChatProvider(Protocol):
     """Something that answers a conversation: `Kimi`, or a double of `kimi_agent.testing`.
 

@@ -33,6 +33,7 @@ from kimi_agent.kimi.answer import KimiStreamedMessage
 from kimi_agent.kimi.client import Kimi
 from kimi_agent.kimi.patience import Timeouts
 from kimi_agent.message import Message, TextPart, ThinkPart, TokenUsage, ToolCall, ToolCallPart
+from kimi_agent.provider import ChatProvider
 from kimi_agent.testing import (
     Call,
     Delivery,
@@ -1069,3 +1070,9 @@ async def test_a_key_that_a_server_repeats_does_not_reach_a_log_with_variables(c
         logger.remove(sink)
     assert told
     assert "sk-test" not in "".join(told).replace("api_key", "")
+
+
+def test_what_a_client_sends_with_each_request_can_be_logged() -> None:
+    kimi = Kimi(api_key=KEY, base_url="http://127.0.0.1:1/v1").with_generation_kwargs(temperature=1.0)
+    assert kimi.model_parameters == {"base_url": "http://127.0.0.1:1/v1", "temperature": 1.0}
+    assert isinstance(kimi, ChatProvider)

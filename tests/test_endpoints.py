@@ -183,6 +183,25 @@ async def test_an_uploaded_film_is_a_part_that_kimi_takes(tmp_path: Path) -> Non
         await generate(kimi, "", [], [Message.user([*parts, TextPart(text="Which one?")])])
 
 
+async def test_a_film_may_be_bytes_with_their_type() -> None:
+    async with kimi_with() as (kimi, server):
+        part = await kimi.files.upload_video(data=b"frames", mime_type="video/webm")
+        ((file_id, file),) = server.files.items()
+        assert part.video_url.url == f"ms://{file_id}"
+        assert (file.purpose, file.filename, file.content_type) == ("video", "video.webm", "video/webm")
+
+
+@pytest.mark.parametrize(
+    "film",
+    [{}, {"data": b"x"}, {"data": b"x", "mime_type": "image/png"}, {"data": b"x", "mime_type": "video/nonsense"}],
+)
+async def test_bytes_that_are_no_film_are_refused_before_they_are_sent(film: dict[str, Any]) -> None:
+    async with kimi_with() as (kimi, server):
+        with pytest.raises(InvalidRequestError, match=film.get("mime_type", "data= and mime_type=")):
+            await kimi.files.upload_video(**film)
+        assert server.calls == []
+
+
 async def test_files_are_listed_got_read_and_deleted() -> None:
     async with kimi_with() as (kimi, server):
         assert await kimi.files.list() == []

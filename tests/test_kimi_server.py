@@ -463,6 +463,54 @@ async def test_a_connection_may_be_reset_before_the_first_byte_of_an_answer() ->
         assert (await post(server, chat())).status_code == 200
 
 
+@pytest.mark.parametrize("whole", [True, False])
+async def test_a_stream_that_stalls_stays_open_until_the_client_closes_it(whole: bool) -> None:
+    received = b""
+    async with KimiServer([LONG], delivery=Delivery(stop_after=300, stop="stall", whole=whole)) as server:
+        async with client_of(server) as client:
+            async with client.stream("POST", "/chat/completions", json=streamed(), timeout=0.02) as response:
+                with pytest.raises(httpx.ReadTimeout):
+                    async for piece in response.aiter_raw():
+                        received += piece
+                assert server.connections == 1
+            await server.until(lambda: server.connections == 0)
+    assert len(received) == 300
+
+
+async def test_a_server_that_stalls_ends_at_once() -> None:
+    tasks = asyncio.all_tasks()
+    async with KimiServer([HangUp("stall"), LONG], delivery=Delivery(stop_after=300, stop="stall")) as server:
+        waiting = [asyncio.ensure_future(post(server, streamed())) for _ in range(2)]
+        await server.until(lambda: len(server.requests) == 2)
+    answers = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [isinstance(answer, httpx.HTTPError) for answer in answers] == [True, True]
+    assert asyncio.all_tasks() == tasks
+
+
+async def test_any_endpoint_may_stall() -> None:
+    async with KimiServer() as server, client_of(server) as client:
+        server.failures["/models"] = [HangUp("stall")]
+        with pytest.raises(httpx.ReadTimeout):
+            await client.get("/models", timeout=0.02)
+        assert (await client.get("/models")).status_code == 200
+
+
+async def test_a_gate_holds_the_stream_before_it_stops() -> None:
+    gate = Gate(before=1)
+    cut = Delivery(whole=True, stop_after=300, gate=gate)
+    async with KimiServer([LONG], delivery=cut) as server:
+        async with client_of(server) as client, client.stream("POST", "/chat/completions", json=streamed()) as response:
+            pieces = response.aiter_raw()
+            received = await anext(pieces)
+            await gate.reached()
+            assert server.connections == 1
+            gate.open()
+            with pytest.raises(httpx.RemoteProtocolError):
+                async for piece in pieces:
+                    received += piece
+    assert len(received) == 300
+
+
 async def test_a_gate_holds_the_stream_before_an_event() -> None:
     gate = Gate(before=2)
     async with KimiServer([Reply("abcdef", chunk_size=2)], delivery=Delivery(gate=gate)) as server:

@@ -15,6 +15,7 @@ from kimi_agent.errors import (
     APIConnectionError,
     APIEmptyResponseError,
     APIStatusError,
+    APITimeoutError,
     AuthenticationError,
     BadRequestError,
     InvalidRequestError,
@@ -25,6 +26,7 @@ from kimi_agent.errors import (
 )
 from kimi_agent.events import Append, End, Reasoning, RequestSent, StreamFrame, ToolCallDelta
 from kimi_agent.kimi.client import Kimi
+from kimi_agent.kimi.patience import Timeouts
 from kimi_agent.message import Message, TextPart, ThinkPart, TokenUsage, ToolCall, ToolCallPart
 from kimi_agent.provider import BatchedMessage, ChatProvider, StreamedMessage
 from kimi_agent.testing import (
@@ -66,13 +68,13 @@ async def outcome(provider: ChatProvider) -> object:
         return type(error), str(error), error.type, error.body, error.retry_after, error.request_id, error.trace_id
     except (StreamProtocolError, APIEmptyResponseError) as error:
         return type(error), str(error)
-    except APIConnectionError as error:  # its text names the host
+    except (APIConnectionError, APITimeoutError) as error:  # its text names the host
         return type(error)
 
 
-async def over_http(step: Step) -> object:
+async def over_http(step: Step, **options: Any) -> object:
     async with KimiServer([step]) as server:
-        async with Kimi(api_key=server.api_key, base_url=server.base_url, max_retries=0) as kimi:
+        async with Kimi(api_key=server.api_key, base_url=server.base_url, max_retries=0, **options) as kimi:
             return await outcome(kimi)
 
 
@@ -247,6 +249,31 @@ async def test_a_connection_that_ends_before_an_answer_is_a_connection_error(sto
         await frames_of(kimi)
     assert not isinstance(error.value, StreamInterruptedError)
     assert (await frames_of(kimi))[0] == Append("again")
+
+
+@pytest.mark.parametrize(
+    "step",
+    [HangUp("stall"), Reply("abc", delivery=Delivery(stop_after=0, stop="stall"))],
+    ids=["no answer", "headers alone"],
+)
+async def test_silence_before_an_answer_is_a_timeout_at_once(step: Step) -> None:
+    with pytest.raises(APITimeoutError):
+        await frames_of(ScriptedKimi([step]))
+    assert await over_http(step, timeout=Timeouts(first_byte=0.02, between_chunks=0.02)) is APITimeoutError
+
+
+async def test_silence_inside_an_answer_interrupts_it_at_once() -> None:
+    step = Reply("abcdef" * 20, delivery=Delivery(stop_after=1_000, stop="stall"))
+    kind, partial = await outcome(ScriptedKimi([step]))  # type: ignore[misc]
+    assert kind is StreamInterruptedError
+    assert partial.text.startswith("abcdef")
+    assert await over_http(step, timeout=Timeouts(between_chunks=0.05)) == (kind, partial)
+
+
+async def test_silence_after_the_end_is_no_failure() -> None:
+    step = Reply("abc", delivery=Delivery(stop_after=100_000, stop="stall"))
+    end = (await frames_of(ScriptedKimi([step])))[-1]
+    assert isinstance(end, End)
 
 
 def zipped(text: bytes, *, status: int = 200, cuts: Sequence[int] = ()) -> RawBody:

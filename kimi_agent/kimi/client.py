@@ -137,6 +137,11 @@ class Kimi:
         """What is sent with each request, as `with_generation_kwargs` and the others said."""
         return copy.deepcopy(self._generation)
 
+    @property
+    def model_parameters(self) -> dict[str, Any]:
+        """The base URL and what is sent with each request, for logs and traces. The key is not in it."""
+        return {"base_url": self.base_url, **self.generation_kwargs}
+
     async def models(self) -> list[ModelInfo]:
         """Ask the server which models there are. What it says of them holds from now on, in all copies of this client.
 

@@ -8,7 +8,7 @@ import reprlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast, overload
 from urllib.parse import quote
 
 from ..errors import InvalidRequestError, StreamProtocolError
@@ -80,8 +80,30 @@ class KimiFiles:
         file = await self.upload(image, purpose="image", filename=filename or _default_name(image, "image.png"))
         return ImageURLPart(image_url=MediaURL(url=f"ms://{file.id}"))
 
-    async def upload_video(self, video: Source, *, filename: str | None = None) -> VideoURLPart:
-        """Send a film and get the part of a message that shows it. Raises like `upload`."""
+    @overload
+    async def upload_video(self, video: Source, *, filename: str | None = None) -> VideoURLPart: ...
+
+    @overload
+    async def upload_video(self, *, data: bytes, mime_type: str) -> VideoURLPart: ...
+
+    async def upload_video(
+        self,
+        video: Source | None = None,
+        *,
+        filename: str | None = None,
+        data: bytes | None = None,
+        mime_type: str | None = None,
+    ) -> VideoURLPart:
+        """Send a film and get the part of a message that shows it. Raises like `upload`.
+
+        Args:
+            video: a path, or bytes.
+            filename: under which it is kept; its ending says what bytes are, which are MP4 unless said.
+            data: in place of `video`: its bytes, with `mime_type`.
+            mime_type: what `data` is, such as `video/webm`.
+        """
+        if video is None:
+            video, filename = _typed(data, mime_type)
         file = await self.upload(video, purpose="video", filename=filename or _default_name(video, "video.mp4"))
         return VideoURLPart(video_url=MediaURL(url=f"ms://{file.id}"))
 
@@ -134,6 +156,16 @@ def _named(file: Source, filename: str | None) -> tuple[str, bytes]:
     if not 0 < size <= LARGEST_FILE:
         raise InvalidRequestError(f"{name} has {size:,} bytes; Kimi takes 1 to {LARGEST_FILE:,}")
     return name, file if isinstance(file, bytes) else Path(file).read_bytes()
+
+
+def _typed(data: bytes | None, mime_type: str | None) -> tuple[bytes, str]:
+    """Bytes of a type, and a file name that says so."""
+    if data is None or mime_type is None:
+        raise InvalidRequestError("pass a film, or data= and mime_type=")
+    ending = mimetypes.guess_extension(mime_type) if mime_type.startswith("video/") else None
+    if ending is None:
+        raise InvalidRequestError(f"{mime_type!r} is no type of film that is known here; pass the film and a filename=")
+    return data, f"video{ending}"
 
 
 def _default_name(file: Source, name: str) -> str | None:

@@ -1,7 +1,7 @@
 """HTTP to Kimi: connections, timeouts, the one retry layer, and every way to fail as an error of the tree.
 
-The only file that imports httpx. A pool of connections belongs to the event loop that uses it, so one client serves
-several `asyncio.run` in a row. The key is put into a header here and nowhere else.
+The only file that imports httpx, but for a double of the network. A pool of connections belongs to the event loop that
+uses it, so one client serves several `asyncio.run` in a row. The key is put into a header here and nowhere else.
 
 Which errors are retried is a column of the table in `status.py`; how often and after how long stands in `patience.py`.
 """
@@ -368,6 +368,7 @@ class HttpResponse:
         """
         if self._last_read is None or self._last_read.done():
             self._last_read = asyncio.get_running_loop().create_task(self.read())
+            self._last_read.add_done_callback(_forget)
         return await asyncio.shield(self._last_read)
 
     async def _let_go(self) -> None:

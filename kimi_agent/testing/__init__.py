@@ -1,8 +1,10 @@
 """Doubles of Kimi for tests and demos. Not imported by the top level.
 
 `KimiServer` speaks HTTP, `ScriptedKimi` is a provider in the same process; both answer by the same scripts. The server
-also has Kimi's endpoints beside chat.
+also has Kimi's endpoints beside chat. `ChaosTransport` stands between a client and either Kimi, and does harm.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from .checks import check_request
 from .endpoints import Account, Formula, StoredFile
@@ -26,10 +28,16 @@ from .script import (
 from .scripted import ScriptedKimi, ScriptedRequest
 from .server import AnyRequest, ChatRequest, KimiServer
 
+if TYPE_CHECKING:
+    from .chaos import ChaosFault, ChaosTransport
+
 __all__ = [
     # doubles
     "KimiServer",
     "ScriptedKimi",
+    # what goes wrong on the way
+    "ChaosFault",
+    "ChaosTransport",
     # what they were asked
     "AnyRequest",
     "ChatRequest",
@@ -58,3 +66,17 @@ __all__ = [
     "check_request",
     "persona",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`chaos.py` brings httpx, which takes as long to import as all of this package."""
+    if name not in ("ChaosFault", "ChaosTransport"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import chaos
+
+    value = globals()[name] = getattr(chaos, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

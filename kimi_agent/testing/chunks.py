@@ -15,7 +15,19 @@ from typing import Any, cast
 from ..message import TokenUsage
 from .script import Body, Call, Delivery, Recorded, Reply
 
-__all__ = ["CREATED", "Envelope", "PrefixCache", "completion", "events", "prompt_tokens", "to_json"]
+__all__ = [
+    "CREATED",
+    "Envelope",
+    "PrefixCache",
+    "as_events",
+    "call_json",
+    "completion",
+    "ending",
+    "events",
+    "prompt_tokens",
+    "to_json",
+    "wrapped",
+]
 
 CREATED = 1_790_000_000
 """The time of every answer, in seconds since 1970: a double has no clock."""
@@ -134,7 +146,7 @@ def completion(reply: Reply, envelope: Envelope) -> Body:
         message["reasoning_content"] = reply.reasoning
     if reply.tool_calls:
         message["tool_calls"] = [
-            {"index": index, **_call_json(call, index, call.arguments)} for index, call in enumerate(reply.tool_calls)
+            {"index": index, **call_json(call, index, call.arguments)} for index, call in enumerate(reply.tool_calls)
         ]
     choice = {"index": 0, "message": message, "finish_reason": finish_reason(reply)}
     return envelope.wrap("chat.completion", [choice], usage=envelope.usage(reply))
@@ -142,8 +154,18 @@ def completion(reply: Reply, envelope: Envelope) -> Body:
 
 def chunks(reply: Reply, envelope: Envelope, *, finish: bool = True) -> Iterator[Body]:
     """The reply as the chunks of a stream, in the order that Kimi sends them."""
-    for delta in _deltas(reply):
+    yield from wrapped(_deltas(reply), envelope)
+    yield from ending(reply, envelope, finish=finish)
+
+
+def wrapped(deltas: Iterable[Body], envelope: Envelope) -> Iterator[Body]:
+    """A chunk for each delta, after the one that tells whose they are."""
+    for delta in ({"role": "assistant", "content": ""}, *deltas):
         yield _chunk(envelope, {"index": 0, "delta": delta, "finish_reason": None})
+
+
+def ending(reply: Reply, envelope: Envelope, *, finish: bool = True) -> Iterator[Body]:
+    """The chunks that end the stream of a reply: why it ends, and what it cost."""
     usage = envelope.usage(reply)
     if finish:
         yield _chunk(envelope, {"index": 0, "delta": {}, "finish_reason": finish_reason(reply), "usage": usage})
@@ -157,8 +179,13 @@ def events(answer: Reply | Recorded, envelope: Envelope, delivery: Delivery) -> 
         data: Iterable[bytes] = map(to_json, chunks(answer, envelope, finish=delivery.finish))
     else:
         data = _recorded(answer.chunks)
+    return as_events(data, done=delivery.done)
+
+
+def as_events(data: Iterable[bytes], *, done: bool) -> list[bytes]:
+    """Each item as an event; then, if it is `done`, the event that says so."""
     found = [b"data: " + item + b"\n\n" for item in data]
-    return [*found, DONE] if delivery.done else found
+    return [*found, DONE] if done else found
 
 
 def _recorded(source: Sequence[Mapping[str, Any]] | Path) -> list[bytes]:
@@ -172,7 +199,6 @@ def _chunk(envelope: Envelope, choice: Body) -> Body:
 
 
 def _deltas(reply: Reply) -> Iterator[Body]:
-    yield {"role": "assistant", "content": ""}
     if reply.reasoning is not None:
         for piece in _pieces(reply.reasoning, reply.chunk_size):
             yield {"reasoning_content": piece}
@@ -180,12 +206,13 @@ def _deltas(reply: Reply) -> Iterator[Body]:
     for piece in _pieces(reply.text, reply.chunk_size):
         yield {"content": piece}
     for index, call in enumerate(reply.tool_calls):
-        yield {"tool_calls": [{"index": index, **_call_json(call, index, "")}]}
+        yield {"tool_calls": [{"index": index, **call_json(call, index, "")}]}
         for piece in _pieces(call.arguments, reply.chunk_size):
             yield {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}
 
 
-def _call_json(call: Call, index: int, arguments: str) -> Body:
+def call_json(call: Call, index: int, arguments: str) -> Body:
+    """A call as Kimi writes it, with that much of its arguments."""
     call_id = f"{call.name}_{index}" if call.id is None else call.id
     return {"id": call_id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
 

@@ -111,7 +111,7 @@ class Connection(asyncio.Protocol):
             while (request := await self._request()) is not None:
                 response = await self._handler(request)
                 if isinstance(response, HangUp):
-                    self._break_off(response.stop)
+                    await self._break_off(response.stop)
                     break
                 await self._respond(response)
                 if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
@@ -142,14 +142,17 @@ class Connection(asyncio.Protocol):
     async def _respond(self, response: HTTPResponse) -> None:
         delivery = response.delivery
         await self._send(_head(response))
-        for number, piece in enumerate(delivery.writes(response.pieces)):
+        writes = delivery.writes(response.pieces)
+        for number, piece in enumerate(writes):
             if delivery.gate is not None:
                 await delivery.gate(number)
             await self._send(h11.Data(data=piece))
+        if delivery.stop_after is not None and delivery.gate is not None:
+            await delivery.gate(len(writes))
         if delivery.stop_after is None or delivery.stop == "end":
             await self._send(h11.EndOfMessage())
         else:
-            self._break_off(delivery.stop)
+            await self._break_off(delivery.stop)
 
     async def _send(self, event: h11.Event) -> None:
         if data := self._http.send(event):
@@ -163,12 +166,16 @@ class Connection(asyncio.Protocol):
             headers = {"Connection": "close"}
             await self._respond(HTTPResponse(error.error_status_hint, "text/plain", [text], headers))
 
-    def _break_off(self, stop: Literal["close", "reset"]) -> None:
-        """Reset the connection, or leave it to be closed."""
-        if stop == "close":
-            return
-        self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
-        self._transport.abort()
+    async def _break_off(self, stop: Literal["close", "reset", "stall"]) -> None:
+        """Reset the connection, leave it to be closed, or be silent until it is."""
+        match stop:
+            case "close":
+                pass
+            case "reset":
+                self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+                self._transport.abort()
+            case "stall":
+                await asyncio.get_running_loop().create_future()
 
     def abort(self) -> None:
         """Close the socket now, whatever is going on."""

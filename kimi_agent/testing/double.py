@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from inspect import isawaitable
 from typing import Any, cast
 
 from .checks import check_request
 from .chunks import Envelope, PrefixCache, events
+from .language import Written, read, said_at_once, streamed
 from .persona import persona
 from .script import Answer, Body, Call, Delivery, Failure, RawBody, Recorded, Reply, ScriptSource, Step
 
@@ -19,14 +20,18 @@ class Double:
     """Answers decoded chat requests.
 
     Args:
-        script: one step for each request, or a function for all of them; without one the persona answers.
+        script: one step for each request, one text for one request, or a function for all of them; without one the
+            persona answers.
         delivery: how streamed answers travel that do not say it themselves.
         check: refuse what Kimi refuses. A refused request uses up no step.
+
+    Raises:
+        ValueError: a text of the script has a mistake.
     """
 
     def __init__(self, script: ScriptSource | None, delivery: Delivery, check: bool) -> None:
         source: ScriptSource = persona if script is None else script
-        self._steps: deque[Step] | None = None if callable(source) else deque(source)
+        self._steps: deque[Step] | None = None if callable(source) else deque(_proofread(source))
         self._every: Callable[[Body], Any] | None = source if callable(source) else None
         self._delivery = delivery
         self._check = check
@@ -43,33 +48,37 @@ class Double:
             left = "\n".join(f"  {step!r}" for step in self._steps)
             raise AssertionError(f"{len(self._steps)} scripted answers were not asked for:\n{left}")
 
-    async def _answer(self, body: Body) -> tuple[Answer, Envelope]:
+    async def _answer(self, body: Body) -> tuple[Answer | Written, Envelope]:
         """The answer to a request, and what has to be known to send it."""
         self._asked += 1
         refusal = check_request(body) if self._check else None
         answer = refusal or await self._next(body)
-        prompt, cached = self._cache.read(body) if isinstance(answer, Reply) else (0, 0)
+        if isinstance(answer, Written) and not body.get("stream"):
+            answer = await said_at_once(answer)
+        prompt, cached = self._cache.read(body) if isinstance(answer, Reply | Written) else (0, 0)
         return answer, Envelope(self._asked, str(body.get("model")), prompt, cached, _wants_usage(body))
 
-    async def _next(self, body: Body) -> Answer:
+    async def _next(self, body: Body) -> Answer | Written:
         if self._every is not None:
             return await _resolved(self._every, body)
         if not self._steps:
             return Failure(500, "server_error", f"the script is exhausted: it has no answer to request {self._asked}")
         return await _resolved(self._steps.popleft(), body)
 
-    def _events(self, answer: Reply | Recorded, envelope: Envelope) -> tuple[list[bytes], Delivery]:
+    def _events(self, answer: Reply | Recorded | Written, envelope: Envelope) -> tuple[list[bytes], Delivery]:
+        if isinstance(answer, Written):
+            return streamed(answer, envelope, self._delivery)
         delivery = answer.delivery or self._delivery
         return events(answer, envelope, delivery), delivery
 
 
-def headers(answer: Answer, envelope: Envelope) -> dict[str, str]:
+def headers(answer: Answer | Written, envelope: Envelope) -> dict[str, str]:
     """What Kimi sends beside an answer to a chat request. Names are in lower case."""
     ids = {"msh-request-id": f"request-{envelope.number}", "x-trace-id": f"trace-{envelope.number}"}
     return ids | own_headers(answer)
 
 
-def own_headers(answer: Answer) -> dict[str, str]:
+def own_headers(answer: Answer | Written) -> dict[str, str]:
     """What an answer says of its headers. Names are in lower case."""
     match answer:
         case Failure(retry_after=int() | str() as retry_after):
@@ -80,11 +89,25 @@ def own_headers(answer: Answer) -> dict[str, str]:
             return {}
 
 
-async def _resolved(step: Step, body: Body) -> Answer:
-    """A step as an answer: functions are called, a call becomes a reply."""
+def _proofread(script: Iterable[Step]) -> Iterator[Step]:
+    """The steps as they are, once it is sure that their texts can be read."""
+    steps: Iterable[Step] = [script] if isinstance(script, str) else script
+    for number, step in enumerate(steps, start=1):
+        if isinstance(step, str):
+            try:
+                read(step)
+            except ValueError as error:
+                raise ValueError(f"step {number} of the script: {error}") from None
+        yield step
+
+
+async def _resolved(step: Step, body: Body) -> Answer | Written:
+    """A step as an answer: functions are called, a call becomes a reply, a text is read."""
     if callable(step):
         made = step(body)
         step = await made if isawaitable(made) else made
+    if isinstance(step, str):
+        return read(step)
     return Reply(tool_calls=(step,)) if isinstance(step, Call) else step
 
 

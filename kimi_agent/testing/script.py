@@ -4,9 +4,9 @@ A script is a sequence of steps, one for each request, first in, first out:
 
     script = [call("get_weather", city="Oslo"), say("Four degrees.")]
 
-A step is a `Reply`, a `Call` (a reply with that one call), `Recorded` chunks, a `Failure`, a `RawBody`, a `HangUp`, or
-a function that gets the decoded request and returns one of these. A function in place of the sequence answers every
-request.
+A step is a `Reply`, a `Call` (a reply with that one call), `Recorded` chunks, a `Failure`, a `RawBody`, a `HangUp`, a
+text in the language of `language.py`, or a function that gets the decoded request and returns one of these. A function
+in place of the sequence answers every request.
 """
 
 from __future__ import annotations
@@ -82,8 +82,10 @@ class Delivery:
             borders of the events.
         stop_after: how many bytes of the body are sent.
         stop: what happens after them. `end` closes the HTTP body as if it were whole, `close` closes the socket in the
-            middle of the body, `reset` resets the connection.
-        gate: awaited before each write with its number, from 0: a `Gate`, or any async function.
+            middle of the body, `reset` resets the connection, `stall` sends nothing more and leaves the connection open
+            until the client closes it or the server ends.
+        gate: awaited before each write with its number, from 0, and then before the stop: a `Gate`, or any async
+            function.
         finish: send the chunk with the `finish_reason`.
         done: send `[DONE]`.
     """
@@ -91,7 +93,7 @@ class Delivery:
     whole: bool = False
     cuts: Sequence[int] = ()
     stop_after: int | None = None
-    stop: Literal["end", "close", "reset"] = "close"
+    stop: Literal["end", "close", "reset", "stall"] = "close"
     gate: Callable[[int], Awaitable[object]] | None = None
     finish: bool = True
     done: bool = True
@@ -227,13 +229,14 @@ class RawBody:
 
 @dataclass(frozen=True, slots=True)
 class HangUp:
-    """No answer: the connection ends before the first byte of one.
+    """No answer: the connection ends before the first byte of one, or nothing ever comes.
 
     Args:
-        stop: `close` closes the socket, `reset` resets the connection.
+        stop: `close` closes the socket, `reset` resets the connection, `stall` is silent until the client closes it or
+            the server ends.
     """
 
-    stop: Literal["close", "reset"] = "close"
+    stop: Literal["close", "reset", "stall"] = "close"
 
 
 Fault: TypeAlias = Failure | RawBody | HangUp
@@ -242,8 +245,11 @@ Fault: TypeAlias = Failure | RawBody | HangUp
 Answer: TypeAlias = Reply | Recorded | Fault
 """What a request is answered with."""
 
-Step: TypeAlias = Answer | Call | Callable[[Body], Answer | Call | Awaitable[Answer | Call]]
+Line: TypeAlias = Answer | Call | str
+"""What a script may say: an answer, the call of one, or instructions in the language of `language.py`."""
+
+Step: TypeAlias = Line | Callable[[Body], Line | Awaitable[Line]]
 """One entry of a script. A function, plain or async, gets the decoded request."""
 
-ScriptSource: TypeAlias = Iterable[Step] | Callable[[Body], Answer | Call | Awaitable[Answer | Call]]
+ScriptSource: TypeAlias = Iterable[Step] | Callable[[Body], Line | Awaitable[Line]]
 """A script: one step for each request, or one function for all of them."""

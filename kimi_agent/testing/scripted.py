@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import json
 import zlib
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
-from ..errors import APIConnectionError
+from ..errors import APIConnectionError, APITimeoutError
 from ..events import RequestSent, tell
 from ..history import is_begun
 from ..kimi.answer import KimiStreamedMessage
@@ -24,6 +25,7 @@ from ..provider import GenerationKwargs, OnEvent, checked
 from ..tools.base import Tool
 from .chunks import Envelope, to_json
 from .double import Double, headers
+from .language import Written
 from .script import Answer, Body, Delivery, Failure, HangUp, RawBody, ScriptSource
 
 __all__ = ["ScriptedKimi", "ScriptedRequest"]
@@ -98,6 +100,7 @@ class ScriptedKimi(Double):
             InvalidRequestError: Kimi would refuse the request; it was not sent.
             APIStatusError: the double refuses the request, or the script says so.
             APIConnectionError: the script says `HangUp`.
+            APITimeoutError: the script says that nothing ever comes. It is raised at once.
             TypeError: an override that no request knows.
         """
         overrides = GenerationKwargs(**checked(generation_overrides or {}, GenerationKwargs))
@@ -111,9 +114,11 @@ class ScriptedKimi(Double):
         await streamed.begin(may_be_empty=bool(history) and is_begun(history[-1]))
         return streamed
 
-    def _response(self, answer: Answer, envelope: Envelope) -> _Response:
+    def _response(self, answer: Answer | Written, envelope: Envelope) -> _Response:
         beside = headers(answer, envelope)
         match answer:
+            case HangUp("stall"):
+                raise APITimeoutError("no answer in time")
             case HangUp():
                 raise APIConnectionError("the connection broke before an answer began")
             case Failure():
@@ -134,26 +139,31 @@ class _Response:
         self.headers = headers
         self._delivery = delivery
         self._decode = _decoder(headers)
-        self._writes = enumerate(delivery.writes(events))
+        self._writes = deque(delivery.writes(events))
+        self._number = 0
         self._closed = False
 
     async def read(self) -> bytes | None:
         """The next write; `None` at the end. Gives way to other tasks, as a network would."""
         await asyncio.sleep(0)
-        number, piece = next(self._writes, (0, None))
-        if piece is None or self._closed:
+        if self._closed:
             return self._end()
-        if self._delivery.gate is not None:
-            await self._delivery.gate(number)
-        return self._decode(piece)
+        if self._delivery.gate is not None and (self._writes or self._delivery.stop_after is not None):
+            await self._delivery.gate(self._number)
+        self._number += 1
+        return self._decode(self._writes.popleft()) if self._writes else self._end()
 
     async def read_near_end(self) -> bytes | None:
         """The same: there is no connection to lose."""
         return await self.read()
 
     def _end(self) -> None:
-        if self._delivery.stop_after is not None and self._delivery.stop != "end":
-            raise APIConnectionError("the connection broke")
+        delivery = self._delivery
+        if delivery.stop_after is None or delivery.stop == "end":
+            return
+        if delivery.stop == "stall":
+            raise APITimeoutError("the server was silent for too long")
+        raise APIConnectionError("the connection broke")
 
     async def aclose(self) -> None:
         self._closed = True

@@ -18,7 +18,8 @@ from .chunks import Envelope, completion, to_json
 from .connection import WHOLE, Connection, HTTPRequest, HTTPResponse
 from .double import Double, headers, own_headers
 from .endpoints import NO_JSON, Account
-from .script import Answer, Body, Delivery, Failure, Fault, HangUp, RawBody, Recorded, ScriptSource
+from .language import Written
+from .script import Answer, Body, Delivery, Failure, Fault, HangUp, RawBody, Reply, ScriptSource
 
 __all__ = ["AnyRequest", "ChatRequest", "KimiServer"]
 
@@ -193,14 +194,12 @@ class KimiServer(Double, Account):
             return _plain(Failure(500, "server_error", f"the script raised {error!r}"))
         return self._response(answer, envelope, streamed=bool(body.get("stream")))
 
-    def _response(self, answer: Answer, envelope: Envelope, *, streamed: bool) -> HTTPResponse | HangUp:
+    def _response(self, answer: Answer | Written, envelope: Envelope, *, streamed: bool) -> HTTPResponse | HangUp:
         beside = headers(answer, envelope)
         match answer:
             case Failure() | RawBody() | HangUp():
                 return _plain(answer, beside, self._delivery)
-            case Recorded():
-                pass
-            case _ if not streamed:
+            case Reply() if not streamed:
                 return _json_response(200, completion(answer, envelope), beside)
             case _:
                 pass

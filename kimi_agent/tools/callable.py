@@ -70,11 +70,14 @@ class _Running(ABC):
         """
         try:
             positional, named = self._prepared(arguments)
-            return self._checked(await run(cast(Any, self), self.in_thread, *positional, **named))
         except ToolArgumentsError:
             raise
-        except BaseException as error:
+        except BaseException as error:  # from a validator of the tool's author
             raise failure(error, True)  # noqa: B904  the cause is set, or it is the error itself
+        try:
+            return self._checked(await run(cast(Any, self), self.in_thread, *positional, **named))
+        except BaseException as error:
+            raise failure(error, True)  # noqa: B904
 
     async def call(self, arguments: Any) -> ToolReturnValue:
         """Like `invoke`, with what goes wrong as a value."""

@@ -254,11 +254,21 @@ class SimpleToolset:
         return bool(getattr(self._by_name.get(call.name), "in_thread", False))
 
 
-class EmptyToolset(SimpleToolset):
+class EmptyToolset:
     """No tools. Whatever is called is not found."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    texts: ToolTexts = MARKED_TEXTS
+    """As of a `SimpleToolset`."""
+
+    @property
+    def tools(self) -> list[Tool]:
+        """None."""
+        return []
+
+    def handle(self, tool_call: ToolCall) -> HandleResult:
+        """A result that says that there is no such tool."""
+        error = tool_error_from(NoSuchFunction(tool_call.name), self.texts)
+        return ToolResult(tool_call_id=tool_call.id, return_value=error)
 
 
 async def handled(toolset: Toolset, call: ToolCall) -> ToolResult:
