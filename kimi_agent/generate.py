@@ -11,14 +11,16 @@ from dataclasses import dataclass, field
 from functools import partial, wraps
 from typing import Any, Self, TypeAlias, TypeVar, overload
 
-from .errors import APIEmptyResponseError, StreamInterruptedError
+from loguru import logger
+
+from .errors import APIEmptyResponseError, RoundInProgressError, StreamInterruptedError
 from .events import CUT_OFF, End, StreamFrame, tell
 from .history import is_empty
 from .kimi.assemble import Assembler, Parts
 from .message import Message, StreamedMessagePart, TokenUsage, ToolCall
-from .provider import BatchedMessage, ChatProvider, StreamedMessage
+from .provider import ChatProvider, StreamedMessage, has_batches
 from .tools.base import Tool, ToolError, ToolResult
-from .tools.toolset import RunningCalls, Toolset, handled, texts_of
+from .tools.toolset import RunningCalls, Toolset, handled, stopped, texts_of
 
 __all__ = ["GenerateResult", "StepResult", "batches_of", "collect", "generate", "step"]
 
@@ -147,25 +149,30 @@ async def collect(
     Raises:
         ChatProviderError: the answer did not come whole, or is empty.
     """
-    batches = batches_of(stream, on_part)
     try:
-        end: StreamFrame | None = None
-        async for frames in batches:
-            end = frames[-1]
-            if on_batch is not None and (told := on_batch(frames)) is not None:
-                await told
+        batches = batches_of(stream, on_part)
+        try:
+            end: StreamFrame | None = None
+            async for frames in batches:
+                end = frames[-1]
+                if on_batch is not None and (told := on_batch(frames)) is not None:
+                    await told
+        finally:
+            await _close(batches)
         if not isinstance(end, End):
             raise StreamInterruptedError("the stream ended without an End", Message.assistant())
         return _result(stream, end)
     finally:
-        await _close(batches)
         await _close(stream)
 
 
 async def _close(stream: object) -> None:
-    """Let go of whatever can be let go of: streams from elsewhere may have nothing to close."""
+    """Let go of whatever can be let go of: streams from elsewhere may have nothing to close, or fail to."""
     if (aclose := getattr(stream, "aclose", None)) is not None:
-        await aclose()
+        try:
+            await aclose()
+        except Exception:  # it must not hide what was read, or what went wrong before
+            logger.exception("a stream could not be closed")
 
 
 def _trace_id(stream: StreamedMessage) -> str | None:
@@ -187,7 +194,7 @@ def batches_of(stream: StreamedMessage, on_part: PartCallback | None = None) -> 
         stream: an answer that nobody has read yet.
         on_part: gets each part before its frames are handed over, and is awaited if it is async.
     """
-    if not isinstance(stream, BatchedMessage):
+    if not has_batches(stream):
         return _FoldedParts(stream, on_part)
     return stream.batches() if on_part is None else _tell_parts(stream.batches(), on_part)
 
@@ -196,11 +203,14 @@ async def _tell_parts(
     batches: AsyncIterator[list[StreamFrame]], on_part: PartCallback
 ) -> AsyncIterator[list[StreamFrame]]:
     parts = Parts()
-    async for frames in batches:
-        for frame in frames:
-            if (part := parts.of(frame)) is not None:
-                await tell(on_part, part)
-        yield frames
+    try:
+        async for frames in batches:
+            for frame in frames:
+                if (part := parts.of(frame)) is not None:
+                    await tell(on_part, part)
+            yield frames
+    finally:
+        await _close(batches)
 
 
 class _FoldedParts:
@@ -253,7 +263,7 @@ class StepResult:
     usage: TokenUsage | None
     tool_calls: list[ToolCall]
     """What the model wants to call, in its order."""
-    _running: RunningCalls[ToolResult] = field(repr=False, compare=False)
+    _results: _Results = field(repr=False, compare=False)
     finish_reason: str | None = None
     trace_id: str | None = None
 
@@ -266,12 +276,54 @@ class StepResult:
 
         Raises:
             Exception: what `on_tool_result` raised; the other calls have been cancelled. It is raised once.
+            RoundInProgressError: `on_tool_result` waits for all results, its own included.
         """
+        return await self._results.all()
+
+
+class _Results:
+    """The results of the calls of a step. It is held by the step and its copies alone: with the last one the calls end.
+
+    Args:
+        toolset: runs the calls.
+        calls: what the model asked for.
+        on_tool_result: gets each result.
+        cut_off: whether the calls may be incomplete; then none is run.
+    """
+
+    def __init__(
+        self, toolset: Toolset, calls: Sequence[ToolCall], on_tool_result: ResultCallback | None, *, cut_off: bool
+    ) -> None:
+        self._toolset, self._calls = toolset, tuple(calls)
+
+        async def not_run(call: ToolCall) -> ToolResult:
+            error = ToolError(message=texts_of(toolset).cut_off(), brief="Not run")
+            return ToolResult(tool_call_id=call.id, return_value=error)
+
+        async def told(result: ToolResult) -> None:
+            if on_tool_result is not None and not cut_off:
+                await tell(on_tool_result, result)
+
+        self._running = RunningCalls(self._calls, not_run if cut_off else partial(handled, toolset), told)
+
+    async def all(self) -> list[ToolResult]:
+        """One for each call, in their order."""
+        running = self._running
+        if running.is_inside():
+            raise RoundInProgressError("on_tool_result cannot wait for all results: its own call is one of them")
+        if running.cancelled:
+            await running.drain()
+            return [self._there(position) for position in range(len(self._calls))]
         try:
-            return [await self._running.result(position) for position in range(len(self.tool_calls))]
+            return [await running.result(position) for position in range(len(self._calls))]
         except BaseException:
-            await self._running.drain()
+            await running.drain()
             raise
+
+    def _there(self, position: int) -> ToolResult:
+        """What there is of a call that has ended, or does not end."""
+        known = self._running.at(position)
+        return known if isinstance(known, ToolResult) else stopped(self._toolset, self._calls[position], known)
 
     def __del__(self) -> None:
         self._running.drop()
@@ -346,21 +398,5 @@ async def step(
         on_trace_id=on_trace_id,
     )
     calls = list(result.message.tool_calls or ())
-    running = RunningCalls(calls, *_how_to_run(toolset, result, on_tool_result))
-    return StepResult(result.id, result.message, result.usage, calls, running, result.finish_reason, result.trace_id)
-
-
-def _how_to_run(
-    toolset: Toolset, result: GenerateResult, on_tool_result: ResultCallback | None
-) -> tuple[Callable[[ToolCall], Awaitable[ToolResult]], Callable[[ToolResult], Awaitable[None]]]:
-    """What runs a call, and who is told of its result."""
-
-    async def not_run(call: ToolCall) -> ToolResult:
-        error = ToolError(message=texts_of(toolset).cut_off(), brief="Not run")
-        return ToolResult(tool_call_id=call.id, return_value=error)
-
-    async def told(outcome: ToolResult) -> None:
-        if on_tool_result is not None and not result.is_cut_off:
-            await tell(on_tool_result, outcome)
-
-    return (not_run if result.is_cut_off else partial(handled, toolset)), told
+    results = _Results(toolset, calls, on_tool_result, cut_off=result.is_cut_off)
+    return StepResult(result.id, result.message, result.usage, calls, results, result.finish_reason, result.trace_id)

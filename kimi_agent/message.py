@@ -127,7 +127,9 @@ def absent(default: None = None) -> Any:
 class Value(BaseModel):
     """Frozen, equal by value, hashable; unknown fields are refused unless they come out of a saved file."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
+    model_config = ConfigDict(
+        frozen=True, extra="allow", defer_build=True, validate_by_name=True, validate_by_alias=True
+    )
 
     extra: FrozenMapping = Field(default=_EMPTY, exclude_if=_is_empty, repr=False)
     """Whatever the owner wants to keep with this value: saved, never sent."""

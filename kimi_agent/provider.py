@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol, Self, TypeAlias, TypedDict, runtime_checkable
+from typing import Any, Protocol, Self, TypeAlias, TypedDict, TypeGuard, runtime_checkable
 
 from pydantic_core import to_json
 
@@ -118,6 +118,11 @@ class BatchedMessage(Protocol):
     def batches(self) -> AsyncIterator[list[StreamFrame]]:
         """One list of frames per network read; the last frame of all is an `End`."""
         ...
+
+
+def has_batches(stream: object) -> TypeGuard[BatchedMessage]:
+    """Whether the stream is a `BatchedMessage` itself, and does not only pass on what it has no attribute for."""
+    return hasattr(type(stream), "batches")
 
 
 @runtime_checkable

@@ -1,10 +1,14 @@
 """One model turn: it asks, folds, tells its callbacks in order, closes what it opened, and changes nothing."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import copy
+import gc
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kimi_agent import generate
 from kimi_agent.errors import (
@@ -323,3 +327,272 @@ async def test_a_hundred_calls_of_one_turn_are_whole() -> None:
     calls = tuple(Call("f", f'{{"n": {number}}}') for number in range(100))
     result = await generate(ScriptedKimi([Reply(tool_calls=calls, chunk_size=3)]), "", [], QUESTION)
     assert [call.args["n"] for call in result.message.tool_calls or ()] == list(range(100))
+
+
+# ==== parts of other providers ====
+
+
+def merged(parts: Iterable[Any]) -> list[Any]:
+    """Parts, each joined with the one before it where that is possible."""
+    whole: list[Any] = []
+    for part in parts:
+        both = whole[-1].merged_with(part) if whole else None
+        if both is None:
+            whole.append(part)
+        else:
+            whole[-1] = both
+    return whole
+
+
+def shown(calls: Iterable[ToolCall]) -> list[Any]:
+    return [(call.id, call.name, call.arguments, call.extras, call.extra) for call in calls]
+
+
+words = st.text(min_size=1, max_size=4)
+contents = st.one_of(
+    st.builds(TextPart, text=words),
+    st.builds(ThinkPart, think=words, encrypted=st.none() | words),
+    st.builds(lambda url: ImageURLPart(image_url=ImageURLPart.ImageURL(url=url)), words),
+)
+pieces = st.builds(ToolCallPart, arguments_part=st.none() | st.text(max_size=4))
+heads = st.builds(
+    lambda name, arguments, extras: ToolCall(
+        id="", function=ToolCall.FunctionBody(name=name, arguments=arguments), extras=extras
+    ),
+    st.sampled_from(["f", "g"]),
+    st.none() | st.text(max_size=4),
+    st.none() | st.dictionaries(words, st.integers(), max_size=1),
+)
+groups = st.lists(
+    contents.map(lambda part: [part])
+    | st.tuples(heads, st.lists(pieces, max_size=3)).map(lambda group: [group[0], *group[1]]),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(groups)
+def test_a_stream_of_parts_is_what_its_parts_are_merged_one_after_the_other(groups: list[list[Any]]) -> None:
+    numbered = [
+        [part.copy_with(id=f"c{place}") if isinstance(part, ToolCall) else part for part in group]
+        for place, group in enumerate(groups)
+    ]
+    parts = [part for group in numbered for part in group]
+    before = copy.deepcopy(parts)
+    told: list[Any] = []
+    try:
+        result = asyncio.run(turn(*parts, on_message_part=told.append))
+    except APIEmptyResponseError:
+        assert not any(isinstance(part, ToolCall | ImageURLPart) for part in parts)
+        assert not "".join(part.text for part in parts if isinstance(part, TextPart)).strip()
+        return
+    whole = [part for part in parts if isinstance(part, ContentPart)]
+    calls = [part for part in parts if not isinstance(part, ContentPart)]
+    assert result.message.content == tuple(merged(whole))
+    assert shown(result.message.tool_calls or ()) == shown(merged(calls))
+    assert parts == told == before
+
+
+async def test_text_picture_and_text_keep_their_order_around_reasoning_and_calls() -> None:
+    picture = ImageURLPart(image_url=ImageURLPart.ImageURL(url="data:x"))
+    result = await turn(
+        TextPart(text="a"),
+        picture,
+        TextPart(text="b"),
+        call("{", id="c0"),
+        ToolCallPart(arguments_part="}"),
+        ThinkPart(think="hm", encrypted="signature"),
+        ThinkPart(think="so"),
+        TextPart(text="c"),
+        picture,
+    )
+    assert result.message == Message.assistant(
+        ["a", picture, "b", ThinkPart(think="hm", encrypted="signature"), ThinkPart(think="so"), "c", picture],
+        tool_calls=[call("{}", id="c0")],
+    )
+
+
+class Shout(TextPart):
+    """Text of another provider's own kind."""
+
+    type: str = "test_generate_shout"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        TextPart(text="a", extra={"cited": "b"}),
+        ThinkPart(think="a", extra={"cited": "b"}),
+        Shout(text="a"),
+    ],
+    ids=repr,
+)
+async def test_what_a_provider_keeps_with_a_part_stays_with_it(part: ContentPart) -> None:
+    result = await turn(part, TextPart(text="b"))
+    assert result.message.content == (part, TextPart(text="b"))
+
+
+async def test_empty_reasoning_after_a_text_does_not_go_before_it() -> None:
+    result = await turn(TextPart(text="a"), ThinkPart(think=""))
+    assert result.message.content[0] == TextPart(text="a")
+
+
+class Wrapper:
+    """A provider around another one: it hands on the parts of that one, as programs do that log or retry."""
+
+    name = model_name = "wrapper"
+    context_window = 1000
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    async def generate(self, system_prompt: str, tools: Sequence[Any], history: Sequence[Message]) -> Any:
+        inner = await self.inner.generate(system_prompt, tools, history)
+
+        class Stream:
+            id = "answer-1"
+            usage = None
+
+            def __aiter__(self) -> AsyncIterator[StreamedMessagePart]:
+                return aiter(inner)
+
+        return Stream()
+
+
+def interleaved(first: Any, second: Any) -> Recorded:
+    """The pieces of two calls by turns: f gets 1, g gets 2."""
+
+    def chunk(index: Any, arguments: str, **head: Any) -> dict[str, Any]:
+        name = {"name": head.pop("name")} if head else {}
+        piece = {"index": index, **head, "function": {**name, "arguments": arguments}}
+        return {"choices": [{"index": 0, "delta": {"tool_calls": [piece]}, "finish_reason": None}]}
+
+    return Recorded(
+        [
+            chunk(first, "", id="c1", name="f"),
+            chunk(second, "", id="c2", name="g"),
+            chunk(first, "1"),
+            chunk(second, "2"),
+            {"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]},
+        ]
+    )
+
+
+@pytest.mark.parametrize("indexes", [(0, 1), (1, 0), (5, 6), ("a", "b"), (0, "0")], ids=repr)
+async def test_pieces_of_two_calls_by_turns_reach_their_calls(indexes: tuple[Any, Any]) -> None:
+    result = await generate(ScriptedKimi([interleaved(*indexes)]), "", [], QUESTION)
+    assert [(call.name, call.arguments) for call in result.message.tool_calls or ()] == [("f", "1"), ("g", "2")]
+
+
+@pytest.mark.parametrize("indexes", [(0, 1), (1, 0), (5, 6), ("a", "b")], ids=repr)
+async def test_a_provider_that_hands_on_the_parts_of_kimi_gives_the_same_calls(indexes: tuple[Any, Any]) -> None:
+    result = await generate(Wrapper(ScriptedKimi([interleaved(*indexes)])), "", [], QUESTION)  # type: ignore[arg-type]
+    assert [(call.name, call.arguments) for call in result.message.tool_calls or ()] == [("f", "1"), ("g", "2")]
+
+
+async def test_a_stream_that_changes_the_parts_of_another_one_is_read_by_its_parts() -> None:
+    class Shouting:
+        def __init__(self, inner: Any) -> None:
+            self.inner = inner
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.inner, name)
+
+        async def __aiter__(self) -> AsyncIterator[StreamedMessagePart]:
+            async for part in self.inner:
+                yield TextPart(text=part.text.upper()) if isinstance(part, TextPart) else part
+
+    inner = await ScriptedKimi([say("hello")]).generate("", [], QUESTION)
+    assert (await generate(Provider(Shouting(inner)), "", [], QUESTION)).message.text == "HELLO"
+
+
+# ==== what is left behind ====
+
+
+class Cleaning(PartsOnly):
+    """A stream whose generators have something to clean up, and wait for it."""
+
+    cleaned = 0
+
+    async def __aiter__(self) -> AsyncIterator[StreamedMessagePart]:
+        try:
+            yield TextPart(text="a")
+            yield TextPart(text="b")
+        finally:
+            await asyncio.sleep(0)
+            self.cleaned += 1
+
+
+class CleaningBatches(Cleaning):
+    """The same for one that has batches."""
+
+    async def batches(self) -> AsyncIterator[list[Any]]:
+        try:
+            yield [Append("a")]
+            yield [Append("b"), End("stop", USAGE, Message.assistant("ab"))]
+        finally:
+            await asyncio.sleep(0)
+            self.cleaned += 1
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        Cleaning,
+        CleaningBatches,
+    ],
+)
+async def test_a_generator_of_a_stream_is_closed_before_the_error_of_a_callback_comes_out(stream: Any) -> None:
+    def refuse(_: Any) -> None:
+        raise LookupError("no")
+
+    given = stream()
+    before = asyncio.all_tasks()
+    with pytest.raises(LookupError):
+        await generate(Provider(given), "", [], QUESTION, on_message_part=refuse)
+    cleaned, tasks = given.cleaned, asyncio.all_tasks()
+    del given
+    gc.collect()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert (cleaned, tasks) == (1, before)
+
+
+async def test_a_cancel_at_each_turn_of_the_loop_leaves_no_stream_open() -> None:
+    async def wait_a_turn(_: Any) -> None:
+        await asyncio.sleep(0)
+
+    cancelled, moment = True, 0
+    while cancelled:
+        stream = PartsOnly(TextPart(text="x"), call("{"), ToolCallPart(arguments_part="}"))
+        callbacks = dict.fromkeys(["on_trace_id", "on_message_part", "on_tool_call"], wait_a_turn)
+        task = asyncio.create_task(generate(Provider(stream), "", [], QUESTION, **callbacks))
+        for _ in range(moment):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        assert stream.closed or moment == 0
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        cancelled, moment = task.cancelled(), moment + 1
+    assert moment > 5
+
+
+async def test_an_answer_of_one_picture_is_an_answer() -> None:
+    picture = ImageURLPart(image_url=ImageURLPart.ImageURL(url="data:x"))
+    assert (await turn(picture)).message == Message.assistant(picture)
+
+
+async def test_the_first_argument_may_be_named_as_other_libraries_name_it() -> None:
+    provider = Provider(PartsOnly(TextPart(text="x")))
+    result = await generate(chat_provider=provider, system_prompt="s", tools=[], history=QUESTION)
+    assert result.message.text == "x"
+    assert provider.asked == [("s", [], QUESTION)]
+
+
+@pytest.mark.parametrize("number", [1, 3])
+async def test_turns_of_one_provider_at_once_do_not_mix(number: int) -> None:
+    provider = ScriptedKimi(lambda body: say(body["messages"][-1]["content"] * 50))
+    histories = [[Message.user(f"{place} ")] for place in range(number)]
+    results = await asyncio.gather(*[generate(provider, "", [], history) for history in histories])
+    assert [result.message.text for result in results] == [f"{place} " * 50 for place in range(number)]

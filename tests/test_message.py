@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -403,3 +404,116 @@ def test_usage_adds_up(first, second, third):
     assert (first + second).input == first.input + second.input
     assert (first + second) + third == first + (second + third)
     assert first.total == first.input + first.output
+
+
+# ==== merging ====
+
+PICTURE = ImageURLPart(image_url=MediaURL(url="ms://1"))
+
+
+def piece(arguments, index=None):
+    return ToolCallPart(arguments_part=arguments, index=index)
+
+
+def asked(arguments, **fields):
+    return ToolCall(id="c1", function=ToolCall.FunctionBody(name="look", arguments=arguments), **fields)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "both"),
+    [
+        (TextPart(text="a"), TextPart(text="b"), TextPart(text="ab")),
+        (TextPart(text="a"), TextPart(text=""), TextPart(text="a")),
+        (TextPart(text="a", extra={"n": 1}), TextPart(text="b", extra={"n": 1}), TextPart(text="ab", extra={"n": 1})),
+        (TextPart(text="a", extra={"n": 1}), TextPart(text="b"), None),
+        (TextPart(text="a"), TextPart(text="b", extra={"n": 1}), None),
+        (TextPart(text="a"), Shout(text="b"), None),
+        (Shout(text="a"), TextPart(text="b"), None),
+        (Shout(text="a"), Shout(text="b"), Shout(text="ab")),
+        (TextPart(text="a"), ThinkPart(think="b"), None),
+        (TextPart(text="a"), PICTURE, None),
+        (PICTURE, PICTURE, None),
+        (PICTURE, TextPart(text="a"), None),
+        (ThinkPart(think="a"), ThinkPart(think="b"), ThinkPart(think="ab")),
+        (ThinkPart(think="a"), ThinkPart(think="b", encrypted="x"), ThinkPart(think="ab", encrypted="x")),
+        (ThinkPart(think="a", encrypted="x"), ThinkPart(think="b"), None),
+        (ThinkPart(think="a", encrypted="x"), ThinkPart(think="", encrypted="x"), None),
+        (ThinkPart(think="a"), TextPart(text="b"), None),
+        (asked(None), piece("{"), asked("{")),
+        (asked("{"), piece("}"), asked("{}")),
+        (asked("{"), piece(None), asked("{")),
+        (asked(None), piece(None), asked(None)),
+        (asked("{"), piece("}", index=3), asked("{}")),
+        (
+            asked("{", extras={"s": 1}, extra={"n": 1}),
+            piece("}"),
+            asked("{}", extras={"s": 1}, extra={"n": 1}),
+        ),
+        (asked("{"), asked("}"), None),
+        (asked("{"), TextPart(text="a"), None),
+        (piece("a"), piece("b"), piece("ab")),
+        (piece(None), piece("b"), piece("b")),
+        (piece("a", index=0), piece("b", index=0), piece("ab", index=0)),
+        (piece("a", index=0), piece("b", index=1), None),
+        (piece("a", index=0), piece("b", index="0"), None),
+        (piece("a", index=0), piece("b"), None),
+        (piece("a"), asked("b"), None),
+        (Note(body="a"), Note(body="b"), None),
+        (UnknownPart(type="hologram", data={}), UnknownPart(type="hologram", data={}), None),
+    ],
+)
+def test_two_parts_are_one_where_they_belong_together_and_stay_as_they_were(first, second, both):
+    before = copy.deepcopy((first, second))
+    result = first.merged_with(second)
+    assert result == both
+    assert result is None or type(result) is type(first)
+    assert (first, second) == before
+
+
+streamed = st.one_of(
+    parts,
+    st.builds(lambda text: asked(text), st.none() | st.text(max_size=5)),
+    st.builds(ToolCallPart, arguments_part=st.none() | st.text(max_size=5), index=st.none() | st.integers(0, 1)),
+)
+
+
+@given(st.lists(streamed, max_size=8))
+def test_merging_any_parts_changes_none_of_them_and_loses_no_character(given_parts):
+    before = copy.deepcopy(given_parts)
+    hashes = [hash(part) for part in given_parts]
+    whole = []
+    for part in given_parts:
+        both = whole[-1].merged_with(part) if whole else None
+        whole = [*whole[:-1], both] if both is not None else [*whole, part]
+    assert given_parts == before
+    assert [hash(part) for part in given_parts] == hashes
+    assert "".join(map(written_in, whole)) == "".join(map(written_in, given_parts))
+    assert all(first.merged_with(second) is None for first, second in pairwise(whole))
+
+
+def written_in(part):
+    """What the model wrote."""
+    match part:
+        case TextPart(text=text) | ThinkPart(think=text):
+            return text
+        case ToolCall(arguments=arguments) | ToolCallPart(arguments_part=arguments):
+            return arguments or ""
+        case _:
+            return ""
+
+
+def test_a_merged_part_remembers_nothing_that_was_worked_out_about_the_first():
+    @once_per_value
+    def length(part):
+        return len(part.text)
+
+    first = TextPart(text="a")
+    assert length(first) == 1
+    assert length(first.merged_with(TextPart(text="b"))) == 2
+
+
+@pytest.mark.parametrize(("sep", "expected"), [(None, "abc"), ("", "abc"), ("\n", "a\nb\nc")])
+def test_the_texts_of_a_message_are_joined_with_what_one_wants(sep, expected):
+    message = Message.user(["a", ThinkPart(think="x"), PICTURE, "b", Shout(text="c")])
+    assert (message.extract_text() if sep is None else message.extract_text(sep)) == expected
+    assert Message.user(PICTURE).extract_text("\n") == ""

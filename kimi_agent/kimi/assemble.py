@@ -246,6 +246,8 @@ class Assembler:
             StreamProtocolError: a `ToolCallPart` belongs to no call.
         """
         match part:
+            case TextPart() | ThinkPart() if part.extra or type(part) not in (TextPart, ThinkPart):
+                self._keep(part, frames)
             case TextPart(text=text):
                 self._delta({"content": text}, frames)
             case ThinkPart():
@@ -263,13 +265,25 @@ class Assembler:
                 self._close_parts()
                 self._closed.append(part)
 
+    def _keep(self, part: TextPart | ThinkPart, frames: list[StreamFrame]) -> None:
+        """A part that is more than its text."""
+        self._close_parts()
+        frames.append(Append(part.text) if isinstance(part, TextPart) else Reasoning(part.think))
+        merged = self._closed[-1].merged_with(part) if self._closed else None
+        self._closed[-1 if merged else len(self._closed) :] = [merged or part]
+
     def _add_thought(self, part: ThinkPart, frames: list[StreamFrame]) -> None:
-        if any(self._text) and (part.think or part.encrypted):
+        if any(self._text) and (part.think or part.encrypted or not self._has_reasoned()):
             self._close_parts()
+        elif not part.think and self._has_reasoned() and not part.encrypted:
+            return
         self._add_reasoning(part.think, frames)
         if part.encrypted:  # a signature is of all that was thought before it
             self._closed.append(ThinkPart(think=_joined(self._reasoning), encrypted=part.encrypted))
             self._reasoning = []
+
+    def _has_reasoned(self) -> bool:
+        return bool(self._reasoning) or any(isinstance(part, ThinkPart) for part in self._closed)
 
     def _close_parts(self) -> None:
         self._closed += self._open_parts()
@@ -424,18 +438,21 @@ class Parts:
     """Frames as the parts that kosong's callbacks know. A call is held back until its name is known."""
 
     def __init__(self) -> None:
-        self._named: set[Index] = set()
+        self._named: dict[Index, int] = {}
+        """By the index of the frames, the place of each call that was begun."""
         self._held: dict[Index, list[ToolCallDelta]] = {}
 
     def of(self, frame: StreamFrame) -> StreamedMessagePart | None:
         """The part that `frame` is; `None` for what is no part, or not yet."""
-        if not isinstance(frame, ToolCallDelta) or frame.index in self._named:
+        if not isinstance(frame, ToolCallDelta):
             return part_of(frame)
+        if frame.index in self._named:
+            return ToolCallPart(arguments_part=frame.arguments, index=self._named[frame.index])
         held = self._held.setdefault(frame.index, [])
         held.append(frame)
         if frame.name is None:
             return None
-        self._named.add(frame.index)
+        self._named[frame.index] = len(self._named)
         call_id = next((delta.id for delta in held if delta.id), None)
         return part_of(ToolCallDelta(frame.index, call_id, frame.name, "".join([delta.arguments for delta in held])))
 

@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 from pydantic import (
     BeforeValidator,
     ModelWrapValidatorHandler,
+    SerializationInfo,
     SerializeAsAny,
     SerializerFunctionWrapHandler,
     ValidationInfo,
@@ -158,6 +159,10 @@ def _class_name(cls: type) -> str:
     return cls.__name__ if cls.__module__.startswith("kimi_agent.") else f"{cls.__module__}.{cls.__qualname__}"
 
 
+def _leaves_out(info: SerializationInfo) -> bool:
+    return bool(info.include or info.exclude or info.exclude_unset or info.exclude_defaults or info.exclude_none)
+
+
 class ToolReturnValue(Value):
     """What a tool gives back.
 
@@ -210,7 +215,10 @@ class ToolReturnValue(Value):
         known = _classes.get(str(fields[_CLASS]))
         if known is not None and issubclass(known, cls):
             del fields[_CLASS]
-            return known.from_fields(fields, context=info.context)
+            plain = known is cls and not cls.__pydantic_custom_init__
+            return handler(fields) if plain else known.from_fields(fields, context=info.context)
+        if known is not None:
+            raise ValueError(f"this is a {known.__name__}, not a {cls.__name__}")
         return handler(value) if info.context is KEEP_UNKNOWN else cls.from_fields(fields, context=KEEP_UNKNOWN)
 
     @model_validator(mode="before")
@@ -218,15 +226,28 @@ class ToolReturnValue(Value):
     def _with_brief(cls, fields: Any) -> Any:
         """`brief=` is short for a display of one `BriefDisplayBlock`."""
         given: dict[str, Any] = dict(cast("dict[str, Any]", fields)) if isinstance(fields, dict) else {}
-        if "brief" not in given:
+        if "brief" not in given or _CLASS in given:  # of a class that nobody knows it is a field of its own
             return cast(Any, fields)
         text = given.pop("brief")
-        return {**given, "display": (BriefDisplayBlock(text=text),)} if text else given
+        return {**given, "display": (BriefDisplayBlock(text=text), *given.get("display", ()))} if text else given
 
     @model_serializer(mode="wrap")
-    def _with_class(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _with_class(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
         fields = handler(self)
+        if self._lacks_own(fields) and not _leaves_out(info):  # a container knows only the fields of its annotation
+            return type(self).__pydantic_serializer__.to_python(
+                self, mode=info.mode, by_alias=info.by_alias, round_trip=info.round_trip, context=info.context
+            )
         return fields if type(self) is ToolReturnValue else {_CLASS: _class_name(type(self)), **fields}
+
+    def _lacks_own(self, fields: Mapping[str, Any]) -> bool:
+        own = type(self).model_fields
+        wanted = (
+            name
+            for name in own.keys() - ToolReturnValue.model_fields
+            if not own[name].exclude and not own[name].exclude_if
+        )
+        return any(name not in fields and (own[name].serialization_alias or name) not in fields for name in wanted)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ToolReturnValue):

@@ -6,6 +6,7 @@ Subclass one, say its name, its description and what it takes, and write `__call
 
 from __future__ import annotations
 
+import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
@@ -13,19 +14,19 @@ from functools import cached_property, lru_cache
 from types import SimpleNamespace, UnionType
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
 from ..errors import FunctionCallException, FunctionSpecError, ToolArgumentsError
 from .base import Tool, ToolReturnValue
 from .results import truncate
 from .running import failure, run
-from .texts import DEFAULT_TEXTS, MARKED_TEXTS, ToolTexts, tool_error_from
+from .texts import DEFAULT_TEXTS, MARKED_TEXTS, ToolTexts, fields_of, tool_error_from
 
 if TYPE_CHECKING:
     from .signature import Signature
 
-__all__ = ["CallableTool", "CallableTool2", "check_return_type"]
+__all__ = ["CallableTool", "CallableTool2", "check_return_type", "checked_value"]
 
 Params = TypeVar("Params", bound=BaseModel)
 
@@ -75,7 +76,7 @@ class _Running(ABC):
         except BaseException as error:  # from a validator of the tool's author
             raise failure(error, True)  # noqa: B904  the cause is set, or it is the error itself
         try:
-            return self._checked(await run(cast(Any, self), self.in_thread, *positional, **named))
+            return checked_value(await run(cast(Any, self), self.in_thread, *positional, **named))
         except BaseException as error:
             raise failure(error, True)  # noqa: B904
 
@@ -86,10 +87,16 @@ class _Running(ABC):
         except FunctionCallException as error:
             return tool_error_from(error, MARKED_TEXTS)
 
-    def _checked(self, value: Any) -> ToolReturnValue:
-        if isinstance(value, ToolReturnValue):
-            return value
-        raise TypeError(f"Invalid return type: {type(value).__name__}; a tool returns ToolOk, ToolError or their like")
+
+def checked_value(value: Any) -> ToolReturnValue:
+    """What a tool returned, if it may.
+
+    Raises:
+        TypeError: it is no `ToolReturnValue`.
+    """
+    if isinstance(value, ToolReturnValue):
+        return value
+    raise TypeError(f"Invalid return type: {type(value).__name__}; a tool returns ToolOk, ToolError or their like")
 
 
 class CallableTool(Tool, _Running):
@@ -114,12 +121,17 @@ class CallableTool(Tool, _Running):
     def __call__(self, *args: Any, **kwargs: Any) -> Awaitable[ToolReturnValue] | ToolReturnValue:
         """Run the tool."""
 
-    def model_post_init(self, context: Any, /) -> None:
-        """Refuses what nobody can call."""
-        super().model_post_init(context)
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise FunctionSpecError(f"{type(self).__name__}: {fields_of(error)}") from None
         if not self.name:
-            raise FunctionSpecError(f"{type(self).__name__} has no name")
-        _validator(self._schema)
+            raise FunctionSpecError(f"{type(self).__name__} has no name; set it in the class, or pass name=")
+        try:
+            _validator(self._schema)
+        except ValueError as error:
+            raise FunctionSpecError(f"{type(self).__name__} ({self.name!r}): {error}") from error
 
     @cached_property
     def _base(self) -> Tool:
@@ -133,12 +145,27 @@ class CallableTool(Tool, _Running):
             raise FunctionSpecError(f"the parameters of {self.name!r} are no JSON: {error}") from error
 
     def _prepared(self, arguments: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
-        problems = list(_problems(_validator(self._schema), arguments))
+        self._check(arguments)
+        positional, named = _spread(arguments)
+        try:
+            _signature_of(type(self)).bind(self, *positional, **named)
+        except TypeError as error:  # a schema may let through what no parameter takes
+            raise ToolArgumentsError(str(error)) from None
+        return positional, named
+
+    def _check(self, arguments: Any) -> None:
+        from referencing.exceptions import Unresolvable
+
+        try:
+            problems = list(_problems(_validator(self._schema), arguments))
+        except RecursionError:
+            raise ToolArgumentsError("the arguments are nested too deeply") from None
+        except Unresolvable as error:
+            raise FunctionSpecError(
+                f"the parameters of {self.name!r} refer to {error.ref}, which is not there"
+            ) from None
         if problems:
             raise ToolArgumentsError("\n".join(problems))
-        if isinstance(arguments, list):
-            return cast("list[Any]", arguments), {}
-        return ((), cast("dict[str, Any]", arguments)) if isinstance(arguments, dict) else ((arguments,), {})
 
 
 class CallableTool2(_Running, Generic[Params]):
@@ -200,6 +227,18 @@ class CallableTool2(_Running, Generic[Params]):
         return (_signature(self.params).validate(arguments),), {}
 
 
+def _spread(arguments: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """Arguments by position and by name: an array, an object, or the only one."""
+    if isinstance(arguments, list):
+        return cast("list[Any]", arguments), {}
+    return ((), cast("dict[str, Any]", arguments)) if isinstance(arguments, dict) else ((arguments,), {})
+
+
+@lru_cache(maxsize=512)
+def _signature_of(tool: type[CallableTool]) -> inspect.Signature:
+    return inspect.signature(tool.__call__)
+
+
 @lru_cache(maxsize=512)
 def _signature(params: type[BaseModel]) -> Signature:
     from .signature import model_signature
@@ -221,9 +260,11 @@ def _validator(schema: bytes) -> Any:
     from referencing import Registry
 
     decoded = json.loads(schema)
-    kind: Any = validator_for(decoded, default=Draft202012Validator)
     try:
+        kind: Any = validator_for(decoded, default=Draft202012Validator)
         kind.check_schema(decoded)
+    except AttributeError:
+        raise FunctionSpecError("the parameters are no JSON Schema: $schema is no text") from None
     except SchemaError as error:
         raise FunctionSpecError(f"the parameters are no JSON Schema: {error.json_path}: {error.message}") from None
     return kind(decoded, registry=cast(Any, Registry)())
@@ -235,7 +276,7 @@ def _problems(validator: Any, arguments: Any) -> Iterator[str]:
         if number == _MAX_PROBLEMS:
             yield "and more problems"
             return
-        path = error.json_path.removeprefix("$").removeprefix(".")
+        path = truncate(error.json_path.removeprefix("$").removeprefix("."), _MAX_SHOWN)
         text = truncate(error.message, _MAX_SHOWN)
         yield f"{path}: {text}" if path else text
 
@@ -272,10 +313,13 @@ def _return_type(function: Any) -> Any:
 
 
 def _is_return_value(annotation: Any) -> bool:
-    annotation = getattr(annotation, "__value__", annotation)  # of a `type` statement
-    if annotation is Any or isinstance(annotation, TypeVar):
+    if (value := getattr(annotation, "__value__", None)) is not None:  # of a `type` statement
+        return _is_return_value(value)
+    if isinstance(annotation, TypeVar):
+        return annotation.__bound__ is None or _is_return_value(annotation.__bound__)
+    if annotation is Any:
         return True
-    if get_origin(annotation) in (Union, UnionType):
+    if get_origin(annotation) in (Union, UnionType, Awaitable):
         return all(map(_is_return_value, get_args(annotation)))
     return isinstance(annotation, type) and issubclass(annotation, ToolReturnValue)
 

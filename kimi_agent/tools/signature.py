@@ -364,6 +364,7 @@ def _read_docstring(text: str) -> tuple[str, dict[str, str]]:
 
 _MAX_PROBLEMS: Final = 20
 _MAX_SHOWN: Final = 60
+_MAX_PATH: Final = 200
 
 _CONTAINER_WANTED: Final = frozenset(
     {
@@ -443,7 +444,8 @@ def _problem(detail: ErrorDetails, given: Any, names: Sequence[str]) -> str:
 
 def _dotted(path: Iterable[int | str]) -> str:
     steps = [f"[{step}]" if isinstance(step, int) else f".{step}" for step in path]
-    return "".join(steps).removeprefix(".")
+    dotted = "".join(steps).removeprefix(".")
+    return dotted if len(dotted) <= _MAX_PATH else dotted[: _MAX_PATH - 3] + "..."
 
 
 def _expectation(text: str) -> str:

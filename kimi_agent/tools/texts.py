@@ -117,11 +117,11 @@ class MarkedTexts(ToolTexts):
 
 def described(error: BaseException) -> str:
     """An error with its class; `ValueError` says more than nothing."""
-    text = _fields_of(error) if isinstance(error, ValidationError) else str(error)
+    text = fields_of(error) if isinstance(error, ValidationError) else str(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _fields_of(error: ValidationError) -> str:
+def fields_of(error: ValidationError) -> str:
     """pydantic's own text has a URL for every field, which costs tokens and helps no model."""
     details = error.errors(include_url=False, include_context=False, include_input=False)
     return "; ".join(f"{'.'.join(map(str, detail['loc'])) or error.title}: {detail['msg']}" for detail in details)
@@ -160,10 +160,16 @@ def answering(message: Message, call: ToolCall) -> Message:
     return message.copy_with(role="tool", tool_call_id=call.id, name=message.name or call.name)
 
 
+def _marked(value: ToolMessage) -> Message:
+    """The message of a call that went wrong says so, whoever noticed."""
+    missing = value.is_error and not value.written.is_tool_call_error
+    return value.written.copy_with(is_tool_call_error=True) if missing else value.written
+
+
 def result_message(call: ToolCall, value: ToolReturnValue, texts: ToolTexts = DEFAULT_TEXTS) -> Message:
     """The tool message that answers a call: the note (if any), then the output; one text if all of it is text."""
     if isinstance(value, ToolMessage):
-        return answering(value.written, call)
+        return answering(_marked(value), call)
     content = _content(value, texts)
     text = "\n".join(cast(list[str], content)) if all(isinstance(piece, str) for piece in content) else content
     return Message.tool(text, call.id, name=call.name, is_tool_call_error=value.is_error or None)
@@ -181,15 +187,19 @@ def tool_result_to_message(result: ToolResult, texts: ToolTexts = MARKED_TEXTS) 
     """
     value, call_id = result.return_value, result.tool_call_id
     if isinstance(value, ToolMessage):
-        return value.written.copy_with(role="tool", tool_call_id=call_id)
+        return _marked(value).copy_with(role="tool", tool_call_id=call_id)
     return Message.tool(_content(value, texts), call_id, is_tool_call_error=value.is_error or None)
+
+
+def _is_empty(piece: str | ContentPart) -> bool:
+    return not (piece.text if isinstance(piece, TextPart) else piece)
 
 
 def _content(value: ToolReturnValue, texts: ToolTexts) -> list[str | ContentPart]:
     """Whatever there is to say, said: never nothing."""
     note = texts.note(value)
     output = (value.output,) if isinstance(value.output, str) else value.output
-    content: list[str | ContentPart] = [piece for piece in (note, *output) if piece != ""]
+    content: list[str | ContentPart] = [piece for piece in (note, *output) if not _is_empty(piece)]
     if not content:
         return [texts.empty()]
     has_text = any(isinstance(piece, str | TextPart) for piece in content)

@@ -11,7 +11,7 @@ from typing import Any, Final, Generic, Protocol, Self, TypeAlias, TypeVar, cast
 from ..errors import FunctionCallException, FunctionSpecError, NoSuchFunction, ToolArgumentsError, WrappedCallException
 from ..message import Message, ToolCall, parse_any_arguments
 from .base import Tool, ToolError, ToolLike, ToolResult, ToolReturnValue
-from .callable import CallableTool, CallableTool2, check_return_type
+from .callable import CallableTool, CallableTool2, check_return_type, checked_value
 from .function import AIFunction, as_function
 from .running import failure, is_being_cancelled
 from .texts import DEFAULT_TEXTS, MARKED_TEXTS, ToolTexts, tool_error_from
@@ -27,6 +27,7 @@ __all__ = [
     "Toolset",
     "handled",
     "invoke",
+    "stopped",
     "texts_of",
 ]
 
@@ -88,9 +89,18 @@ def by_name(tools: Iterable[ToolLike | Callable[..., Any]]) -> dict[str, ToolLik
     Raises:
         FunctionSpecError: two have one name, or one is no tool.
     """
-    named: dict[str, ToolLike] = {}
-    for tool in map(as_tool, tools):
-        if (name := tool.base.name) in named:
+    return merged({}, ((tool.base.name, tool) for tool in map(as_tool, tools)))
+
+
+def merged(some: Mapping[str, ToolLike], more: Iterable[tuple[str, ToolLike]]) -> dict[str, ToolLike]:
+    """The tools of both by their names.
+
+    Raises:
+        FunctionSpecError: two have one name.
+    """
+    named = dict(some)
+    for name, tool in more:
+        if name in named:
             raise FunctionSpecError(f"there are two functions named {name!r}; give one of them another name=")
         named[name] = tool
     return named
@@ -121,13 +131,13 @@ async def run_found(tool: ToolLike, arguments: Any, texts: ToolTexts) -> ToolRet
 
     Raises:
         ToolArgumentsError: the arguments do not fit.
-        WrappedCallException: the tool raised.
+        WrappedCallException: the tool raised, or gave something else than a `ToolReturnValue`.
     """
     if isinstance(tool, AIFunction | CallableTool | CallableTool2):
         return await tool.invoke(arguments, texts=texts)
     try:
-        return await tool.call(arguments)
-    except asyncio.CancelledError as error:
+        return checked_value(await tool.call(arguments))
+    except BaseException as error:
         raise failure(error, True)  # noqa: B904  the cause is set, or it is the error itself
 
 
@@ -182,8 +192,8 @@ class SimpleToolset:
 
     @property
     def tools(self) -> list[Tool]:
-        """The definitions, in the order in which the tools came."""
-        return [tool.base for tool in self._by_name.values()]
+        """The definitions, in the order in which the tools came, without those whose `enabled` is false."""
+        return [tool.base for tool in self._by_name.values() if getattr(tool, "enabled", True)]
 
     def add(self, tool: ToolLike | Callable[..., Any]) -> Self:
         """Add a tool, and return the toolset.
@@ -191,7 +201,7 @@ class SimpleToolset:
         Raises:
             FunctionSpecError: there is one of this name, or it is no tool.
         """
-        self._by_name = by_name([*self._by_name.values(), tool])
+        self._by_name = merged(self._by_name, by_name([tool]).items())
         return self
 
     def remove(self, tool_name: str) -> Self:
@@ -212,13 +222,13 @@ class SimpleToolset:
         return copy.copy(self).add(tool)
 
     def __ior__(self, other: SimpleToolset) -> Self:
-        self._by_name = by_name([*self._by_name.values(), *other._by_name.values()])
+        if not isinstance(other, SimpleToolset):
+            return NotImplemented
+        self._by_name = merged(self._by_name, other._by_name.items())
         return self
 
     def __or__(self, other: SimpleToolset) -> Self:
-        merged = copy.copy(self)
-        merged |= other
-        return merged
+        return copy.copy(self).__ior__(other)
 
     def __contains__(self, tool_name: object) -> bool:
         return tool_name in self._by_name
@@ -236,13 +246,23 @@ class SimpleToolset:
 
     def handle(self, tool_call: ToolCall) -> HandleResult:
         """Run a call in a task of its own; what goes wrong is a result with `is_error`."""
-        try:
-            tool, arguments = find(self._by_name, tool_call)
-        except FunctionCallException as error:
-            return ToolResult(tool_call_id=tool_call.id, return_value=tool_error_from(error, self.texts))
-        return asyncio.get_running_loop().create_task(self._handled(tool_call, tool, arguments))
+        found = self._found(tool_call)
+        if isinstance(found, ToolResult):
+            return found
+        return asyncio.get_running_loop().create_task(self._run(tool_call, *found))
 
-    async def _handled(self, call: ToolCall, tool: ToolLike, arguments: Any) -> ToolResult:
+    async def result_of(self, call: ToolCall) -> ToolResult:
+        """Run a call in the running task; what goes wrong is a result with `is_error`."""
+        found = self._found(call)
+        return found if isinstance(found, ToolResult) else await self._run(call, *found)
+
+    def _found(self, call: ToolCall) -> tuple[ToolLike, Any] | ToolResult:
+        try:
+            return find(self._by_name, call)
+        except FunctionCallException as error:
+            return ToolResult(tool_call_id=call.id, return_value=tool_error_from(error, self.texts))
+
+    async def _run(self, call: ToolCall, tool: ToolLike, arguments: Any) -> ToolResult:
         try:
             value = await run_found(tool, arguments, self.texts)
         except FunctionCallException as error:
@@ -277,25 +297,33 @@ async def handled(toolset: Toolset, call: ToolCall) -> ToolResult:
     Raises:
         Exception: what a toolset raises that breaks its promise not to.
     """
+    given: HandleResult | None = None
     try:
+        if isinstance(toolset, SimpleToolset) and type(toolset).handle is SimpleToolset.handle:
+            return await toolset.result_of(call)  # a task less
         given = toolset.handle(call)
         return given if isinstance(given, ToolResult) else await given
     except asyncio.CancelledError as error:
-        return ToolResult(tool_call_id=call.id, return_value=_stopped(toolset, call, error))
+        if isinstance(given, asyncio.Future) and given.done() and not given.cancelled() and not given.exception():
+            return given.result()  # it was there when the cancellation came
+        return stopped(toolset, call, None if is_being_cancelled() else error)
 
 
-def _stopped(toolset: Toolset, call: ToolCall, error: BaseException) -> ToolError:
-    """What became of a call that ended with a cancellation: its caller's, or one that the tool made up."""
+def stopped(toolset: Toolset, call: ToolCall, error: BaseException | None = None) -> ToolResult:
+    """The result of a call that gave none: it was cancelled, or ended with `error`."""
     texts = texts_of(toolset)
-    if not is_being_cancelled():
-        return tool_error_from(WrappedCallException(True, error), texts)
-    in_thread = isinstance(toolset, SimpleToolset) and toolset.runs_in_thread(call)
-    return ToolError(message=texts.still_running() if in_thread else texts.interrupted(), brief="Interrupted")
+    if error is not None:
+        value = tool_error_from(WrappedCallException(True, error), texts)
+    else:
+        in_thread = isinstance(toolset, SimpleToolset) and toolset.runs_in_thread(call)
+        value = ToolError(message=texts.still_running() if in_thread else texts.interrupted(), brief="Interrupted")
+    return ToolResult(tool_call_id=call.id, return_value=value)
 
 
 def texts_of(toolset: Toolset) -> ToolTexts:
     """What a toolset says by itself."""
-    return getattr(toolset, "texts", MARKED_TEXTS)
+    texts = getattr(toolset, "texts", None)
+    return texts if isinstance(texts, ToolTexts) else MARKED_TEXTS
 
 
 # ==== the calls of one message ====
@@ -324,16 +352,20 @@ class RunningCalls(Generic[T]):
         self._run, self._commit = run, commit
         self._started: set[int] = set()
         self._finished: dict[int, T] = {}
-        self._cancelled = False
+        self.cancelled = False
+        """Whether they have been told to stop."""
+        self._drained = False
         self._failed: asyncio.Future[None] = loop.create_future()
         self._tasks = [loop.create_task(self._run_one(position)) for position in range(len(self._calls))]
+        _under_way.update(self._tasks)
         for task in self._tasks:
+            task.add_done_callback(_under_way.discard)
             task.add_done_callback(self._note_failure)
 
     async def _run_one(self, position: int) -> T:
         self._started.add(position)
         outcome = self._finished[position] = await self._run(self._calls[position])
-        if not self._cancelled:  # else whoever cancelled answers the call
+        if not self.cancelled:  # else whoever cancelled answers the call
             await self._commit(outcome)
         return outcome
 
@@ -353,44 +385,55 @@ class RunningCalls(Generic[T]):
     async def result(self, position: int) -> T:
         """What the call at `position` gave, as soon as it is there. Cancelling the wait cancels no call.
 
-        After `drain` it is what there is.
-
         Raises:
             Exception: what `run` or `commit` raised, for this call or for another one.
         """
-        if self._cancelled and position in self._finished:
-            return self._finished[position]
         task = self._tasks[position]
-        await asyncio.wait([task, self._failed], return_when=asyncio.FIRST_COMPLETED)
+        if not (task.done() or self._failed.done()):
+            await asyncio.wait([task, self._failed], return_when=asyncio.FIRST_COMPLETED)
+        if self.cancelled and position in self._finished:  # somebody else has cancelled it, not who waits here
+            return self._finished[position]
         if self._failed.done():
             task = next(task for task in self._tasks if task.done() and (task.cancelled() or task.exception()))
         return task.result()
 
+    def at(self, position: int) -> T | BaseException | None:
+        """What there is of the call at `position` by now: what it gave, or else raised, or nothing."""
+        task = self._tasks[position]
+        failed = task.exception() if task.done() and not task.cancelled() else None
+        return self._finished.get(position, failed)
+
+    def is_inside(self) -> bool:
+        """Whether the running task is that of one of the calls."""
+        return asyncio.current_task() in self._tasks
+
     def cancel(self) -> None:
-        """Cancel what still runs. What it gives all the same is not committed."""
-        self._cancelled = True
+        """Cancel what still runs. What it gives all the same is not committed. Twice is once."""
+        if self.cancelled:
+            return
+        self.cancelled = True
         for task in self._tasks:
             task.cancel()
 
     async def drain(self) -> None:
-        """Cancel what still runs and wait for it to end, but no longer than `CANCEL_GRACE`."""
+        """Cancel what still runs and wait for it to end, but no longer than `CANCEL_GRACE`, and that once."""
         self.cancel()
+        if self._drained:
+            return
         if running := [task for task in self._tasks if not task.done()]:
             await asyncio.wait(running, timeout=CANCEL_GRACE)
+        self._drained = True
 
     def drop(self) -> None:
         """Cancel what still runs, now and from any thread; it ends by itself."""
         running = [task for task in self._tasks if not task.done()]
         if not running or (loop := running[0].get_loop()).is_closed():
             return
-        _ending.update(running)
-        for task in running:
-            task.add_done_callback(_ending.discard)
         if asyncio._get_running_loop() is loop:
             self.cancel()
         else:
             loop.call_soon_threadsafe(self.cancel)
 
 
-_ending: Final[set[asyncio.Task[Any]]] = set()
-"""Calls that nobody holds any more. A loop holds its tasks weakly: without this they could vanish before they end."""
+_under_way: Final[set[asyncio.Task[Any]]] = set()
+"""The calls that run. A loop holds its tasks weakly: without this, those that nobody holds would vanish unfinished."""
