@@ -23,6 +23,7 @@ bench: $(VENV)/dev-ready  ## the figures, as ratios within one run
 	$(RUN) tests/bench/imports.py
 	$(RUN) tests/bench/prompt.py
 	$(RUN) tests/bench/stream.py
+	$(RUN) tests/bench/tools.py
 
 $(VENV)/ready: pyproject.toml
 	@$(PYTHON) -m venv $(VENV)

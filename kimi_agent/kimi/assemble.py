@@ -115,28 +115,31 @@ class Assembler:
             StreamProtocolError: the chunk is none, or a piece belongs to no call.
         """
         try:
-            self._feed(chunk, frames)
+            if chunk_id := chunk.get("id"):
+                self.id = chunk_id
+            if choices := chunk.get("choices"):
+                self._choice(choices, frames)
+            if type(usage := chunk.get("usage")) is dict and usage:
+                self._usage = usage
         except (AttributeError, TypeError, KeyError, IndexError, ValueError) as error:
             raise StreamProtocolError(f"this is no chunk of an answer: {reprlib.repr(chunk)}") from error
 
-    def _feed(self, chunk: JSON, frames: list[StreamFrame]) -> None:
-        choices = chunk.get("choices")
-        if chunk_id := chunk.get("id"):
-            self.id = chunk_id
-        if choices:
-            choice = choices[0]
-            if choice.get("index"):
-                choice = _first_choice(choices)
-            if delta := choice.get("delta") or choice.get("message"):
+    def _choice(self, choices: Sequence[JSON], frames: list[StreamFrame]) -> None:
+        choice = choices[0]
+        if choice.get("index"):
+            choice = _first_choice(choices)
+        if delta := choice.get("delta") or choice.get("message"):
+            if len(delta) == 1 and type(text := delta.get("content")) is str and text:  # by far the most
+                self._text.append(text)
+                frames.append(Append(text))
+            else:
                 self._delta(delta, frames)
-            if reason := choice.get("finish_reason"):
-                self.finish_reason = str(reason)
-            if type(usage := choice.get("usage")) is dict and usage:
-                self._usage = usage
-            if logprobs := choice.get("logprobs"):
-                self.logprobs += logprobs.get("content") or ()
-        if type(usage := chunk.get("usage")) is dict and usage:
+        if reason := choice.get("finish_reason"):
+            self.finish_reason = str(reason)
+        if type(usage := choice.get("usage")) is dict and usage:
             self._usage = usage
+        if logprobs := choice.get("logprobs"):
+            self.logprobs += logprobs.get("content") or ()
 
     def _delta(self, delta: JSON, frames: list[StreamFrame]) -> None:
         """Reasoning, then text, then calls."""

@@ -216,7 +216,7 @@ class HttpTransport:
         headers = self._headers.copy()  # not a dict: this one masks the key in its repr, too
         headers.update(options.pop("headers", {}))
         try:
-            request = client.build_request(method, self.base_url + path, headers=headers, timeout=limits, **options)
+            request = client.build_request(method, _url(self.base_url + path), headers=headers, timeout=limits, **options)
             response = await _Sending(client, request, first_byte).head()
         except Exception as error:  # base URLs can be wrong in ways of which httpx has no error
             raise self._error_from(error) from error
@@ -308,6 +308,10 @@ class Place:
             self._loop.call_soon_threadsafe(self._release)
 
 
+_url: Final = functools.lru_cache(maxsize=64)(httpx.URL)
+"""Parsing a URL takes as long as the rest of a request; one client asks few of them."""
+
+
 def _json(body: bytes) -> dict[str, Any]:
     return {"content": body, "headers": {"Content-Type": "application/json"}}
 
@@ -359,7 +363,8 @@ class HttpResponse:
     async def aclose(self) -> None:
         """Let go of the connection. Unread bytes are lost."""
         self._place.give_up()
-        await _in_own_task(self._let_go())
+        if not (self._ended and self._response.is_closed):
+            await _in_own_task(self._let_go())
 
     async def read_near_end(self) -> bytes | None:
         """Like `read`, for when the body may be about to end: a cancel ends the wait and not the read.

@@ -41,6 +41,10 @@ class SSEDecoder:
             data = self._with_plain_newlines(data)
         if not data:
             return []
+        if not self._tail and data.startswith(b"data: ") and data.find(b"\n") == len(data) - 2 < LARGEST_EVENT:
+            if data.endswith(b"\n\n"):  # one whole event, as servers send them
+                self._at_start = False
+                return [(MESSAGE, data[6:-2])]
         ends_event = b"\n\n" in data or (data[0] == 10 and bool(self._tail) and self._tail[-1].endswith(b"\n"))
         self._tail.append(data)
         if not ends_event:
