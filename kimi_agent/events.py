@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from enum import Enum
 from inspect import isawaitable
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 
@@ -78,6 +79,13 @@ class End:
     def truncated_calls(self) -> tuple[ToolCall, ...]:
         """The calls of an answer that was cut off: in the message, never a `ToolCall` frame, never run."""
         return (self.message.tool_calls or ()) if self.finish_reason in CUT_OFF else ()
+
+
+def plain_reason(reason: object) -> str | None:
+    """A finish reason in the words of chat-completions, from a provider that has an enumeration of them, say."""
+    if isinstance(reason, Enum):
+        reason = reason.value
+    return None if reason is None else str(reason).lower()
 
 
 CUT_OFF = ("length", "content_filter")

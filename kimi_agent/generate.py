@@ -6,6 +6,8 @@ connection behind.
 
 from __future__ import annotations
 
+import asyncio
+import reprlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial, wraps
@@ -13,13 +15,14 @@ from typing import Any, Self, TypeAlias, TypeVar, overload
 
 from loguru import logger
 
-from .errors import APIEmptyResponseError, RoundInProgressError, StreamInterruptedError
-from .events import CUT_OFF, End, StreamFrame, tell
+from .errors import APIEmptyResponseError, StreamInterruptedError, StreamProtocolError
+from .events import CUT_OFF, End, StreamFrame, plain_reason, tell
 from .history import is_empty
 from .kimi.assemble import Assembler, Parts
 from .message import Message, StreamedMessagePart, TokenUsage, ToolCall
-from .provider import ChatProvider, StreamedMessage, has_batches
+from .provider import Answerer, PartStream, has_batches
 from .tools.base import Tool, ToolError, ToolResult
+from .tools.running import is_being_cancelled
 from .tools.toolset import RunningCalls, Toolset, handled, stopped, texts_of
 
 __all__ = ["GenerateResult", "StepResult", "batches_of", "collect", "generate", "step"]
@@ -71,7 +74,7 @@ class GenerateResult:
 
 @overload
 async def generate(
-    provider: ChatProvider,
+    provider: Answerer,
     system_prompt: str,
     tools: Sequence[Tool],
     history: Sequence[Message],
@@ -85,7 +88,7 @@ async def generate(
 @overload
 async def generate(
     *,
-    chat_provider: ChatProvider,
+    chat_provider: Answerer,
     system_prompt: str,
     tools: Sequence[Tool],
     history: Sequence[Message],
@@ -97,7 +100,7 @@ async def generate(
 
 @_also_chat_provider
 async def generate(
-    provider: ChatProvider,
+    provider: Answerer,
     system_prompt: str,
     tools: Sequence[Tool],
     history: Sequence[Message],
@@ -137,7 +140,7 @@ async def generate(
 
 
 async def collect(
-    stream: StreamedMessage, on_batch: BatchCallback | None = None, *, on_part: PartCallback | None = None
+    stream: PartStream, on_batch: BatchCallback | None = None, *, on_part: PartCallback | None = None
 ) -> GenerateResult:
     """Read a stream to its end and close it, whatever happens.
 
@@ -154,7 +157,7 @@ async def collect(
         try:
             end: StreamFrame | None = None
             async for frames in batches:
-                end = frames[-1]
+                end = frames[-1] if frames else end
                 if on_batch is not None and (told := on_batch(frames)) is not None:
                     await told
         finally:
@@ -175,19 +178,20 @@ async def _close(stream: object) -> None:
             logger.exception("a stream could not be closed")
 
 
-def _trace_id(stream: StreamedMessage) -> str | None:
+def _trace_id(stream: PartStream) -> str | None:
     return getattr(stream, "trace_id", None)
 
 
-def _result(stream: StreamedMessage, end: End) -> GenerateResult:
-    logprobs = tuple(getattr(stream, "logprobs", ()))
-    result = GenerateResult(stream.id, end.message, end.usage, end.finish_reason, _trace_id(stream), logprobs)
+def _result(stream: PartStream, end: End) -> GenerateResult:
+    logprobs = tuple(getattr(stream, "logprobs", None) or ())
+    reason = plain_reason(end.finish_reason)
+    result = GenerateResult(stream.id, end.message, end.usage, reason, _trace_id(stream), logprobs)
     if is_empty(end.message) and not result.is_cut_off and not getattr(stream, "may_be_empty", False):
         raise APIEmptyResponseError(f"the answer has neither text nor calls (finish_reason {end.finish_reason!r})")
     return result
 
 
-def batches_of(stream: StreamedMessage, on_part: PartCallback | None = None) -> AsyncIterator[list[StreamFrame]]:
+def batches_of(stream: PartStream, on_part: PartCallback | None = None) -> AsyncIterator[list[StreamFrame]]:
     """The frames of a stream, whether it hands them over by the network read or has parts only.
 
     Args:
@@ -216,7 +220,7 @@ async def _tell_parts(
 class _FoldedParts:
     """The batches of a stream that has parts only. An object, so that dropping it leaves nothing to clean up."""
 
-    def __init__(self, stream: StreamedMessage, on_part: PartCallback | None) -> None:
+    def __init__(self, stream: PartStream, on_part: PartCallback | None) -> None:
         self._stream = stream
         self._parts = aiter(stream)
         self._on_part = on_part
@@ -231,9 +235,12 @@ class _FoldedParts:
         while not frames:
             if self._ended:
                 raise StopAsyncIteration
-            part = await anext(self._parts, None)
-            if part is None:
+            try:
+                part: object = await anext(self._parts)
+            except StopAsyncIteration:
                 return self._end()
+            if not isinstance(part, StreamedMessagePart):
+                raise StreamProtocolError(f"the stream gave {reprlib.repr(part)}, which is no part of a message")
             if self._on_part is not None:
                 await tell(self._on_part, part)
             self._assembler.feed_part(part, frames)
@@ -241,7 +248,7 @@ class _FoldedParts:
 
     def _end(self) -> list[StreamFrame]:
         self._ended = True
-        self._assembler.end(getattr(self._stream, "finish_reason", None), self._stream.usage)
+        self._assembler.end(plain_reason(getattr(self._stream, "finish_reason", None)), self._stream.usage)
         return self._assembler.close()
 
     async def aclose(self) -> None:
@@ -276,7 +283,8 @@ class StepResult:
 
         Raises:
             Exception: what `on_tool_result` raised; the other calls have been cancelled. It is raised once.
-            RoundInProgressError: `on_tool_result` waits for all results, its own included.
+            RoundInProgressError: `on_tool_result` or a tool waits for all results, its own included.
+            RuntimeError: it was asked in another event loop than `step`, and calls still run.
         """
         return await self._results.all()
 
@@ -301,37 +309,54 @@ class _Results:
             return ToolResult(tool_call_id=call.id, return_value=error)
 
         async def told(result: ToolResult) -> None:
-            if on_tool_result is not None and not cut_off:
+            if on_tool_result is None or cut_off:
+                return
+            try:
                 await tell(on_tool_result, result)
+            except asyncio.CancelledError as error:
+                if is_being_cancelled():
+                    raise
+                raise RuntimeError("on_tool_result raised CancelledError") from error  # else the caller would seem so
 
         self._running = RunningCalls(self._calls, not_run if cut_off else partial(handled, toolset), told)
 
     async def all(self) -> list[ToolResult]:
         """One for each call, in their order."""
         running = self._running
-        if running.is_inside():
-            raise RoundInProgressError("on_tool_result cannot wait for all results: its own call is one of them")
+        running.check_waiter()
         if running.cancelled:
             await running.drain()
-            return [self._there(position) for position in range(len(self._calls))]
+            return self._there()
         try:
             return [await running.result(position) for position in range(len(self._calls))]
+        except asyncio.CancelledError:
+            await running.drain()
+            if is_being_cancelled():
+                raise
+            return self._there()  # somebody cancelled the calls themselves
         except BaseException:
             await running.drain()
             raise
 
-    def _there(self, position: int) -> ToolResult:
-        """What there is of a call that has ended, or does not end."""
-        known = self._running.at(position)
-        return known if isinstance(known, ToolResult) else stopped(self._toolset, self._calls[position], known)
+    def _there(self) -> list[ToolResult]:
+        """What there is of calls that have ended, or do not end."""
+        known = [self._running.at(position) for position in range(len(self._calls))]
+        return [
+            given if isinstance(given, ToolResult) else stopped(self._toolset, call, given)
+            for call, given in zip(self._calls, known, strict=True)
+        ]
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
 
     def __del__(self) -> None:
-        self._running.drop()
+        if running := getattr(self, "_running", None):
+            running.drop()
 
 
 @overload
 async def step(
-    provider: ChatProvider,
+    provider: Answerer,
     system_prompt: str,
     toolset: Toolset,
     history: Sequence[Message],
@@ -346,7 +371,7 @@ async def step(
 @overload
 async def step(
     *,
-    chat_provider: ChatProvider,
+    chat_provider: Answerer,
     system_prompt: str,
     toolset: Toolset,
     history: Sequence[Message],
@@ -359,7 +384,7 @@ async def step(
 
 @_also_chat_provider
 async def step(
-    provider: ChatProvider,
+    provider: Answerer,
     system_prompt: str,
     toolset: Toolset,
     history: Sequence[Message],

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from inspect import Parameter, Signature, signature
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -124,12 +125,35 @@ def absent(default: None = None) -> Any:
 # ==== the base of all values ====
 
 
+class _FieldsSignature:
+    """What `help` shows of a value's constructor. pydantic has no signature before a class is first used."""
+
+    def __get__(self, value: object, owner: type[BaseModel]) -> Signature:
+        if owner.__pydantic_custom_init__:
+            own = signature(owner.__init__)
+            return own.replace(parameters=tuple(own.parameters.values())[1:])
+        fields = sorted(owner.model_fields.items(), key=lambda item: item[0] == "extra")
+        parameters = [
+            Parameter(
+                name,
+                Parameter.KEYWORD_ONLY,
+                annotation=field.annotation,
+                default=Parameter.empty if field.is_required() else field.get_default(),
+            )
+            for name, field in fields
+        ]
+        return Signature(parameters)
+
+
 class Value(BaseModel):
     """Frozen, equal by value, hashable; unknown fields are refused unless they come out of a saved file."""
 
     model_config = ConfigDict(
         frozen=True, extra="allow", defer_build=True, validate_by_name=True, validate_by_alias=True
     )
+
+    if not TYPE_CHECKING:
+        __signature__ = _FieldsSignature()
 
     extra: FrozenMapping = Field(default=_EMPTY, exclude_if=_is_empty, repr=False)
     """Whatever the owner wants to keep with this value: saved, never sent."""
@@ -288,7 +312,9 @@ class ThinkPart(ContentPart):
 
 def _alike(part: V, other: object) -> V | None:
     """`other`, if nothing but what they say tells them apart."""
-    return other if isinstance(other, type(part)) and type(other) is type(part) and other.extra == part.extra else None
+    if not (isinstance(other, type(part)) and type(other) is type(part)):
+        return None
+    return other if (other.extra, other.__pydantic_extra__) == (part.extra, part.__pydantic_extra__) else None
 
 
 class MediaURL(Value):
@@ -402,7 +428,10 @@ class ToolCall(Value):
 
 
 class ToolCallPart(Value):
-    """A piece of a call's arguments, as it streams. `index` is the call that it belongs to."""
+    """A piece of a call's arguments, as it streams.
+
+    `index` is the call that it belongs to, counted from 0 in the order in which the calls of the message began.
+    """
 
     arguments_part: str | None = None
     index: int | str | None = absent()

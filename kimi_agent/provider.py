@@ -75,6 +75,30 @@ RequestEvent: TypeAlias = RequestSent | RequestRetried
 OnEvent: TypeAlias = Callable[[RequestEvent], Awaitable[None] | None]
 
 
+class PartStream(Protocol):
+    """The least that an answer on its way is: its parts, and what is known of it at the end."""
+
+    def __aiter__(self) -> AsyncIterator[StreamedMessagePart]: ...
+
+    @property
+    def id(self) -> str | None:
+        """The provider's id of the answer, once known."""
+        ...
+
+    @property
+    def usage(self) -> TokenUsage | None:
+        """What it cost, known at the end."""
+        ...
+
+
+class Answerer(Protocol):
+    """The least that a provider is: what `generate` and `step` need. Every `ChatProvider` is one."""
+
+    async def generate(self, system_prompt: str, tools: Sequence[Tool], history: Sequence[Message]) -> PartStream:
+        """Ask the model."""
+        ...
+
+
 @runtime_checkable
 class StreamedMessage(Protocol):
     """An answer on its way. Iterating it gives its parts, once.

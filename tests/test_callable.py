@@ -806,7 +806,7 @@ REFUSED = [
 
 @pytest.mark.parametrize("annotation", ACCEPTED, ids=str)
 def test_a_return_value_its_subclasses_unions_and_strings_of_them_are_accepted(annotation: Any) -> None:
-    assert len(SimpleToolset([returning(annotation)])) == 1
+    assert len(SimpleToolset([returning(annotation)]).tools) == 1
 
 
 @pytest.mark.parametrize("annotation", REFUSED, ids=str)
@@ -861,7 +861,7 @@ def in_a_module(annotation: str) -> Any:
 @pytest.mark.parametrize("annotation", ["Fine", "ka.ToolOk", "kimi_agent.ToolReturnValue | Fine", "ToolReturnValue"])
 async def test_names_are_those_of_the_module_and_of_type_checkers(annotation: str) -> None:
     tool = in_a_module(annotation)
-    assert len(SimpleToolset([tool])) == 1
+    assert len(SimpleToolset([tool]).tools) == 1
     assert (await tool.call({"a": 3})).output == "3"
 
 
@@ -877,7 +877,7 @@ def test_a_type_statement_is_looked_into(value: str, accepted: bool) -> None:
     namespace: dict[str, Any] = dict(globals())
     exec(f"type Statement = {value}", namespace)
     if accepted:
-        assert len(SimpleToolset([returning(namespace["Statement"])])) == 1
+        assert len(SimpleToolset([returning(namespace["Statement"])]).tools) == 1
         return
     with pytest.raises(FunctionSpecError):
         SimpleToolset([returning(namespace["Statement"])])
@@ -887,7 +887,7 @@ def test_a_plain_method_may_say_that_it_returns_an_awaitable() -> None:
     def later(self: Any, params: Params) -> Awaitable[ToolReturnValue]:
         return Add()(params)
 
-    assert len(SimpleToolset([two(Params, __call__=later)])) == 1
+    assert len(SimpleToolset([two(Params, __call__=later)]).tools) == 1
 
 
 def test_a_type_variable_is_what_it_is_bound_to() -> None:
@@ -910,3 +910,61 @@ def test_a_decorated_method_keeps_its_annotation() -> None:
 
     with pytest.raises(FunctionSpecError):
         SimpleToolset([Wrongly()])
+
+
+# ==== how __call__ is written, and how long a check takes ====
+
+
+def with_b(function: Any) -> Any:
+    @functools.wraps(function)
+    async def inner(self: Any, **arguments: Any) -> Any:
+        return await function(self, b=9, **arguments)
+
+    return inner
+
+
+class Adds(CallableTool):
+    name: str = "adds"
+    description: str = "x"
+    parameters: dict[str, Any] = {"type": "object"}
+
+    async def __call__(self, a: int, b: int = 1) -> ToolReturnValue:
+        return ToolOk(output=str(a + b))
+
+
+class Decorated(Adds):
+    __call__ = with_b(Adds.__call__)
+
+
+class Static(Adds):
+    @staticmethod
+    async def __call__(a: int) -> ToolReturnValue:
+        return ToolOk(output=str(a))
+
+
+@pytest.mark.parametrize(("tool", "output"), [(Adds, "2"), (Decorated, "10"), (Static, "1")])
+async def test_a_call_may_be_written_in_many_ways(tool: type[CallableTool], output: str) -> None:
+    assert (await tool().call({"a": 1})).output == output
+
+
+async def test_an_argument_that_no_parameter_takes_is_no_unexpected_error() -> None:
+    value = await Adds().call({"a": 1, "c": 2})
+    assert isinstance(value, ToolValidateError)
+    assert "'c'" in value.message
+
+
+async def test_a_check_that_may_take_long_leaves_the_loop_free() -> None:
+    tool = taking(a={"type": "array", "uniqueItems": True})
+    checking = asyncio.create_task(tool.call({"a": [{"i": number} for number in range(600)]}))
+    turns = 0
+    while not checking.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns > 3
+    assert not (await checking).is_error
+
+
+@pytest.mark.parametrize("name", ["ls", "two words", "9lives", ""])
+def test_a_name_that_kimi_refuses_is_refused_at_once(name: str) -> None:
+    with pytest.raises(FunctionSpecError, match="3 to 64"):
+        Adds(name=name)

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import enum
 import gc
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
@@ -596,3 +597,66 @@ async def test_turns_of_one_provider_at_once_do_not_mix(number: int) -> None:
     histories = [[Message.user(f"{place} ")] for place in range(number)]
     results = await asyncio.gather(*[generate(provider, "", [], history) for history in histories])
     assert [result.message.text for result in results] == [f"{place} " * 50 for place in range(number)]
+
+
+@pytest.mark.parametrize("part", [None, "text", 42])
+async def test_what_is_no_part_ends_no_answer(part: Any) -> None:
+    with pytest.raises(StreamProtocolError, match="no part of a message"):
+        await turn(TextPart(text="a"), part, TextPart(text="b"))
+
+
+class Reason(enum.Enum):
+    LENGTH = "length"
+
+
+@pytest.mark.parametrize("reason", [Reason.LENGTH, "LENGTH"])
+async def test_a_finish_reason_may_be_written_in_other_ways(reason: Any) -> None:
+    result = await turn(call("{"), finish_reason=reason)
+    assert result.finish_reason == "length"
+    assert result.is_cut_off
+
+
+async def test_a_stream_that_cannot_be_closed_hides_neither_the_answer_nor_the_error() -> None:
+    class Unclosable(PartsOnly):
+        async def aclose(self) -> None:
+            raise OSError("stuck")
+
+    assert (await generate(Provider(Unclosable(TextPart(text="a"))), "", [], QUESTION)).message.text == "a"
+    with pytest.raises(ZeroDivisionError):
+        stream = Unclosable(TextPart(text="a"))
+        await generate(Provider(stream), "", [], QUESTION, on_message_part=lambda part: 1 / 0)  # type: ignore[func-returns-value]
+
+
+async def test_a_batch_of_nothing_is_nothing() -> None:
+    class Sparse:
+        id = usage = logprobs = None
+
+        async def batches(self) -> AsyncIterator[list[Any]]:
+            yield []
+            yield [Append("a")]
+            yield [End("stop", None, Message.assistant("a"))]
+            yield []
+
+        async def __aiter__(self) -> AsyncIterator[StreamedMessagePart]:
+            yield TextPart(text="never")
+
+    assert (await generate(Provider(Sparse()), "", [], QUESTION)).message.text == "a"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ids", [(None, None), ("a", "a"), ("a", None)])
+async def test_parts_have_the_ids_of_the_calls(ids: tuple[Any, ...]) -> None:
+    pieces = [
+        {"index": index, "id": call_id, "function": {"name": "add", "arguments": "{}"}}
+        for index, call_id in zip((4, 7), ids, strict=True)
+    ]
+    chunks = [{"choices": [{"index": 0, "delta": {"tool_calls": [piece]}, "finish_reason": None}]} for piece in pieces]
+    end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]}
+    told: list[str] = []
+    result = await generate(
+        ScriptedKimi([Recorded([*chunks, end])]),
+        "",
+        [],
+        QUESTION,
+        on_message_part=lambda part: told.append(part.id) if isinstance(part, ToolCall) else None,
+    )
+    assert told == [call.id for call in result.message.tool_calls or ()]

@@ -499,3 +499,20 @@ async def test_a_text_in_place_of_a_script_answers_one_request() -> None:
 def test_any_text_is_read_or_refused(text: str) -> None:
     with suppress(ValueError):
         read(text)
+
+
+@pytest.mark.parametrize("step", [5, b"text: a", None, {"text": "a"}])
+def test_what_is_no_step_is_refused_when_the_double_is_made(step: Any) -> None:
+    with pytest.raises(TypeError, match="step 2 of the script"):
+        ScriptedKimi([say("a"), step])
+
+
+def test_a_piece_that_is_an_object_is_told_how_to_be_written() -> None:
+    with pytest.raises(ValueError, match="arguments_part"):
+        read('tool_call: {"name": "f"}\ntool_call_part: {"a": 1}')
+
+
+@pytest.mark.parametrize("line", ["usage: ", "tool_call: ", 'text: "'])
+def test_endless_nesting_is_a_mistake_and_no_crash(line: str) -> None:
+    with suppress(ValueError):
+        read(line + "[" * 100_000)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import example, given, settings
@@ -18,6 +18,7 @@ from kimi_agent import (
     ChatProviderError,
     Kimi,
     Message,
+    RoundInProgressError,
     SimpleToolset,
     TextPart,
     TokenUsage,
@@ -27,6 +28,7 @@ from kimi_agent import (
     ToolError,
     ToolOk,
     ToolResult,
+    generate,
     step,
 )
 from kimi_agent.testing import Call, Delivery, KimiServer, Recorded, Reply, ScriptedKimi, say
@@ -877,7 +879,7 @@ async def test_what_cannot_be_called_is_answered_beside_what_can() -> None:
     assert [(r.tool_call_id, r.return_value.brief) for r in results] == [
         ("a", ""),
         ("b", "Invalid arguments"),
-        ("c", "Tool not found"),
+        ("c", "Tool `nothing` not found"),
         ("d", "Invalid arguments"),
         ("e", "Invalid arguments"),
     ]
@@ -1086,3 +1088,131 @@ async def test_neither_the_history_nor_the_answer_of_a_step_is_changed_by_its_ca
     await result.tool_results()
     assert history == before
     assert result.message == message
+
+
+# ==== what else may go wrong ====
+
+
+class Denying(SimpleToolset):
+    async def invoke(self, call: ToolCall) -> Any:
+        return ToolError(message="denied", brief="denied")
+
+
+async def ran() -> str:
+    raise AssertionError("this must not run")
+
+
+@pytest.mark.parametrize("way", ["step", "handle"])
+async def test_a_toolset_whose_invoke_is_overridden_runs_calls_by_that(way: str) -> None:
+    toolset = Denying([ran])
+    if way == "step":
+        result = await step(ScriptedKimi([Reply(tool_calls=[Call("ran"), Call("nothing")])]), "", toolset, QUESTION)
+        results = await result.tool_results()
+    else:
+        handled: Any = toolset.handle(ToolCall.from_function("ran"))
+        results = [await handled]
+    assert {result.return_value.message for result in results} == {"denied"}
+
+
+async def test_a_toolset_whose_handle_is_replaced_runs_calls_by_that() -> None:
+    toolset: Any = SimpleToolset([ran])
+    answer = ToolResult(tool_call_id="other", return_value=ToolOk(output="patched"))
+    toolset.handle = lambda call: answer
+    result = await step(ScriptedKimi([Reply(tool_calls=[Call("ran", id="r")])]), "", toolset, QUESTION)
+    assert await result.tool_results() == [answer.copy_with(tool_call_id="r")]
+
+
+@pytest.mark.parametrize("through", [lambda wait: wait, lambda wait: asyncio.wait_for(wait, 5), asyncio.gather])
+async def test_a_callback_cannot_wait_for_all_results(through: Callable[[Any], Any]) -> None:
+    async def wait(result: ToolResult) -> None:
+        await through(made.tool_results())
+
+    script = [Reply(tool_calls=[Call("double", '{"number": 2}')])]
+    made = await step(ScriptedKimi(script), "", SimpleToolset([double]), QUESTION, on_tool_result=wait)
+    with pytest.raises(RoundInProgressError, match="its own"):
+        await made.tool_results()
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+async def test_a_callback_that_raises_a_cancellation_cancels_nobody() -> None:
+    async def told(result: ToolResult) -> None:
+        raise asyncio.CancelledError
+
+    script = [Reply(tool_calls=[Call("double", '{"number": 2}')])]
+    made = await step(ScriptedKimi(script), "", SimpleToolset([double]), QUESTION, on_tool_result=told)
+    with pytest.raises(RuntimeError, match="CancelledError"):
+        await made.tool_results()
+    assert outputs(await made.tool_results()) == ["4"]
+
+
+async def test_calls_that_somebody_else_cancels_have_results() -> None:
+    script = [Reply(tool_calls=[Call("double", '{"number": 2}'), Call("nothing")])]
+    made = await step(ScriptedKimi(script), "", SimpleToolset([double]), QUESTION)
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    assert briefs(await made.tool_results()) == ["Interrupted", "Interrupted"]
+
+
+@pytest.mark.parametrize("given", [None, "text", 5])
+async def test_what_is_no_result_comes_out_and_harms_no_memory_of_the_others(given: Any) -> None:
+    class Odd:
+        tools: ClassVar[list[Any]] = []
+
+        def handle(self, call: ToolCall) -> Any:
+            future = asyncio.get_running_loop().create_future()
+            future.set_result(given)
+            return future
+
+    made = await step(ScriptedKimi([Reply(tool_calls=[Call("double")])]), "", Odd(), QUESTION, on_tool_call=print)
+    with pytest.raises(TypeError, match="Invalid return type"):
+        await made.tool_results()
+    assert "Invalid return type" in (await made.tool_results())[0].return_value.message
+
+
+async def test_a_bare_value_of_a_toolset_is_its_result() -> None:
+    class Bare:
+        tools: ClassVar[list[Any]] = []
+
+        def handle(self, call: ToolCall) -> Any:
+            future = asyncio.get_running_loop().create_future()
+            future.set_result(ToolOk(output="bare"))
+            return future
+
+    made = await step(ScriptedKimi([Reply(tool_calls=[Call("double", id="d")])]), "", Bare(), QUESTION)
+    assert await made.tool_results() == [ToolResult(tool_call_id="d", return_value=ToolOk(output="bare"))]
+
+
+async def test_results_are_waited_for_in_the_loop_of_their_step() -> None:
+    waits = asyncio.Event()
+    made = await step(ScriptedKimi([Reply(tool_calls=[Call("wait")])]), "", SimpleToolset([_waiting(waits)]), QUESTION)
+
+    def elsewhere() -> None:
+        with pytest.raises(RuntimeError, match="event loop of the step"):
+            asyncio.run(made.tool_results())
+
+    await asyncio.to_thread(elsewhere)
+    waits.set()
+    await made.tool_results()
+
+
+def _waiting(event: asyncio.Event) -> Callable[[], Any]:
+    async def wait() -> str:
+        await event.wait()
+        return "done"
+
+    return wait
+
+
+async def test_a_deep_copy_of_a_step_shares_its_results() -> None:
+    script = [Reply(tool_calls=[Call("double", '{"number": 2}')])]
+    made = await step(ScriptedKimi(script), "", SimpleToolset([double]), QUESTION)
+    assert outputs(await copy.deepcopy(made).tool_results()) == outputs(await made.tool_results()) == ["4"]
+
+
+async def test_ten_thousand_calls_with_one_id_are_told_apart() -> None:
+    calls = [Call("nothing", id="same") for _ in range(10_000)]
+    result = await generate(ScriptedKimi([Reply(tool_calls=calls)]), "", [], QUESTION)
+    assert len({call.id for call in result.message.tool_calls or ()}) == 10_000

@@ -12,7 +12,16 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field, PrivateAttr, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    PrivateAttr,
+    TypeAdapter,
+    ValidationError,
+    computed_field,
+    create_model,
+    model_validator,
+)
 
 import kimi_agent
 from kimi_agent import (
@@ -117,10 +126,8 @@ begun: st.SearchStrategy[ToolReturnValue] = st.one_of(
     st.builds(lambda kind, text: kind(text), st.sampled_from([ToolValidateError, ToolRuntimeError]), texts),
     st.builds(lambda text: ToolMessage(is_error=False, written=Message.assistant(text)), texts),
     st.builds(lambda path, sizes: Written(path, sizes=sizes), texts, st.lists(st.integers(), max_size=2)),
-    st.builds(Denied, st.integers()),
-    st.builds(
-        lambda n, cause: Deeper(n).copy_with(code=abs(n), cause=cause), st.integers(), st.builds(Denied, st.just(1))
-    ),
+    st.integers().map(Denied),
+    st.builds(lambda n, cause: Deeper(n).copy_with(code=abs(n), cause=cause), st.integers(), st.just(1).map(Denied)),
 )
 values: st.SearchStrategy[ToolReturnValue] = st.builds(lambda value, changes: value.copy_with(**changes), begun, fields)
 
@@ -391,7 +398,7 @@ def test_the_brief_is_the_first_one_line_block() -> None:
 @pytest.mark.parametrize(
     ("kind", "message", "brief"),
     [
-        (ToolNotFoundError, "Tool `x` not found", "Tool not found"),
+        (ToolNotFoundError, "Tool `x` not found", "Tool `x` not found"),
         (ToolParseError, "Error parsing JSON arguments: x", "Invalid arguments"),
         (ToolValidateError, "Error validating JSON arguments: x", "Invalid arguments"),
         (ToolRuntimeError, "Error running tool: x", "Tool runtime error"),
@@ -664,3 +671,49 @@ def test_a_kimi_has_the_attributes_of_the_sdk() -> None:
 def test_usage_has_its_sums() -> None:
     usage = kimi_agent.TokenUsage(input_other=1, output=2, input_cache_read=3, input_cache_creation=4)
     assert (usage.input, usage.total) == (8, 10)
+
+
+# ==== fields that a class works out, or cannot have ====
+
+
+class Measured(ToolReturnValue):
+    path: str = ""
+
+    @computed_field
+    @property
+    def length(self) -> int:
+        return len(self.path)
+
+
+class Log(BaseModel):
+    value: ToolReturnValue
+    more: list[ToolReturnValue] = []
+
+
+@pytest.mark.parametrize("options", [{}, {"exclude_none": True}, {"exclude_unset": True}, {"by_alias": True}])
+def test_a_container_keeps_the_class_and_its_fields(options: dict[str, Any]) -> None:
+    value = Measured(is_error=False, output="x", path="abc")  # type: ignore[call-arg]
+    log = Log(value=value, more=[value, ToolOk(output="y")])
+    again = Log.model_validate_json(log.model_dump_json(**options))
+    assert again == log
+    assert [type(item) for item in (again.value, *again.more)] == [Measured, Measured, ToolOk]
+
+
+@pytest.mark.filterwarnings("ignore:Field name .brief.")
+@pytest.mark.parametrize("field", [{"brief": (str, "")}, {"kind": (str, Field("", alias="class"))}])
+def test_a_field_that_means_something_else_in_a_result_is_refused(field: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match="cannot have a field"):
+        create_model("Odd", __base__=ToolReturnValue, **field)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: ToolOk(), lambda: ToolError(brief="b"), lambda: ToolOk(output="x", is_error=True)]
+)  # type: ignore[call-arg]
+def test_a_result_is_what_its_class_says(make: Callable[[], Any]) -> None:
+    with pytest.raises(ValueError):
+        make()
+
+
+def test_help_tells_the_fields_of_a_value() -> None:
+    assert {"is_error", "output", "message"} <= inspect.signature(ToolOk).parameters.keys()
+    assert list(inspect.signature(ToolNotFoundError).parameters) == ["tool_name"]

@@ -21,6 +21,7 @@ from kimi_agent import (
     Message,
     SimpleToolset,
     Tool,
+    ToolArgumentsError,
     ToolCall,
     ToolError,
     ToolNotFoundError,
@@ -140,9 +141,7 @@ def test_tools_stand_in_the_order_in_which_they_came() -> None:
     assert names(toolset.add(named("bbb"))) == ["zzz", "aaa", "mmm", "bbb"]
     assert names(toolset.remove("aaa").add(named("aaa"))) == ["zzz", "mmm", "bbb", "aaa"]
     assert names(toolset | SimpleToolset([named("ccc")])) == ["zzz", "mmm", "bbb", "aaa", "ccc"]
-    assert len(toolset) == 4
-    assert "mmm" in toolset
-    assert "nnn" not in toolset
+    assert SimpleToolset()  # an empty one is a toolset, too
 
 
 def test_no_tools_are_fine() -> None:
@@ -626,3 +625,64 @@ async def test_an_agent_takes_all_kinds_at_once_beside_its_methods() -> None:
     assert list(agent.functions) == ["method", "add", "two", "three", "meet_again", "four"]
     with pytest.raises(FunctionSpecError, match="'method'"):
         Ours(ScriptedKimi(), functions=[named("method")])
+
+
+class Pair(BaseModel):
+    a: int = 0
+
+
+class GuardedFunction(AIFunction):
+    async def call(self, arguments: Any) -> ToolReturnValue:
+        return ToolError(message="denied", brief="denied")
+
+
+class GuardedTool(CallableTool):
+    name: str = "guarded"
+    description: str = "x"
+    parameters: dict[str, Any] = {"type": "object"}
+
+    async def call(self, arguments: Any) -> ToolReturnValue:
+        return ToolError(message="denied", brief="denied")
+
+    async def __call__(self) -> ToolReturnValue:
+        raise AssertionError("this must not run")
+
+
+class GuardedModelTool(CallableTool2[Pair]):
+    name: str = "guarded"
+    description: str = "x"
+    params: type[Pair] = Pair
+
+    async def call(self, arguments: Any) -> ToolReturnValue:
+        return ToolError(message="denied", brief="denied")
+
+    async def __call__(self, params: Pair) -> ToolReturnValue:
+        raise AssertionError("this must not run")
+
+
+def guarded() -> str:
+    raise AssertionError("this must not run")
+
+
+@pytest.mark.parametrize("make", [lambda: GuardedFunction(guarded), GuardedTool, GuardedModelTool])
+async def test_a_tool_with_a_call_of_its_own_is_run_by_that(make: Callable[[], Any]) -> None:
+    result = await step(
+        ScriptedKimi([Reply(tool_calls=[Call("guarded")])]), "", SimpleToolset([make()]), [Message.user("?")]
+    )
+    assert [given.return_value.message for given in await result.tool_results()] == ["denied"]
+    agent = Agent(ScriptedKimi([Reply(tool_calls=[Call("guarded")]), say("No.")]), functions=[make()])
+    assert "denied" in [message.text async for message in agent.full_round("?")]
+
+
+async def test_malformed_arguments_of_a_function_that_must_not_be_tried_again_are_not() -> None:
+    function = AIFunction(guarded, auto_retry=False)
+    with pytest.raises(ToolArgumentsError) as caught:
+        await SimpleToolset([function]).invoke(
+            ToolCall(id="c", function=ToolCall.FunctionBody(name="guarded", arguments="{"))
+        )
+    assert (caught.value.retry, caught.value.malformed) == (False, True)
+
+
+def test_a_toolset_is_no_tool() -> None:
+    with pytest.raises(FunctionSpecError, match="merge two sets"):
+        SimpleToolset([SimpleToolset()])  # type: ignore[list-item]

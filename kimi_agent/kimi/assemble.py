@@ -91,8 +91,8 @@ class Assembler:
     def message(self) -> Message:
         """The answer as far as it came. Its buffers are joined here."""
         calls = [call for call in self._calls if call.name]
-        ids = _unique([call.id or f"{call.name}_{place}" for place, call in enumerate(calls)])
-        made = tuple(call.made(call_id) for call, call_id in zip(calls, ids, strict=True))
+        ids = _Ids()
+        made = tuple(call.made(ids.unique(call.id or f"{call.name}_{place}")) for place, call in enumerate(calls))
         return Message(role="assistant", content=(*self._closed, *self._open_parts()), tool_calls=made)
 
     def _open_parts(self) -> list[ContentPart]:
@@ -386,18 +386,20 @@ def _first_choice(choices: Sequence[JSON]) -> JSON:
     return next((choice for choice in choices if not choice.get("index")), cast(JSON, {}))
 
 
-def _unique(ids: Iterable[str]) -> list[str]:
-    """The same ids, with a suffix where one was there before."""
-    taken: set[str] = set()
-    unique: list[str] = []
-    for wanted in ids:
-        call_id, number = wanted, 1
-        while call_id in taken:
+class _Ids:
+    """Gives each call of a message an id of its own: with a suffix where one was there before."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, int] = {}
+
+    def unique(self, wanted: str) -> str:
+        call_id, number = wanted, self._taken.get(wanted, 0)
+        while call_id in self._taken:
             number += 1
-            call_id = f"{wanted}_{number}"
-        taken.add(call_id)
-        unique.append(call_id)
-    return unique
+            call_id = f"{wanted}_{number + 1}"
+        self._taken[wanted] = number
+        self._taken.setdefault(call_id, 0)
+        return call_id
 
 
 def _joined(pieces: list[str]) -> str:
@@ -438,9 +440,13 @@ _MOST_TOKENS: Final = 1_000_000_000_000
 
 
 class Parts:
-    """Frames as the parts that kosong's callbacks know. A call is held back until its name is known."""
+    """Frames as the parts that kosong's callbacks know. A call is held back until its name is known.
+
+    Calls have the ids of the whole message, unless names come in another order than their calls.
+    """
 
     def __init__(self) -> None:
+        self._ids = _Ids()
         self._named: dict[Index, int] = {}
         """By the index of the frames, the place of each call that was begun."""
         self._held: dict[Index, list[ToolCallDelta]] = {}
@@ -455,8 +461,8 @@ class Parts:
         held.append(frame)
         if frame.name is None:
             return None
-        self._named[frame.index] = len(self._named)
-        call_id = next((delta.id for delta in held if delta.id), None)
+        place = self._named[frame.index] = len(self._named)
+        call_id = self._ids.unique(next((delta.id for delta in held if delta.id), None) or f"{frame.name}_{place}")
         return part_of(ToolCallDelta(frame.index, call_id, frame.name, "".join([delta.arguments for delta in held])))
 
 

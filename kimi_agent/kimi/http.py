@@ -212,11 +212,13 @@ class HttpTransport:
         first_byte = timeouts.first_byte
         if whole_answer and first_byte is not None:
             first_byte = max(first_byte, WHOLE_ANSWER)
-        limits = httpx.Timeout(connect=timeouts.connect, read=first_byte, write=WRITE_TIMEOUT, pool=None)
+        limits = httpx.Timeout(connect=timeouts.connect, read=first_byte, write=WRITE_TIMEOUT, pool=first_byte)
         headers = self._headers.copy()  # not a dict: this one masks the key in its repr, too
         headers.update(options.pop("headers", {}))
         try:
-            request = client.build_request(method, _url(self.base_url + path), headers=headers, timeout=limits, **options)
+            request = client.build_request(
+                method, _url(self.base_url + path), headers=headers, timeout=limits, **options
+            )
             response = await _Sending(client, request, first_byte).head()
         except Exception as error:  # base URLs can be wrong in ways of which httpx has no error
             raise self._error_from(error) from error

@@ -41,10 +41,9 @@ class SSEDecoder:
             data = self._with_plain_newlines(data)
         if not data:
             return []
-        if not self._tail and data.startswith(b"data: ") and data.find(b"\n") == len(data) - 2 < LARGEST_EVENT:
-            if data.endswith(b"\n\n"):  # one whole event, as servers send them
-                self._at_start = False
-                return [(MESSAGE, data[6:-2])]
+        if self._is_one_event(data):
+            self._at_start = False
+            return [(MESSAGE, data[6:-2])]
         ends_event = b"\n\n" in data or (data[0] == 10 and bool(self._tail) and self._tail[-1].endswith(b"\n"))
         self._tail.append(data)
         if not ends_event:
@@ -58,6 +57,16 @@ class SSEDecoder:
         self._tail = [tail] if (tail := blocks.pop()) else []
         self._tail_size = len(tail)
         return self._events(blocks)
+
+    def _is_one_event(self, data: bytes) -> bool:
+        """Whether `data` is one whole event of one line, as servers send them."""
+        first_line = data.find(b"\n")
+        return (
+            first_line == len(data) - 2 < LARGEST_EVENT
+            and not self._tail
+            and data.startswith(b"data: ")
+            and data.endswith(b"\n")
+        )
 
     def close(self) -> list[Event]:
         """The event that the end of the body completes: hosts forget the last blank line."""

@@ -98,7 +98,14 @@ def _proofread(script: Iterable[Step]) -> Iterator[Step]:
                 read(step)
             except ValueError as error:
                 raise ValueError(f"step {number} of the script: {error}") from None
+        elif not callable(step):
+            _check_step(step, f"step {number} of the script")
         yield step
+
+
+def _check_step(step: object, which: str) -> None:
+    if not isinstance(step, Answer | Call):
+        raise TypeError(f"{which} is {step!r}; a step is a Reply, a text, a function, or what docs/testing.md lists")
 
 
 async def _resolved(step: Step, body: Body) -> Answer | Written:

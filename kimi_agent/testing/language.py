@@ -7,9 +7,9 @@
     tool_call_part: "b": 2}
     usage: {"input_other": 10, "output": 2}
 
-Each line but the last two is one delta. `error: 503`, `error: connection` or `error: timeout` ends an answer before its
-end; as the only instruction it stands in place of one. Blank lines and lines that begin with `#` are skipped, and so is
-what a line is indented by.
+A line of `text`, `think`, `tool_call` or `tool_call_part` is one delta. `error: 503`, `error: connection` or
+`error: timeout` ends an answer before its end; as the only instruction it stands in place of one. Blank lines and lines
+that begin with `#` are skipped, and so is what a line is indented by.
 
 Reading is pure. Only the pauses of an answer have a clock.
 """
@@ -212,7 +212,7 @@ def _unquoted(payload: str) -> str:
         return payload
     try:
         return json.loads(payload)
-    except ValueError:
+    except (ValueError, RecursionError):
         return payload
 
 
@@ -220,7 +220,7 @@ def _object(payload: str, *allowed: str) -> Body:
     """The JSON object of a payload."""
     try:
         value: Any = json.loads(payload)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"this is no JSON: {error}; a JSON object with {', '.join(allowed)} is wanted") from None
     if not isinstance(value, dict):
         raise ValueError(f"a JSON object with {', '.join(allowed)} is wanted")
@@ -233,10 +233,18 @@ def _object(payload: str, *allowed: str) -> Body:
 def _part(payload: str) -> Body:
     """A piece of arguments with its index, or alone."""
     try:
-        is_object = isinstance(json.loads(payload), dict)
-    except ValueError:
-        is_object = False
-    return _object(payload, "index", "arguments_part") if is_object else {"arguments_part": payload}
+        value: Any = json.loads(payload)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        return {"arguments_part": payload}
+    if "arguments_part" not in value:
+        written = json.dumps({"arguments_part": payload})
+        raise ValueError(
+            "arguments_part has to be there, and is a text; the fields are index, arguments_part; "
+            f"a piece that is an object itself is written {written}"
+        )
+    return _object(payload, "index", "arguments_part")
 
 
 def _index(fields: Body, default: int) -> int:

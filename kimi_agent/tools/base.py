@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Protocol, Self, TypeAlias, cast
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Protocol, Self, TypeAlias, cast
 from weakref import WeakValueDictionary
 
 from pydantic import (
     BeforeValidator,
+    Field,
     ModelWrapValidatorHandler,
     SerializationInfo,
     SerializeAsAny,
@@ -159,8 +161,8 @@ def _class_name(cls: type) -> str:
     return cls.__name__ if cls.__module__.startswith("kimi_agent.") else f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _leaves_out(info: SerializationInfo) -> bool:
-    return bool(info.include or info.exclude or info.exclude_unset or info.exclude_defaults or info.exclude_none)
+_being_written: Final[ContextVar[object]] = ContextVar("kimi_agent_being_written", default=None)
+"""The result whose class has begun to write it: a container begins with what it knows, which is the base class."""
 
 
 class ToolReturnValue(Value):
@@ -199,6 +201,11 @@ class ToolReturnValue(Value):
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
+        fields = {name for key, field in cls.model_fields.items() for name in (key, field.alias)}
+        if taken := fields & {_CLASS, "brief"}:
+            raise TypeError(
+                f"{cls.__name__} cannot have a field {taken.pop()!r}, which means something else in a result"
+            )
         _classes[_class_name(cls)] = cls
 
     @classmethod
@@ -214,12 +221,18 @@ class ToolReturnValue(Value):
         fields = dict(cast(Mapping[str, Any], value))
         known = _classes.get(str(fields[_CLASS]))
         if known is not None and issubclass(known, cls):
-            del fields[_CLASS]
+            fields = {name: item for name, item in fields.items() if name not in known._worked_out()}
             plain = known is cls and not cls.__pydantic_custom_init__
             return handler(fields) if plain else known.from_fields(fields, context=info.context)
         if known is not None:
             raise ValueError(f"this is a {known.__name__}, not a {cls.__name__}")
         return handler(value) if info.context is KEEP_UNKNOWN else cls.from_fields(fields, context=KEEP_UNKNOWN)
+
+    @classmethod
+    def _worked_out(cls) -> set[str]:
+        """What its JSON has that is no field: a constructor would refuse it."""
+        computed = cls.model_computed_fields.items()
+        return {_CLASS, *(name for key, field in computed for name in (key, field.alias or key))}
 
     @model_validator(mode="before")
     @classmethod
@@ -233,21 +246,14 @@ class ToolReturnValue(Value):
 
     @model_serializer(mode="wrap")
     def _with_class(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
-        fields = handler(self)
-        if self._lacks_own(fields) and not _leaves_out(info):  # a container knows only the fields of its annotation
-            return type(self).__pydantic_serializer__.to_python(
-                self, mode=info.mode, by_alias=info.by_alias, round_trip=info.round_trip, context=info.context
-            )
-        return fields if type(self) is ToolReturnValue else {_CLASS: _class_name(type(self)), **fields}
-
-    def _lacks_own(self, fields: Mapping[str, Any]) -> bool:
-        own = type(self).model_fields
-        wanted = (
-            name
-            for name in own.keys() - ToolReturnValue.model_fields
-            if not own[name].exclude and not own[name].exclude_if
-        )
-        return any(name not in fields and (own[name].serialization_alias or name) not in fields for name in wanted)
+        if type(self).model_fields.keys() == ToolReturnValue.model_fields.keys() or _being_written.get() is self:
+            fields = handler(self)
+            return fields if type(self) is ToolReturnValue else {_CLASS: _class_name(type(self)), **fields}
+        token = _being_written.set(self)
+        try:
+            return type(self).__pydantic_serializer__.to_python(self, **_settings(info))
+        finally:
+            _being_written.reset(token)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ToolReturnValue):
@@ -274,30 +280,46 @@ class ToolReturnValue(Value):
 
 
 class ToolOk(ToolReturnValue):
-    """A call that went well. `brief` is a line for the user."""
+    """A call that went well.
 
-    is_error: bool = False
+    Args:
+        output: for the model: text, or content parts.
+        message: a note for the model beside the output.
+        brief: a line for the user.
+        fields: of a subclass.
+    """
+
+    is_error: Literal[False] = False  # pyright: ignore[reportIncompatibleVariableOverride]
+    output: Annotated[str | tuple[ContentPart, ...], BeforeValidator(_as_output)] = Field()
 
     if TYPE_CHECKING:
 
-        def __init__(self, *, output: Output, message: str = "", brief: str = "") -> None: ...
+        def __init__(self, *, output: Output, message: str = "", brief: str = "", **fields: Any) -> None: ...
 
 
 class ToolError(ToolReturnValue):
-    """A call that went wrong: `message` says how. `brief` is a line for the user."""
+    """A call that went wrong.
 
-    is_error: bool = True
+    Args:
+        message: tells the model what went wrong.
+        brief: a line for the user.
+        output: for the model, beside the message.
+        fields: of a subclass.
+    """
+
+    is_error: Literal[True] = True  # pyright: ignore[reportIncompatibleVariableOverride]
+    message: str = Field()
 
     if TYPE_CHECKING:
 
-        def __init__(self, *, message: str, brief: str, output: Output = "") -> None: ...
+        def __init__(self, *, message: str, brief: str, output: Output = "", **fields: Any) -> None: ...
 
 
 class ToolNotFoundError(ToolError):
     """There is no tool `tool_name`."""
 
     def __init__(self, tool_name: str) -> None:
-        super().__init__(message=f"Tool `{tool_name}` not found", brief="Tool not found")
+        super().__init__(message=f"Tool `{tool_name}` not found", brief=f"Tool `{tool_name}` not found")
 
 
 class ToolParseError(ToolError):
@@ -332,6 +354,13 @@ class ToolResult(Value):
 
     tool_call_id: str
     return_value: SerializeAsAny[ToolReturnValue]
+
+
+def _settings(info: SerializationInfo) -> dict[str, Any]:
+    """How a value is to be written, for another serializer."""
+    names = ("mode", "by_alias", "round_trip", "context", "include", "exclude")
+    names = (*names, "exclude_unset", "exclude_defaults", "exclude_none")
+    return {name: getattr(info, name) for name in names}
 
 
 Output: TypeAlias = str | ContentPart | Sequence[ContentPart | str]

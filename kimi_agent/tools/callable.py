@@ -18,10 +18,11 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
 from ..errors import FunctionCallException, FunctionSpecError, ToolArgumentsError
-from .base import Tool, ToolReturnValue
+from .base import NAME_RULE, Tool, ToolReturnValue, is_safe_name
 from .results import truncate
 from .running import failure, run
 from .texts import DEFAULT_TEXTS, MARKED_TEXTS, ToolTexts, fields_of, tool_error_from
+from .threads import TOOL_THREADS
 
 if TYPE_CHECKING:
     from .signature import Signature
@@ -51,7 +52,7 @@ class _Running(ABC):
     def _base(self) -> Tool: ...
 
     @abstractmethod
-    def _prepared(self, arguments: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    async def _prepared(self, arguments: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
         """What to call it with, by position and by name.
 
         Raises:
@@ -70,7 +71,7 @@ class _Running(ABC):
             WrappedCallException: the tool raised, or returned something else than a `ToolReturnValue`.
         """
         try:
-            positional, named = self._prepared(arguments)
+            positional, named = await self._prepared(arguments)
         except ToolArgumentsError:
             raise
         except BaseException as error:  # from a validator of the tool's author
@@ -99,6 +100,12 @@ def checked_value(value: Any) -> ToolReturnValue:
     raise TypeError(f"Invalid return type: {type(value).__name__}; a tool returns ToolOk, ToolError or their like")
 
 
+def _check_name(name: str, owner: str) -> None:
+    if not (is_safe_name(name) or name.startswith("$")):  # the latter are Kimi's own
+        problem = f"Kimi refuses the name {name!r}" if name else "it has no name"
+        raise FunctionSpecError(f"{owner}: {problem}; set it in the class, or pass name=, with {NAME_RULE}")
+
+
 class CallableTool(Tool, _Running):
     """A tool whose arguments a JSON Schema describes.
 
@@ -114,8 +121,11 @@ class CallableTool(Tool, _Running):
     the only argument.
 
     Raises:
-        FunctionSpecError: `parameters` is no JSON Schema.
+        FunctionSpecError: `parameters` is no JSON Schema, or Kimi refuses the name.
     """
+
+    if TYPE_CHECKING:  # subclasses write it as what it is before it is frozen
+        parameters: dict[str, Any]  # pyright: ignore[reportIncompatibleVariableOverride]
 
     @abstractmethod
     def __call__(self, *args: Any, **kwargs: Any) -> Awaitable[ToolReturnValue] | ToolReturnValue:
@@ -126,9 +136,10 @@ class CallableTool(Tool, _Running):
             super().__init__(**fields)
         except ValidationError as error:
             raise FunctionSpecError(f"{type(self).__name__}: {fields_of(error)}") from None
-        if not self.name:
-            raise FunctionSpecError(f"{type(self).__name__} has no name; set it in the class, or pass name=")
+        _check_name(self.name, type(self).__name__)
         try:
+            if not isinstance(self.parameters, Mapping):
+                raise FunctionSpecError("the parameters are no JSON object")
             _validator(self._schema)
         except ValueError as error:
             raise FunctionSpecError(f"{type(self).__name__} ({self.name!r}): {error}") from error
@@ -144,14 +155,26 @@ class CallableTool(Tool, _Running):
         except ValueError as error:
             raise FunctionSpecError(f"the parameters of {self.name!r} are no JSON: {error}") from error
 
-    def _prepared(self, arguments: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
-        self._check(arguments)
+    async def _prepared(self, arguments: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        if _is_quick(self._schema, arguments):
+            self._check(arguments)
+        else:
+            await TOOL_THREADS.run(self._check, arguments)
         positional, named = _spread(arguments)
-        try:
-            _signature_of(type(self)).bind(self, *positional, **named)
-        except TypeError as error:  # a schema may let through what no parameter takes
-            raise ToolArgumentsError(str(error)) from None
+        if self._parameters is not None:
+            try:
+                self._parameters.bind(*positional, **named)
+            except TypeError as error:  # a schema may let through what no parameter takes
+                raise ToolArgumentsError(str(error)) from None
         return positional, named
+
+    @cached_property
+    def _parameters(self) -> inspect.Signature | None:
+        """Of `__call__` as it will be called; `None` when that cannot be told."""
+        try:
+            return inspect.signature(self.__call__, follow_wrapped=False)
+        except (TypeError, ValueError):
+            return None
 
     def _check(self, arguments: Any) -> None:
         from referencing.exceptions import Unresolvable
@@ -204,6 +227,7 @@ class CallableTool2(_Running, Generic[Params]):
         self.params = self._given("params", params)
         if not isinstance(self.name, str) or not isinstance(self.description, str):
             raise FunctionSpecError(f"{type(self).__name__}: name and description are texts")
+        _check_name(self.name, type(self).__name__)
         if not (isinstance(self.params, type) and issubclass(self.params, BaseModel)):
             raise FunctionSpecError(f"{type(self).__name__}: params is a pydantic model, not {self.params!r}")
         self.base  # noqa: B018  now is the time to complain
@@ -223,7 +247,7 @@ class CallableTool2(_Running, Generic[Params]):
         parameters = _signature(self.params).json_schema
         return Tool(name=self.name, description=self.description, parameters=cast(Any, parameters))
 
-    def _prepared(self, arguments: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    async def _prepared(self, arguments: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
         return (_signature(self.params).validate(arguments),), {}
 
 
@@ -232,11 +256,6 @@ def _spread(arguments: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
     if isinstance(arguments, list):
         return cast("list[Any]", arguments), {}
     return ((), cast("dict[str, Any]", arguments)) if isinstance(arguments, dict) else ((arguments,), {})
-
-
-@lru_cache(maxsize=512)
-def _signature_of(tool: type[CallableTool]) -> inspect.Signature:
-    return inspect.signature(tool.__call__)
 
 
 @lru_cache(maxsize=512)
@@ -252,6 +271,16 @@ _MAX_PROBLEMS: Final = 20
 _MAX_SHOWN: Final = 200
 
 
+_SLOW_KEYWORDS: Final = (b'"$ref"', b'"$dynamicRef"', b'"pattern', b'"uniqueItems"')
+"""They can take any time: references that branch, patterns that backtrack, each item compared with each."""
+_QUICK_LENGTH: Final = 50_000
+
+
+def _is_quick(schema: bytes, arguments: Any) -> bool:
+    """Whether the arguments can be checked on the event loop."""
+    return not any(word in schema for word in _SLOW_KEYWORDS) and len(repr(arguments)) < _QUICK_LENGTH
+
+
 @lru_cache(maxsize=512)
 def _validator(schema: bytes) -> Any:
     """Checks values against the JSON Schema `schema`. It fetches nothing: what a reference leads to is in there."""
@@ -263,7 +292,7 @@ def _validator(schema: bytes) -> Any:
     try:
         kind: Any = validator_for(decoded, default=Draft202012Validator)
         kind.check_schema(decoded)
-    except AttributeError:
+    except (AttributeError, TypeError):
         raise FunctionSpecError("the parameters are no JSON Schema: $schema is no text") from None
     except SchemaError as error:
         raise FunctionSpecError(f"the parameters are no JSON Schema: {error.json_path}: {error.message}") from None

@@ -82,7 +82,7 @@ class AIFunction:
         auto_retry: whether the model may try again after an error.
         json_schema: describes the arguments instead of the generated schema; they are checked against the types.
         auto_truncate: the most characters of a result that the model gets.
-        enabled: whether the model may call it; may be changed at any time.
+        enabled: whether the model is told of it; may be changed at any time.
 
     Raises:
         FunctionSpecError: the function cannot be described to a model.

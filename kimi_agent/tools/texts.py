@@ -138,7 +138,8 @@ def tool_error_from(error: FunctionCallException, texts: ToolTexts = DEFAULT_TEX
     """What went wrong, as a value that the model can be told. The only place where errors become values."""
     match error:
         case NoSuchFunction():
-            return ToolNotFoundError.from_fields({"message": texts.no_such_function(error), "brief": "Tool not found"})
+            brief = ToolNotFoundError(error.name).brief
+            return ToolNotFoundError.from_fields({"message": texts.no_such_function(error), "brief": brief})
         case ToolArgumentsError():
             kind = ToolParseError if error.malformed else ToolValidateError
             return kind.from_fields({"message": texts.bad_arguments(error), "brief": "Invalid arguments"})

@@ -5,13 +5,21 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Protocol, Self, TypeAlias, TypeVar, cast, runtime_checkable
 
-from ..errors import FunctionCallException, FunctionSpecError, NoSuchFunction, ToolArgumentsError, WrappedCallException
+from ..errors import (
+    FunctionCallException,
+    FunctionSpecError,
+    NoSuchFunction,
+    RoundInProgressError,
+    ToolArgumentsError,
+    WrappedCallException,
+)
 from ..message import Message, ToolCall, parse_any_arguments
 from .base import Tool, ToolError, ToolLike, ToolResult, ToolReturnValue
-from .callable import CallableTool, CallableTool2, check_return_type, checked_value
+from .callable import CallableTool, check_return_type, checked_value
 from .function import AIFunction, as_function
 from .running import failure, is_being_cancelled
 from .texts import DEFAULT_TEXTS, MARKED_TEXTS, ToolTexts, tool_error_from
@@ -78,6 +86,8 @@ def as_tool(candidate: ToolLike | Callable[..., Any]) -> ToolLike:
     check_return_type(candidate)
     if isinstance(getattr(candidate, "base", None), Tool):
         return cast(ToolLike, candidate)
+    if isinstance(candidate, Toolset):
+        raise FunctionSpecError(f"a {type(candidate).__name__} is a set of tools; merge two sets with |")
     if not callable(candidate):
         raise FunctionSpecError(f"{candidate!r} is no function for a model; pass a function or a tool")
     return as_function(candidate)
@@ -109,7 +119,7 @@ def merged(some: Mapping[str, ToolLike], more: Iterable[tuple[str, ToolLike]]) -
 # ==== one call ====
 
 
-def find(tools: Mapping[str, ToolLike], call: ToolCall) -> tuple[ToolLike, Any]:
+def _found(tools: Mapping[str, ToolLike], call: ToolCall) -> tuple[ToolLike, Any]:
     """The tool that `call` names, and its arguments.
 
     Raises:
@@ -126,15 +136,19 @@ def find(tools: Mapping[str, ToolLike], call: ToolCall) -> tuple[ToolLike, Any]:
         raise
 
 
-async def run_found(tool: ToolLike, arguments: Any, texts: ToolTexts) -> ToolReturnValue:
+_OUR_CALLS: Final[tuple[object, ...]] = (AIFunction.call, CallableTool.call)
+"""`invoke`, with what goes wrong as a value. A tool that has a `call` of its own - a guard, say - is run by that."""
+
+
+async def _run(tool: ToolLike, arguments: Any, texts: ToolTexts) -> ToolReturnValue:
     """Run a tool.
 
     Raises:
         ToolArgumentsError: the arguments do not fit.
         WrappedCallException: the tool raised, or gave something else than a `ToolReturnValue`.
     """
-    if isinstance(tool, AIFunction | CallableTool | CallableTool2):
-        return await tool.invoke(arguments, texts=texts)
+    if getattr(type(tool), "call", None) in _OUR_CALLS:
+        return await cast(AIFunction, tool).invoke(arguments, texts=texts)
     try:
         return checked_value(await tool.call(arguments))
     except BaseException as error:
@@ -149,8 +163,8 @@ async def invoke(tools: Mapping[str, ToolLike], call: ToolCall, texts: ToolTexts
         ToolArgumentsError: the arguments are no JSON object, or do not fit.
         WrappedCallException: the tool raised.
     """
-    tool, arguments = find(tools, call)
-    return await run_found(tool, arguments, texts)
+    tool, arguments = _found(tools, call)
+    return await _run(tool, arguments, texts)
 
 
 # ==== sets of tools ====
@@ -230,12 +244,6 @@ class SimpleToolset:
     def __or__(self, other: SimpleToolset) -> Self:
         return copy.copy(self).__ior__(other)
 
-    def __contains__(self, tool_name: object) -> bool:
-        return tool_name in self._by_name
-
-    def __len__(self) -> int:
-        return len(self._by_name)
-
     async def invoke(self, call: ToolCall) -> ToolReturnValue:
         """Run a call.
 
@@ -245,29 +253,26 @@ class SimpleToolset:
         return await invoke(self._by_name, call, self.texts)
 
     def handle(self, tool_call: ToolCall) -> HandleResult:
-        """Run a call in a task of its own; what goes wrong is a result with `is_error`."""
-        found = self._found(tool_call)
-        if isinstance(found, ToolResult):
-            return found
-        return asyncio.get_running_loop().create_task(self._run(tool_call, *found))
+        """Run a call in a task of its own; what goes wrong is a result with `is_error`.
+
+        What cannot be run has its result at once.
+        """
+        if type(self).invoke is SimpleToolset.invoke:  # else that decides what can be run
+            try:
+                _found(self._by_name, tool_call)
+            except FunctionCallException as error:
+                return self._failed(tool_call, error)
+        return asyncio.get_running_loop().create_task(self.result_of(tool_call))
 
     async def result_of(self, call: ToolCall) -> ToolResult:
         """Run a call in the running task; what goes wrong is a result with `is_error`."""
-        found = self._found(call)
-        return found if isinstance(found, ToolResult) else await self._run(call, *found)
-
-    def _found(self, call: ToolCall) -> tuple[ToolLike, Any] | ToolResult:
         try:
-            return find(self._by_name, call)
+            return ToolResult(tool_call_id=call.id, return_value=await self.invoke(call))
         except FunctionCallException as error:
-            return ToolResult(tool_call_id=call.id, return_value=tool_error_from(error, self.texts))
+            return self._failed(call, error)
 
-    async def _run(self, call: ToolCall, tool: ToolLike, arguments: Any) -> ToolResult:
-        try:
-            value = await run_found(tool, arguments, self.texts)
-        except FunctionCallException as error:
-            value = tool_error_from(error, self.texts)
-        return ToolResult(tool_call_id=call.id, return_value=value)
+    def _failed(self, call: ToolCall, error: FunctionCallException) -> ToolResult:
+        return ToolResult(tool_call_id=call.id, return_value=tool_error_from(error, self.texts))
 
     def runs_in_thread(self, call: ToolCall) -> bool:
         """Whether the tool of a call runs in a thread, which cannot be stopped."""
@@ -299,14 +304,29 @@ async def handled(toolset: Toolset, call: ToolCall) -> ToolResult:
     """
     given: HandleResult | None = None
     try:
-        if isinstance(toolset, SimpleToolset) and type(toolset).handle is SimpleToolset.handle:
+        if isinstance(toolset, SimpleToolset) and _handles_plainly(toolset):
             return await toolset.result_of(call)  # a task less
         given = toolset.handle(call)
-        return given if isinstance(given, ToolResult) else await given
+        return _answering(call, given if isinstance(given, ToolResult) else await given)
     except asyncio.CancelledError as error:
         if isinstance(given, asyncio.Future) and given.done() and not given.cancelled() and not given.exception():
-            return given.result()  # it was there when the cancellation came
+            return _answering(call, given.result())  # it was there when the cancellation came
         return stopped(toolset, call, None if is_being_cancelled() else error)
+
+
+def _handles_plainly(toolset: SimpleToolset) -> bool:
+    return type(toolset).handle is SimpleToolset.handle and "handle" not in vars(toolset)
+
+
+def _answering(call: ToolCall, given: object) -> ToolResult:
+    """What somebody's toolset gave as the result of `call`.
+
+    Raises:
+        TypeError: it is no result.
+    """
+    if isinstance(given, ToolResult):
+        return given if given.tool_call_id == call.id else given.copy_with(tool_call_id=call.id)
+    return ToolResult(tool_call_id=call.id, return_value=checked_value(given))
 
 
 def stopped(toolset: Toolset, call: ToolCall, error: BaseException | None = None) -> ToolResult:
@@ -347,11 +367,13 @@ class RunningCalls(Generic[T]):
         run: Callable[[ToolCall], Awaitable[T]],
         commit: Callable[[T], Awaitable[None]],
     ) -> None:
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
+        self._mark = object()
         self._calls = tuple(calls)
         self._run, self._commit = run, commit
-        self._started: set[int] = set()
+        self._started: set[str] = set()
         self._finished: dict[int, T] = {}
+        self._by_id: dict[str, T] = {}
         self.cancelled = False
         """Whether they have been told to stop."""
         self._drained = False
@@ -363,8 +385,11 @@ class RunningCalls(Generic[T]):
             task.add_done_callback(self._note_failure)
 
     async def _run_one(self, position: int) -> T:
-        self._started.add(position)
-        outcome = self._finished[position] = await self._run(self._calls[position])
+        call = self._calls[position]
+        _inside.set(_inside.get() | {self._mark})
+        self._started.add(call.id)
+        outcome = self._finished[position] = await self._run(call)
+        self._by_id.setdefault(call.id, outcome)
         if not self.cancelled:  # else whoever cancelled answers the call
             await self._commit(outcome)
         return outcome
@@ -376,11 +401,11 @@ class RunningCalls(Generic[T]):
 
     def has_started(self, call: ToolCall) -> bool:
         """Whether a call has begun to run."""
-        return any(known.id == call.id for known in map(self._calls.__getitem__, self._started))
+        return call.id in self._started
 
     def outcome_of(self, call: ToolCall) -> T | None:
         """What a call gave, committed or not; `None` if it gave nothing yet."""
-        return next((outcome for place, outcome in self._finished.items() if self._calls[place].id == call.id), None)
+        return self._by_id.get(call.id)
 
     async def result(self, position: int) -> T:
         """What the call at `position` gave, as soon as it is there. Cancelling the wait cancels no call.
@@ -403,9 +428,19 @@ class RunningCalls(Generic[T]):
         failed = task.exception() if task.done() and not task.cancelled() else None
         return self._finished.get(position, failed)
 
-    def is_inside(self) -> bool:
-        """Whether the running task is that of one of the calls."""
-        return asyncio.current_task() in self._tasks
+    def check_waiter(self) -> None:
+        """Make sure that the running task can wait for all calls.
+
+        Raises:
+            RoundInProgressError: it belongs to one of them.
+            RuntimeError: it is in another event loop.
+        """
+        if all(task.done() for task in self._tasks):
+            return
+        if self._mark in _inside.get():
+            raise RoundInProgressError("a call cannot wait for the results of all calls: its own is one of them")
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError("the calls of a step run in the event loop of the step; wait for them there")
 
     def cancel(self) -> None:
         """Cancel what still runs. What it gives all the same is not committed. Twice is once."""
@@ -426,13 +461,16 @@ class RunningCalls(Generic[T]):
 
     def drop(self) -> None:
         """Cancel what still runs, now and from any thread; it ends by itself."""
-        running = [task for task in self._tasks if not task.done()]
-        if not running or (loop := running[0].get_loop()).is_closed():
+        if self._loop.is_closed() or all(task.done() for task in self._tasks):
             return
-        if asyncio._get_running_loop() is loop:
+        if asyncio._get_running_loop() is self._loop:
             self.cancel()
         else:
-            loop.call_soon_threadsafe(self.cancel)
+            self._loop.call_soon_threadsafe(self.cancel)
+
+
+_inside: Final[ContextVar[frozenset[object]]] = ContextVar("kimi_agent_calls", default=frozenset())
+"""The marks of the calls that this code runs inside of; tasks that a tool starts inherit them."""
 
 
 _under_way: Final[set[asyncio.Task[Any]]] = set()
