@@ -53,7 +53,7 @@ from .tools.base import ToolLike, ToolReturnValue
 from .tools.function import functions_of
 from .tools.results import shortened
 from .tools.texts import ToolTexts, answering, result_message, tool_error_from
-from .tools.toolset import ExceptionHandleResult, FunctionCallResult, by_name, invoke
+from .tools.toolset import ExceptionHandleResult, FunctionCallResult, by_name, invoke, merged
 from .turns import Turn, Turns
 
 __all__ = ["Agent"]
@@ -113,7 +113,7 @@ class Agent:
         """Sent with each request, so that they all find the same cache; saved with the conversation."""
         if min(self.desired_response_tokens, retry_attempts) < 0 or not 0 < trim_ratio <= 1:
             raise ValueError("desired_response_tokens and retry_attempts are 0 or more; trim_ratio is in (0, 1]")
-        self.functions: dict[str, ToolLike] = by_name([*functions_of(self).values(), *(functions or ())])
+        self.functions: dict[str, ToolLike] = merged(functions_of(self), by_name(functions or ()))
         """What the model may call, by name."""
         self.usage = TokenUsage(input_other=0, output=0)
         """What all requests of this agent cost together."""

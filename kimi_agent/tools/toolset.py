@@ -99,21 +99,28 @@ def by_name(tools: Iterable[ToolLike | Callable[..., Any]]) -> dict[str, ToolLik
     Raises:
         FunctionSpecError: two have one name, or one is no tool.
     """
-    return merged({}, ((tool.base.name, tool) for tool in map(as_tool, tools)))
+    named: dict[str, ToolLike] = {}
+    for tool in map(as_tool, tools):
+        _add(named, tool.base.name, tool)
+    return named
 
 
-def merged(some: Mapping[str, ToolLike], more: Iterable[tuple[str, ToolLike]]) -> dict[str, ToolLike]:
+def merged(some: Mapping[str, ToolLike], more: Mapping[str, ToolLike]) -> dict[str, ToolLike]:
     """The tools of both by their names.
 
     Raises:
         FunctionSpecError: two have one name.
     """
     named = dict(some)
-    for name, tool in more:
-        if name in named:
-            raise FunctionSpecError(f"there are two functions named {name!r}; give one of them another name=")
-        named[name] = tool
+    for name, tool in more.items():
+        _add(named, name, tool)
     return named
+
+
+def _add(named: dict[str, ToolLike], name: str, tool: ToolLike) -> None:
+    if name in named:
+        raise FunctionSpecError(f"there are two functions named {name!r}; give one of them another name=")
+    named[name] = tool
 
 
 # ==== one call ====
@@ -215,7 +222,7 @@ class SimpleToolset:
         Raises:
             FunctionSpecError: there is one of this name, or it is no tool.
         """
-        self._by_name = merged(self._by_name, by_name([tool]).items())
+        self._by_name = merged(self._by_name, by_name([tool]))
         return self
 
     def remove(self, tool_name: str) -> Self:
@@ -238,7 +245,7 @@ class SimpleToolset:
     def __ior__(self, other: SimpleToolset) -> Self:
         if not isinstance(other, SimpleToolset):
             return NotImplemented
-        self._by_name = merged(self._by_name, other._by_name.items())
+        self._by_name = merged(self._by_name, other._by_name)
         return self
 
     def __or__(self, other: SimpleToolset) -> Self:
