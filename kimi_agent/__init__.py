@@ -59,6 +59,7 @@ if TYPE_CHECKING:
         PromptError,
         PromptTooLong,
         QuotaExceededError,
+        RanksError,
         RateLimitError,
         RequestTooLargeError,
         RoundInProgressError,
@@ -99,6 +100,7 @@ if TYPE_CHECKING:
     from .kimi.models import ModelInfo, Prices, ThinkingEffort, model_info
     from .kimi.patience import Timeouts
     from .kimi.schema import mfjs_errors, to_mfjs
+    from .limits import Spent, UsageLimits, cost_of
     from .message import (
         AudioURLPart,
         ContentPart,
@@ -114,6 +116,19 @@ if TYPE_CHECKING:
         UnknownPart,
         VideoURLPart,
     )
+    from .prompt.compaction import (
+        Compaction,
+        CompactionTask,
+        Compactor,
+        DropToolOutput,
+        ExtractFacts,
+        NoCompaction,
+        SummarizeChunks,
+        SummarizeHistory,
+        compacted,
+        is_compacted,
+    )
+    from .prompt.exact import KimiTokenCounter
     from .provider import ChatProvider, GenerationKwargs, Overrides, StreamedMessage
     from .stream import MessageStream, Round
     from .terminal.chat import chat_in_terminal, chat_in_terminal_async
@@ -229,6 +244,21 @@ __all__ = [
     "DisplayBlock",
     "BriefDisplayBlock",
     "UnknownDisplayBlock",
+    # what a prompt costs, and what becomes of a long conversation
+    "KimiTokenCounter",
+    "Spent",
+    "UsageLimits",
+    "cost_of",
+    "Compaction",
+    "Compactor",
+    "CompactionTask",
+    "DropToolOutput",
+    "SummarizeHistory",
+    "SummarizeChunks",
+    "ExtractFacts",
+    "NoCompaction",
+    "compacted",
+    "is_compacted",
     # frames of a stream
     "StreamFrame",
     "Append",
@@ -290,6 +320,7 @@ __all__ = [
     "MessageTooLong",
     "RoundInProgressError",
     "UsageLimitExceeded",
+    "RanksError",
     "SessionError",
     "SessionConflictError",
     "StructuredOutputError",
@@ -315,6 +346,9 @@ _ROOMS = (
     "kimi.files",
     "kimi.formulas",
     "kimi.schema",
+    "limits",
+    "prompt.compaction",
+    "prompt.exact",
     "stream",
     "agent",
     "terminal.chat",

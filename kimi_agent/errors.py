@@ -30,6 +30,7 @@ KimiAgentError
 │   └── MessageTooLong                     the newest message or exchange does not fit
 ├── RoundInProgressError                   the agent is in the middle of a round
 ├── UsageLimitExceeded                     a limit that the caller set was reached
+├── RanksError                             Kimi's rank file is missing, or is another file
 ├── SessionError                           a session that cannot be read or written
 │   └── SessionConflictError               somebody else wrote to the same session
 └── StructuredOutputError                  the answer does not have the wanted shape; `.raw` is its text
@@ -64,6 +65,7 @@ __all__ = [
     "PromptError",
     "PromptTooLong",
     "QuotaExceededError",
+    "RanksError",
     "RateLimitError",
     "RequestTooLargeError",
     "RoundInProgressError",
@@ -293,7 +295,18 @@ class RoundInProgressError(KimiAgentError):
 
 
 class UsageLimitExceeded(KimiAgentError):
-    """A limit that the caller set was reached."""
+    """A limit that the caller set was reached.
+
+    `message` is the answer that went beyond it, which is finished and kept; `None` when nothing was spent.
+    """
+
+    def __init__(self, text: str, message: Message | None = None) -> None:
+        super().__init__(text)
+        self.message = message
+
+
+class RanksError(KimiAgentError):
+    """Kimi's rank file, with which tokens are counted, is missing, cannot be read, or is another file."""
 
 
 class SessionError(KimiAgentError):

@@ -113,6 +113,10 @@ def _is_none(value: object) -> bool:
     return value is None
 
 
+def _is_zero(value: int) -> bool:
+    return value == 0
+
+
 def _is_empty(value: Mapping[str, Any]) -> bool:
     return not value
 
@@ -617,12 +621,15 @@ class TokenUsage(Value):
         output: completion tokens, reasoning included.
         input_cache_read: prompt tokens served from the prefix cache.
         input_cache_creation: prompt tokens written to the cache; 0 on Kimi today.
+        reasoning: how many of the completion tokens were reasoning, if the server says so. A detail that takes no part
+            in `==`.
     """
 
     input_other: int
     output: int
     input_cache_read: int = 0
     input_cache_creation: int = 0
+    reasoning: int = Field(default=0, exclude_if=_is_zero)
 
     @property
     def input(self) -> int:
@@ -640,4 +647,14 @@ class TokenUsage(Value):
             output=self.output + other.output,
             input_cache_read=self.input_cache_read + other.input_cache_read,
             input_cache_creation=self.input_cache_creation + other.input_cache_creation,
+            reasoning=self.reasoning + other.reasoning,
         )
+
+    def __eq__(self, other: object) -> bool:
+        return self._billed() == other._billed() if isinstance(other, TokenUsage) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._billed())
+
+    def _billed(self) -> tuple[int, int, int, int]:
+        return self.input_other, self.output, self.input_cache_read, self.input_cache_creation

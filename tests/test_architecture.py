@@ -22,7 +22,7 @@ STEPS = (
     ("events",),
     ("provider", "history", "raw", "prompt.tokens", "tools.texts"),
     ("kimi", "tools"),
-    ("turns",),
+    ("turns", "limits"),
     ("generate",),
     ("prompt", "stream", "resume"),
     ("session", "structured"),

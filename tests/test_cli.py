@@ -264,6 +264,35 @@ async def _spawn(server: KimiServer, *arguments: str) -> Any:
     return await create_subprocess_exec(*COMMAND, *arguments, stdin=PIPE, stdout=PIPE, env=ENVIRONMENT | key)
 
 
+# ==== tokenizer ====
+
+
+def test_the_rank_file_is_copied_to_where_it_is_looked_for(data: Path, tmp_path: Path) -> None:
+    place = tmp_path / "cache" / "ranks"
+    done = piped(b"", "tokenizer", "download", "--from", str(data / "tiktoken.model"), KIMI_AGENT_RANKS=str(place))
+    assert (done.stdout, done.stderr, done.returncode) == (f"{place}: 2,795,286 bytes, checked.\n", "", 0)
+    assert place.read_bytes() == (data / "tiktoken.model").read_bytes()
+    shown = piped(b"", "tokenizer", "path", KIMI_AGENT_RANKS=str(place))
+    assert (shown.stdout, shown.stderr, shown.returncode) == (f"{place}\n", "", 0)
+
+
+def test_another_file_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "other").write_text("YQ== 0\n")
+    assert main(["tokenizer", "download", "--from", str(tmp_path / "other")]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("kimi-agent: ")
+    assert said.err.count("\n") == 1
+
+
+def test_the_path_of_the_rank_file_may_be_asked_before_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KIMI_AGENT_RANKS", str(tmp_path / "none"))
+    assert main(["tokenizer", "path"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'none'}\n"
+
+
 # ==== the command itself ====
 
 
@@ -274,7 +303,7 @@ def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out == f"kimi-agent {__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["chat", "--wings"]])
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["chat", "--wings"], ["tokenizer"], ["tokenizer", "eat"]])
 def test_a_wrong_command_line_is_explained(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(arguments)

@@ -421,8 +421,11 @@ def usage_of(usage: JSON) -> TokenUsage:
     nested = cast(JSON, details).get("cached_tokens") if isinstance(details, dict) else None
     prompt = _count(usage.get("prompt_tokens"))
     cached = min(_count(usage.get("cached_tokens")) or _count(nested), prompt)
+    output = _count(usage.get("completion_tokens"))
+    details = usage.get("completion_tokens_details")
+    thought = _count(cast(JSON, details).get("reasoning_tokens")) if isinstance(details, dict) else 0
     return TokenUsage(
-        input_other=prompt - cached, output=_count(usage.get("completion_tokens")), input_cache_read=cached
+        input_other=prompt - cached, output=output, input_cache_read=cached, reasoning=min(thought, output)
     )
 
 

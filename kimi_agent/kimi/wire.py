@@ -36,7 +36,16 @@ from ..message import (
 )
 from ..tools.base import NAME_RULE, Tool, ToolsPart, is_safe_name
 
-__all__ = ["DECLARATION", "DEFAULT_REASONING_KEY", "Dialect", "encode", "joined", "messages_json", "tool_json"]
+__all__ = [
+    "DECLARATION",
+    "DEFAULT_REASONING_KEY",
+    "Dialect",
+    "encode",
+    "joined",
+    "message_fields",
+    "messages_json",
+    "tool_json",
+]
 
 DEFAULT_REASONING_KEY: Final = "reasoning_content"
 
@@ -144,13 +153,13 @@ def _encoder(dialect: Dialect) -> Callable[[Message], bytes]:
     """What encodes messages for a dialect; each dialect keeps bytes of its own with a message."""
 
     def message_json(message: Message) -> bytes:
-        return encode(_message(message, dialect))
+        return encode(message_fields(message, dialect))
 
     message_json.__qualname__ = f"message_json({dialect.reasoning_key}, {dialect.strict})"
     return once_per_value(message_json)
 
 
-def _message(message: Message, dialect: Dialect) -> dict[str, Any]:
+def message_fields(message: Message, dialect: Dialect) -> dict[str, Any]:
     if declared := [part for part in message.content if isinstance(part, ToolsPart)]:
         return _declaration(message, declared)
     calls = calls_of(message)

@@ -100,7 +100,32 @@ def _chat(arguments: argparse.Namespace) -> None:
     asyncio.run(_chat_with(agent, model=arguments.model, offline=arguments.offline))
 
 
-COMMANDS: Final[tuple[Callable[[Commands], None], ...]] = (_add_demo, _add_chat)
+# ==== tokenizer ====
+
+
+def _add_tokenizer(commands: Commands) -> None:
+    command = commands.add_parser("tokenizer", help="the rank file, with which tokens are counted exactly")
+    actions = command.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    download = actions.add_parser("download", help="fetch it from where Moonshot AI publishes it, and check it")
+    download.add_argument("--from", dest="source", metavar="URL-or-path", help="fetch it from there instead")
+    download.set_defaults(run=_download_ranks)
+    actions.add_parser("path", help="where it is looked for").set_defaults(run=_show_ranks_path)
+
+
+def _download_ranks(arguments: argparse.Namespace) -> None:
+    from ..prompt.ranks import SIZE, download
+
+    path = download(arguments.source)
+    print(f"{visible(str(path))}: {SIZE:,} bytes, checked.")
+
+
+def _show_ranks_path(arguments: argparse.Namespace) -> None:
+    from ..prompt.ranks import ranks_path
+
+    print(ranks_path())
+
+
+COMMANDS: Final[tuple[Callable[[Commands], None], ...]] = (_add_demo, _add_chat, _add_tokenizer)
 
 
 # ==== who answers ====
