@@ -11,14 +11,14 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Seque
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
-from time import monotonic
 from typing import Any, Self, TypeAlias, TypeVar, Unpack, cast
 from uuid import uuid4
 
 from loguru import logger
 
-from . import history
-from .errors import FunctionCallException, WrappedCallException
+from . import history, spending
+from .calls import answer, result_for
+from .errors import FunctionCallException
 from .events import (
     E,
     Handler,
@@ -30,10 +30,11 @@ from .events import (
     StreamFrame,
     StreamStarted,
     ToolCallFinished,
-    ToolCallStarted,
 )
 from .generate import GenerateResult, collect
-from .message import Content, FrozenDict, Message, TokenUsage, ToolCall
+from .limits import Spent, UsageLimits
+from .message import Content, FrozenDict, Message, ToolCall
+from .prompt.compaction import Compaction, Compactor
 from .prompt.tokens import prompt_cost
 from .prompt.window import Fit, Window, assemble, fit_in_time
 from .provider import ChatProvider, GenerationKwargs, Overrides, StreamedMessage, checked, names_in
@@ -49,10 +50,9 @@ from .stream import (
     tell_of_failure,
 )
 from .tools.allowance import Allowance, CallOutcome
-from .tools.base import ToolLike, ToolReturnValue
+from .tools.base import ToolLike
 from .tools.function import functions_of
-from .tools.results import shortened
-from .tools.texts import ToolTexts, answering, result_message, tool_error_from
+from .tools.texts import ToolTexts, tool_error_from
 from .tools.toolset import ExceptionHandleResult, FunctionCallResult, by_name, invoke, merged
 from .turns import Turn, Turns
 
@@ -76,6 +76,9 @@ class Agent:
         trim_ratio: when the history no longer fits, how much of the room the kept part may fill. The rest is free for
             new messages, so that the beginning of the prompt does not move at every turn.
         resume_interrupted: whether an answer that is cut off is continued where it stopped, as one answer.
+        compaction: what makes a long history shorter before it is sent: compactors, tried in order when the prompt
+            fills four fifths of the window, or a `Compaction` that says when; none unless given.
+        limits: how far the conversation may go; no limits unless given.
 
     Raises:
         FunctionSpecError: a function cannot be described to a model, or two have one name.
@@ -97,6 +100,8 @@ class Agent:
         retry_attempts: int = 1,
         trim_ratio: float = 0.75,
         resume_interrupted: bool = False,
+        compaction: Compaction | Compactor | Iterable[Compactor] = (),
+        limits: UsageLimits | None = None,
     ) -> None:
         self.provider = provider
         system = [Message.system(text)] if (text := (system_prompt or "").strip()) else []
@@ -115,8 +120,10 @@ class Agent:
             raise ValueError("desired_response_tokens and retry_attempts are 0 or more; trim_ratio is in (0, 1]")
         self.functions: dict[str, ToolLike] = merged(functions_of(self), by_name(functions or ()))
         """What the model may call, by name."""
-        self.usage = TokenUsage(input_other=0, output=0)
-        """What all requests of this agent cost together."""
+        self.usage = Spent()
+        """What the conversation has used: tokens, requests, calls, and their cost in USD."""
+        self.limits = limits or UsageLimits()
+        self.compaction = compaction if isinstance(compaction, Compaction) else Compaction(compaction)
         self._window = Window()
         self._turns = Turns()
         self._handlers = Handlers()
@@ -229,6 +236,11 @@ class Agent:
         )
         return assemble(self.always_included_messages, self.chat_history, self._kept)
 
+    async def compact(self) -> bool:
+        """Make the history shorter now, as `compaction` says; whether that was possible."""
+        async with Turn(self, self._turns).whole():
+            return await spending.compact(self)
+
     async def prompt_token_len(
         self, messages: Sequence[Message], functions: Sequence[ToolLike] | None = None, **overrides: Any
     ) -> int:
@@ -253,6 +265,7 @@ class Agent:
         if self._kept is not None:  # else somebody else decides what is kept
             self._window.move_to(self.chat_history, self._kept.start)
         self._window.expected = prompt_cost(prompt, tools)
+        spending.check(self, self._window.expected)
         sendable = history.repair(prompt, interrupted=self.texts.interrupted())
         listens = RequestSent in self._handlers or RequestRetried in self._handlers
         ask = partial(
@@ -299,7 +312,7 @@ class Agent:
         """
         speaks_next = getattr(self.functions.get(call.name), "after", "assistant")
         value = await invoke(self.functions, call, self.texts)
-        return FunctionCallResult(speaks_next == "assistant", self._result(call, value))
+        return FunctionCallResult(speaks_next == "assistant", result_for(self, call, value))
 
     async def handle_function_call_exception(
         self, call: ToolCall, err: FunctionCallException, attempt: int
@@ -314,7 +327,7 @@ class Agent:
             attempt: how many rounds of calls before this one went wrong in a row.
         """
         logger.opt(exception=err).debug("the call {} of {} went wrong", call.id, call.name)
-        message = self._result(call, tool_error_from(err, self.texts))
+        message = result_for(self, call, tool_error_from(err, self.texts))
         return ExceptionHandleResult(err.retry and attempt < self.retry_attempts, message)
 
     # ==== events ====
@@ -402,8 +415,10 @@ class Agent:
             calls = result.message.tool_calls
             if not calls:
                 return
+            if allowance.calls:
+                self.limits.before_calls(self.usage, len(calls))
             outcomes: list[CallOutcome] = []
-            running = turn.start(calls, partial(self._answer, allowance, result), self._commit)
+            running = turn.start(calls, partial(answer, self, allowance, result), self._commit)
             for position in range(len(calls)):
                 outcome = await running.result(position)
                 outcomes.append(outcome)
@@ -430,6 +445,7 @@ class Agent:
 
     async def _model_turn(self, request: dict[str, Any], recording: Recording | None = None) -> GenerateResult:
         """One answer of the model, committed."""
+        await spending.compact_when_due(self, include_functions=request.get("include_functions", True))
         self._window.expect_nothing()  # whoever overrides how the model is asked may count nothing
         await self._handlers.emit(StreamStarted(self.provider.model_name))
         try:
@@ -438,13 +454,14 @@ class Agent:
             else:
                 result = await collect(await self.get_model_stream(**request), on_batch(self._handlers, recording))
             result = replace(result, message=await self.add_completion_to_history(result))
+            spending.pay(self, result)
             if result.usage is not None:
-                self.usage += result.usage
                 self._window.learn(result.usage.input)
         except BaseException as error:
             await tell_of_failure(self._handlers, error, recording)
             raise
         await self._handlers.emit(StreamCompleted(result.message, result.usage, result.finish_reason))
+        self.limits.after_answer(self.usage, result.message)
         return result
 
     def _defaults(self, overrides: dict[str, Any]) -> dict[str, Any]:
@@ -456,35 +473,6 @@ class Agent:
         return {name: value for name, value in defaults.items() if value is not None and name not in said}
 
     # ==== internals: a call ====
-
-    async def _answer(self, allowance: Allowance, result: GenerateResult, call: ToolCall) -> CallOutcome:
-        """Answer one call: run it, unless calls are not allowed any more or the message was cut off."""
-        if not allowance.calls:
-            return CallOutcome.not_run(call, self.texts.not_run())
-        if result.is_cut_off:
-            goes_on = result.finish_reason == "length"
-            retry = goes_on and allowance.failures < self.retry_attempts
-            return CallOutcome.not_run(call, self.texts.cut_off(), failed=goes_on, should_retry=retry)
-        await self._handlers.emit(ToolCallStarted(call))
-        started = monotonic()
-        outcome = await self._run(call, allowance.failures)
-        return replace(outcome, duration=monotonic() - started)
-
-    def _result(self, call: ToolCall, value: ToolReturnValue) -> Message:
-        limit = getattr(self.functions.get(call.name), "auto_truncate", None)
-        return shortened(result_message(call, value, self.texts), limit)
-
-    async def _run(self, call: ToolCall, attempt: int) -> CallOutcome:
-        try:
-            result = await self.do_function_call(call)
-        except Exception as error:
-            wrapped = error if isinstance(error, FunctionCallException) else WrappedCallException(True, error)
-            handled = await self.handle_function_call_exception(call, wrapped, attempt)
-            message = answering(handled.message, call).copy_with(is_tool_call_error=True)
-            return CallOutcome(call, message, failed=True, should_retry=handled.should_retry)
-        failed = bool(result.message.is_tool_call_error)
-        retry = failed and attempt < self.retry_attempts
-        return CallOutcome(call, answering(result.message, call), result.is_model_turn, failed, retry)
 
     async def _commit(self, outcome: CallOutcome) -> None:
         """A result is in the history before anybody hears of it."""

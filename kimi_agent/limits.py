@@ -15,10 +15,11 @@ from typing import Any, Final, Self
 from pydantic import Field
 
 from .errors import UsageLimitExceeded
-from .kimi.models import Prices
-from .message import Message, TokenUsage
+from .kimi.models import ModelInfo, Prices, model_info
+from .message import Message, TokenUsage, is_zero
+from .provider import ChatProvider
 
-__all__ = ["Spent", "UsageLimits", "cost_of"]
+__all__ = ["Spent", "UsageLimits", "cost_of", "prices_of"]
 
 
 # ==== cost ====
@@ -44,6 +45,13 @@ def cost_of(usage: TokenUsage, prices: Prices | None) -> float | None:
     ) / _MILLION
 
 
+def prices_of(provider: ChatProvider) -> Prices | None:
+    """The prices of a provider's model; `None` when they are not known."""
+    info = getattr(provider, "model_info", None)
+    known = info if isinstance(info, ModelInfo) else model_info(provider.model_name)
+    return known.prices
+
+
 # ==== what was spent ====
 
 
@@ -51,6 +59,10 @@ def _cost_at_first(known: Mapping[str, Any]) -> float | None:
     """Nothing costs nothing; what something cost that nobody counted is not known."""
     counted = ("input_other", "output", "input_cache_read", "input_cache_creation")
     return None if any(known.get(name) for name in counted) else 0.0
+
+
+def _is_unknown(cost: float | None) -> bool:
+    return cost is None
 
 
 class Spent(TokenUsage):
@@ -64,9 +76,9 @@ class Spent(TokenUsage):
 
     input_other: int = 0
     output: int = 0
-    requests: int = 0
-    tool_calls: int = 0
-    cost: float | None = Field(default_factory=_cost_at_first)
+    requests: int = Field(default=0, exclude_if=is_zero)
+    tool_calls: int = Field(default=0, exclude_if=is_zero)
+    cost: float | None = Field(default_factory=_cost_at_first, exclude_if=_is_unknown)
 
     @property
     def cached(self) -> int:

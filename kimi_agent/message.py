@@ -113,7 +113,7 @@ def _is_none(value: object) -> bool:
     return value is None
 
 
-def _is_zero(value: int) -> bool:
+def is_zero(value: int) -> bool:
     return value == 0
 
 
@@ -629,7 +629,7 @@ class TokenUsage(Value):
     output: int
     input_cache_read: int = 0
     input_cache_creation: int = 0
-    reasoning: int = Field(default=0, exclude_if=_is_zero)
+    reasoning: int = Field(default=0, exclude_if=is_zero)
 
     @property
     def input(self) -> int:

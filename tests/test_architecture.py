@@ -25,7 +25,7 @@ STEPS = (
     ("turns", "limits"),
     ("generate",),
     ("prompt", "stream", "resume"),
-    ("session", "structured"),
+    ("session", "structured", "calls", "spending"),
     ("agent",),
     ("testing",),
     ("terminal",),

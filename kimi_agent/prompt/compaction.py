@@ -726,6 +726,13 @@ class Compaction:
         """
         return max(int(window * self.down_to) - fixed, 0)
 
+    def gives_up(self) -> bool:
+        """Whether it has got nowhere too often in a row; if so, the counting begins anew."""
+        if self.fruitless < _MOST_FRUITLESS:
+            return False
+        self.fruitless = 0
+        return True
+
     async def run(self, history: Sequence[Message], task: CompactionTask) -> Compacted:
         """Compact a history. The first run that makes no progress is passed over: the window leaves out what is too
         much.
@@ -734,10 +741,13 @@ class Compaction:
             PromptError: the second run in a row made no progress, or a compactor could not do its work.
             ChatProviderError: a request for a summary failed, and the history does not fit.
         """
-        result = await compacted(history, self.compactors, task)
+        try:
+            result = await compacted(history, self.compactors, task)
+        except (ChatProviderError, PromptError):
+            self.fruitless += 1
+            raise
         self.fruitless = 0 if result.is_progress else self.fruitless + 1
-        if self.fruitless >= _MOST_FRUITLESS:
-            self.fruitless = 0
+        if self.gives_up():
             raise PromptError(
                 f"{_MOST_FRUITLESS} compactions in a row made no progress: the history needs about "
                 f"{result.tokens_after} tokens, and was to be compacted to {task.budget}; keep less (`keep_last`), "

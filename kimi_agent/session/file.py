@@ -31,7 +31,8 @@ from pydantic import ValidationError
 from pydantic_core import from_json, to_json, to_jsonable_python
 
 from ..errors import SessionError
-from ..message import KEEP_UNKNOWN, FrozenDict, Message, TokenUsage, Value, freeze
+from ..limits import Spent
+from ..message import KEEP_UNKNOWN, FrozenDict, Message, Value, freeze
 
 __all__ = ["SessionState", "load", "save"]
 
@@ -59,7 +60,7 @@ class SessionState:
 
     always_included_messages: tuple[Message, ...]
     chat_history: tuple[Message, ...]
-    usage: TokenUsage = TokenUsage(input_other=0, output=0)  # noqa: RUF009 - frozen
+    usage: Spent = Spent()  # noqa: RUF009 - frozen
     cut: int = 0
     scale: float = 1.0
     prompt_cache_key: str | None = None
@@ -274,7 +275,7 @@ def _decode(content: bytes) -> SessionState:
     return SessionState(
         always_included_messages=_messages(fields, "always_included_messages"),
         chat_history=history,
-        usage=_value(TokenUsage, {"input_other": 0, "output": 0, **_object(fields, "usage")}, "usage"),
+        usage=_value(Spent, _object(fields, "usage"), "usage"),
         cut=_cut(window, len(history)),
         scale=_scale(window),
         prompt_cache_key=_cache_key(fields),

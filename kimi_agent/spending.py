@@ -1,0 +1,121 @@
+"""What a request of an agent costs: whether it may be spent, what was spent, and what makes the next one cost less."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Protocol
+
+from loguru import logger
+
+from .errors import ChatProviderError, PromptError
+from .events import Handlers
+from .generate import GenerateResult
+from .limits import Spent, UsageLimits, prices_of
+from .message import Message
+from .prompt.compaction import Compaction, CompactionTask
+from .prompt.tokens import REQUEST_COST, prompt_cost
+from .prompt.window import Window
+from .provider import ChatProvider
+from .tools.base import ToolLike
+
+__all__ = ["Spender", "check", "compact", "compact_when_due", "pay"]
+
+
+class Spender(Protocol):
+    """What spending needs of an agent."""
+
+    provider: ChatProvider
+    always_included_messages: list[Message]
+    chat_history: list[Message]
+    usage: Spent
+    limits: UsageLimits
+    compaction: Compaction
+    _window: Window
+    _handlers: Handlers
+
+    async def get_enabled_functions(self) -> Sequence[ToolLike]:
+        """The functions that the model is told of."""
+        ...
+
+
+def check(agent: Spender, prompt_tokens: int) -> None:
+    """Make sure that a request is within the limits.
+
+    Args:
+        agent: whose limits.
+        prompt_tokens: of the prompt, as estimated.
+
+    Raises:
+        UsageLimitExceeded: it is not; nothing was spent.
+    """
+    expected = round(prompt_tokens * agent._window.scale)
+    agent.limits.before_request(agent.usage, expected, prices=prices_of(agent.provider))
+
+
+def pay(agent: Spender, result: GenerateResult) -> None:
+    """Count what an answer has cost."""
+    agent.usage = agent.usage.with_answer(result.usage, prices_of(agent.provider))
+
+
+async def compact_when_due(agent: Spender, *, include_functions: bool) -> None:
+    """Make the history shorter if the next prompt would fill too much of the window.
+
+    Where that fails, the window leaves out what is too much, once.
+
+    Raises:
+        PromptError: the second time in a row that the history did not become shorter.
+        ChatProviderError: the second time in a row that a request for a summary failed.
+        UsageLimitExceeded: a request for a summary is beyond the limits.
+    """
+    if not agent.compaction.compactors:
+        return
+    fixed = await _fixed_tokens(agent, include_functions)
+    tokens = fixed + _tokens(agent, agent.chat_history)
+    if agent.compaction.is_due(tokens, agent.provider.context_window):
+        try:
+            await _run(agent, fixed)
+        except ChatProviderError as error:
+            if agent.compaction.gives_up():
+                raise
+            logger.warning("the history could not be compacted, and is as it was: {}", error)
+
+
+async def compact(agent: Spender) -> bool:
+    """Make the history shorter now; whether that was possible.
+
+    Raises:
+        PromptError: the agent has no compactors, or the second time in a row that the history did not become shorter.
+        ChatProviderError: a request for a summary failed, and the history does not fit.
+        UsageLimitExceeded: a request for a summary is beyond the limits.
+    """
+    if not agent.compaction.compactors:
+        raise PromptError("the agent has nothing that compacts its history; give it one: Agent(..., compaction=...)")
+    return await _run(agent, await _fixed_tokens(agent, True))
+
+
+async def _run(agent: Spender, fixed: int) -> bool:
+    task = CompactionTask(
+        provider=agent.provider,
+        budget=agent.compaction.budget(agent.provider.context_window, fixed),
+        cost=partial(_tokens, agent),
+        pinned=tuple(agent.always_included_messages),
+        before_request=partial(check, agent),
+        on_answer=partial(pay, agent),
+    )
+    result = await agent.compaction.run(tuple(agent.chat_history), task)
+    changed = bool(result.by) and result.put_into(agent.chat_history)
+    if changed:
+        await agent._handlers.emit(result.event)
+    return changed
+
+
+async def _fixed_tokens(agent: Spender, include_functions: bool) -> int:
+    """Tokens of a prompt beside the history."""
+    functions = await agent.get_enabled_functions() if include_functions else ()
+    cost = prompt_cost(agent.always_included_messages, [function.base for function in functions])
+    return round(cost * agent._window.scale)
+
+
+def _tokens(agent: Spender, messages: Sequence[Message]) -> int:
+    return round((prompt_cost(messages, ()) - REQUEST_COST) * agent._window.scale)
