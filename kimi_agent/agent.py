@@ -7,7 +7,7 @@ with a default, and may be overridden.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
@@ -35,7 +35,7 @@ from .generate import GenerateResult, collect
 from .limits import Spent, UsageLimits
 from .message import Content, FrozenDict, Message, ToolCall
 from .prompt.compaction import Compaction, Compactor
-from .prompt.tokens import prompt_cost
+from .prompt.counting import cost, counter_in_time
 from .prompt.window import Fit, Window, assemble, fit_in_time
 from .provider import ChatProvider, GenerationKwargs, Overrides, StreamedMessage, checked, names_in
 from .resume import ResumedMessage, joined
@@ -225,14 +225,16 @@ class Agent:
             MessageTooLong: the newest user message and the newest exchange do not fit.
         """
         functions = await self.get_enabled_functions() if include_functions else ()
+        counter = self._window.counter = await counter_in_time(self.provider.model_name)
         self._kept = await fit_in_time(
             self.always_included_messages,
             self.chat_history,
-            fixed=prompt_cost((), [function.base for function in functions]),
+            fixed=counter.overhead([function.base for function in functions], self._asked(overrides)),
             budget=(window := self.provider.context_window) - min(self.desired_response_tokens, window // 2),
             trim_ratio=self.trim_ratio,
             cut=self._window.start_in(self.chat_history),
             scale=self._window.scale,
+            counter=counter,
         )
         return assemble(self.always_included_messages, self.chat_history, self._kept)
 
@@ -244,8 +246,10 @@ class Agent:
     async def prompt_token_len(
         self, messages: Sequence[Message], functions: Sequence[ToolLike] | None = None, **overrides: Any
     ) -> int:
-        """How many tokens a prompt of these messages and functions has, as estimated. The window counts by itself."""
-        return prompt_cost(messages, [function.base for function in functions or ()])
+        """How many tokens a prompt of these messages and functions has. The window counts by itself."""
+        counter = await counter_in_time(self.provider.model_name)
+        tools = [function.base for function in functions or ()]
+        return counter.overhead(tools, self._asked(overrides)) + cost(counter, messages)
 
     async def get_enabled_functions(self) -> Sequence[ToolLike]:
         """The functions that the model is told of. The default leaves out those whose `enabled` is false."""
@@ -264,8 +268,8 @@ class Agent:
         tools = [function.base for function in functions]
         if self._kept is not None:  # else somebody else decides what is kept
             self._window.move_to(self.chat_history, self._kept.start)
-        self._window.expected = prompt_cost(prompt, tools)
-        spending.check(self, self._window.expected)
+        self._window.expect(prompt, self._window.counter.overhead(tools, self._asked(overrides)))
+        spending.check(self, self._window.tokens)
         sendable = history.repair(prompt, interrupted=self.texts.interrupted())
         listens = RequestSent in self._handlers or RequestRetried in self._handlers
         ask = partial(
@@ -349,9 +353,9 @@ class Agent:
         """
         from .session import file
 
-        cut, scale = self._window.start_in(self.chat_history), self._window.scale
-        pinned, said = tuple(self.always_included_messages), tuple(self.chat_history)
-        file.save(path, file.SessionState(pinned, said, self.usage, cut, scale, self.prompt_cache_key, self._unknown))
+        pinned, said, window = tuple(self.always_included_messages), tuple(self.chat_history), self._window
+        state = file.SessionState(pinned, said, self.usage, window.start_in(said), window.scale, self.prompt_cache_key)
+        file.save(path, replace(state, unknown=self._unknown, counted=window.counted(said)))
 
     def load(self, path: str | bytes | os.PathLike[str]) -> None:
         """Go on with a saved conversation in place of this one. Calls that were left open are answered.
@@ -370,6 +374,8 @@ class Agent:
         self.prompt_cache_key = state.prompt_cache_key or self.prompt_cache_key
         self._window = Window(state.scale)
         self._window.move_to(state.chat_history, state.cut)
+        if state.counted:
+            self._window.go_on(state.counted, state.always_included_messages, state.chat_history)
 
     async def __aenter__(self) -> Self:
         stack = AsyncExitStack()
@@ -455,14 +461,17 @@ class Agent:
                 result = await collect(await self.get_model_stream(**request), on_batch(self._handlers, recording))
             result = replace(result, message=await self.add_completion_to_history(result))
             spending.pay(self, result)
-            if result.usage is not None:
-                self._window.learn(result.usage.input)
+            await spending.learn(self, result)
         except BaseException as error:
             await tell_of_failure(self._handlers, error, recording)
             raise
         await self._handlers.emit(StreamCompleted(result.message, result.usage, result.finish_reason))
         self.limits.after_answer(self.usage, result.message)
         return result
+
+    def _asked(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """What a request asks for, by the provider and by the round."""
+        return {**getattr(self.provider, "generation_kwargs", {}), **overrides}
 
     def _defaults(self, overrides: dict[str, Any]) -> dict[str, Any]:
         """What a request of this agent asks for, unless the round or the provider says otherwise."""

@@ -185,6 +185,14 @@ class ToolCallFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenCountDrifted:
+    """The server counted another number of tokens for a prompt than was expected, by more than three."""
+
+    expected: int
+    actual: int
+
+
+@dataclass(frozen=True, slots=True)
 class HistoryCompacted:
     """Old messages were replaced by fewer tokens."""
 
@@ -197,6 +205,7 @@ class HistoryCompacted:
 Event: TypeAlias = (
     RoundStarted
     | RoundFinished
+    | TokenCountDrifted
     | StreamStarted
     | StreamFrameReceived
     | StreamCompleted

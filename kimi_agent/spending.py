@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 from loguru import logger
 
 from .errors import ChatProviderError, PromptError
-from .events import Handlers
+from .events import Handlers, TokenCountDrifted
 from .generate import GenerateResult
 from .limits import Spent, UsageLimits, prices_of
 from .message import Message
 from .prompt.compaction import Compaction, CompactionTask
-from .prompt.tokens import REQUEST_COST, prompt_cost
+from .prompt.counting import cost, counter_in_time
 from .prompt.window import Window
 from .provider import ChatProvider
 from .tools.base import ToolLike
 
-__all__ = ["Spender", "check", "compact", "compact_when_due", "pay"]
+__all__ = ["Spender", "check", "compact", "compact_when_due", "learn", "pay"]
 
 
 class Spender(Protocol):
@@ -44,18 +44,30 @@ def check(agent: Spender, prompt_tokens: int) -> None:
 
     Args:
         agent: whose limits.
-        prompt_tokens: of the prompt, as estimated.
+        prompt_tokens: of the prompt.
 
     Raises:
         UsageLimitExceeded: it is not; nothing was spent.
     """
-    expected = round(prompt_tokens * agent._window.scale)
-    agent.limits.before_request(agent.usage, expected, prices=prices_of(agent.provider))
+    agent.limits.before_request(agent.usage, prompt_tokens, prices=prices_of(agent.provider))
 
 
 def pay(agent: Spender, result: GenerateResult) -> None:
     """Count what an answer has cost."""
     agent.usage = agent.usage.with_answer(result.usage, prices_of(agent.provider))
+
+
+async def learn(agent: Spender, result: GenerateResult) -> None:
+    """Learn from what the server counted for the prompt, and tell if it was something else than expected."""
+    if result.usage is None:
+        return
+    expected = agent._window.tokens
+    drift = agent._window.learn(result.usage, result.message, cut_off=result.is_cut_off)
+    if abs(drift) > _TOLERANCE:
+        await agent._handlers.emit(TokenCountDrifted(expected, result.usage.input))
+
+
+_TOLERANCE: Final = 3  # tokens that a host may add of its own
 
 
 async def compact_when_due(agent: Spender, *, include_functions: bool) -> None:
@@ -70,6 +82,7 @@ async def compact_when_due(agent: Spender, *, include_functions: bool) -> None:
     """
     if not agent.compaction.compactors:
         return
+    agent._window.counter = await counter_in_time(agent.provider.model_name)
     fixed = await _fixed_tokens(agent, include_functions)
     tokens = fixed + _tokens(agent, agent.chat_history)
     if agent.compaction.is_due(tokens, agent.provider.context_window):
@@ -113,9 +126,10 @@ async def _run(agent: Spender, fixed: int) -> bool:
 async def _fixed_tokens(agent: Spender, include_functions: bool) -> int:
     """Tokens of a prompt beside the history."""
     functions = await agent.get_enabled_functions() if include_functions else ()
-    cost = prompt_cost(agent.always_included_messages, [function.base for function in functions])
-    return round(cost * agent._window.scale)
+    window = agent._window
+    overhead = window.counter.overhead([function.base for function in functions], {})
+    return round((overhead + cost(window.counter, agent.always_included_messages)) * window.scale)
 
 
 def _tokens(agent: Spender, messages: Sequence[Message]) -> int:
-    return round((prompt_cost(messages, ()) - REQUEST_COST) * agent._window.scale)
+    return round(cost(agent._window.counter, messages) * agent._window.scale)

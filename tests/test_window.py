@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from kimi_agent.errors import MessageTooLong, PromptTooLong
 from kimi_agent.history import problems, repair
 from kimi_agent.message import Message, ToolCall
+from kimi_agent.prompt.counting import ESTIMATE
 from kimi_agent.prompt.tokens import message_cost
 from kimi_agent.prompt.window import Fit, Window, assemble, fit
 
@@ -302,9 +303,7 @@ def test_messages_older_than_what_fits_are_not_looked_at():
 def test_nothing_is_counted_twice_and_nothing_older_at_all(monkeypatch):
     counted: list[Message] = []
     real = message_cost
-    monkeypatch.setattr(
-        "kimi_agent.prompt.window.message_cost", lambda message: counted.append(message) or real(message)
-    )
+    monkeypatch.setattr(ESTIMATE, "message_cost", lambda message: counted.append(message) or real(message))
     history = [Message.user(f"{number} " + "word " * 20) for number in range(1000)]
     whole = fitted(history, 1000)
     counted.clear()
@@ -410,7 +409,7 @@ def test_a_history_edited_in_any_way_still_gives_a_prompt_that_fits(history, edi
 
 def learn(window: Window, estimated: int, actual: int) -> None:
     window.expected = estimated
-    window.learn(actual)
+    window.correct(actual)
 
 
 def test_the_scale_follows_the_server():

@@ -57,11 +57,16 @@ def prompt_cost(messages: Iterable[Message], tools: Sequence[Tool]) -> int:
     return REQUEST_COST + tools_cost(tools) + sum(costs)
 
 
-def quickly_counted(messages: Sequence[Message]) -> bool:
-    """Whether the uncounted end of `messages` is short enough to be counted on the event loop."""
+def quickly_counted(messages: Sequence[Message], key: str | None = None) -> bool:
+    """Whether the uncounted end of `messages` is short enough to be counted on the event loop.
+
+    Args:
+        messages: of a prompt.
+        key: under which a message that was counted keeps its cost; that of the estimate unless given.
+    """
     length = 0
     for message in reversed(messages):
-        if _COST_KEY in message.__dict__:
+        if (key or _COST_KEY) in message.__dict__:
             break
         length += sum(map(len, _texts(message)))
         if length >= _CHEAP_LENGTH:

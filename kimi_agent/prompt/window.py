@@ -12,18 +12,18 @@ The cost is linear in what is kept. Nothing older is looked at, except to find t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final, NamedTuple, TypedDict, Unpack
+from typing import Final, NamedTuple, NotRequired, TypedDict, Unpack
 
 from ..errors import MessageTooLong, PromptTooLong
-from ..message import Message
-from .tokens import message_cost, quickly_counted
+from ..message import Message, TokenUsage
+from .counting import ESTIMATE, TokenCounter, cost
+from .running import Anchor, RunningCount
+from .tokens import quickly_counted
 
 __all__ = ["Fit", "Window", "assemble", "fit", "fit_in_time"]
-
-_COST_KEY: Final[str] = message_cost.key  # pyright: ignore[reportFunctionMemberAccess]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,7 @@ class Limits(TypedDict):
     trim_ratio: float
     cut: int
     scale: float
+    counter: NotRequired[TokenCounter]
 
 
 def fit(
@@ -66,24 +67,26 @@ def fit(
     trim_ratio: float,
     cut: int = 0,
     scale: float = 1.0,
+    counter: TokenCounter = ESTIMATE,
 ) -> Fit:
     """What of `history` to send. Nothing is changed.
 
     Args:
         pinned: messages that every prompt starts with.
         history: the conversation.
-        fixed: estimated tokens of the tools and of the request itself.
+        fixed: tokens of the tools and of the request itself, as counted.
         budget: tokens that the prompt may have.
         trim_ratio: the share of `budget` that is left after an overflow, from 0 to 1.
         cut: index in `history` of the first message that was kept so far.
-        scale: how many tokens an estimated one really is.
+        scale: how many tokens a counted one really is.
+        counter: who counts.
 
     Raises:
         PromptTooLong: what is fixed and pinned does not fit.
         MessageTooLong: the newest user message and the newest exchange do not fit beside it.
     """
-    limit = int(budget / scale)  # in estimated tokens, as everything below
-    base = fixed + sum(map(message_cost, pinned))
+    limit = int(budget / scale)  # in counted tokens, as everything below
+    base = fixed + cost(counter, pinned)
     if base > limit:
         raise PromptTooLong(
             f"the pinned messages and the tools need about {int(base * scale)} tokens, and {budget} are there "
@@ -91,16 +94,19 @@ def fit(
         )
     if not history:
         return Fit(0, None, base)
-    essential = _essential(history, limit - base, scale)
-    end = _kept_end(history, essential, min(cut, essential.newest), limit - base, int(limit * trim_ratio) - base)
+    essential = _essential(counter, history, limit - base, scale)
+    end = _kept_end(
+        counter, history, essential, min(cut, essential.newest), limit - base, int(limit * trim_ratio) - base
+    )
     anchor = essential.user if essential.user is not None and essential.user < end.start else None
-    apart = 0 if anchor is None else message_cost(history[anchor])
+    apart = 0 if anchor is None else counter.message_cost(history[anchor])
     return Fit(end.start, anchor, base + apart + end.cost)
 
 
 async def fit_in_time(pinned: Sequence[Message], history: Sequence[Message], **limits: Unpack[Limits]) -> Fit:
     """`fit`, in a thread when long texts have to be counted first."""
-    if quickly_counted(pinned) and quickly_counted(history):
+    key = limits.get("counter", ESTIMATE).cost_key
+    if quickly_counted(pinned, key) and quickly_counted(history, key):
         return fit(pinned, history, **limits)
     return await asyncio.to_thread(fit, pinned, history, **limits)
 
@@ -112,10 +118,17 @@ class Window:
     """
 
     def __init__(self, scale: float = 1.0) -> None:
+        self.counter: TokenCounter = ESTIMATE
+        """Who counts."""
+        self.running = RunningCount()
+        """What the server counted last."""
         self.scale = min(max(scale, _LOWEST), _HIGHEST)
-        """How many tokens an estimated one really is."""
+        """How many tokens a counted one really is."""
         self.expected = 0
-        """The estimate of the prompt that was sent last; 0 when nobody knows."""
+        """The count of the prompt that was sent last; 0 when nobody knows."""
+        self.tokens = 0
+        """What the server will say that the prompt has; 0 when nobody knows."""
+        self._sent: tuple[Sequence[Message], int] = (), 0
         self._cut: Message | None = None
         self._hint = 0
 
@@ -132,9 +145,38 @@ class Window:
         self._cut = history[start] if 0 < start < len(history) else None
         self._hint = start
 
+    def expect(self, prompt: Sequence[Message], overhead: int) -> None:
+        """A prompt is about to be sent.
+
+        Args:
+            prompt: its messages.
+            overhead: of it, beside its messages, as `counter` has it.
+        """
+        self._sent = prompt, overhead
+        self.expected = overhead + cost(self.counter, prompt)
+        self.tokens = self.running.of(self.counter, prompt, overhead, self.scale)
+
+    def counted(self, history: Sequence[Message]) -> dict[str, int] | None:
+        """What the server counted last, to be saved: `answer` is the index in `history` of the answer."""
+        anchor, last = self.running.anchor, self.running.last
+        if anchor is None or last is None or not any(message is last for message in history):
+            return None
+        return {
+            "tokens": anchor.tokens,
+            "overhead": anchor.overhead,
+            "length": anchor.length,
+            "answer": _index(history, last),
+        }
+
+    def go_on(self, counted: Mapping[str, int], pinned: Sequence[Message], history: Sequence[Message]) -> None:
+        """Go on with what `counted` gave; after `move_to`."""
+        first = pinned[0] if pinned else history[self.start_in(history)]
+        anchor = Anchor(counted["tokens"], counted["overhead"], counted["length"])
+        self.running.put_back(anchor, first, history[counted["answer"]])
+
     def expect_nothing(self) -> None:
-        """What the server counts next is no measure of the estimate."""
-        self.expected = 0
+        """What the server counts next is no measure of the count."""
+        self.expected = self.tokens = 0
 
     def answer_limit(self, window: int, reserved: int) -> int | None:
         """How long the answer to the expected prompt may be, if that has to be said: when little is left.
@@ -143,11 +185,26 @@ class Window:
             window: of the model, in tokens.
             reserved: for the answer, in tokens.
         """
-        left = window - round(self.expected * self.scale)
+        left = window - self.tokens
         return max(left - left // _MARGIN, reserved, 1) if left < window // _USUAL_ANSWER else None
 
-    def learn(self, actual: int) -> None:
-        """Correct the estimate by what the server counted for the expected prompt.
+    def learn(self, usage: TokenUsage, answer: Message, *, cut_off: bool = False) -> int:
+        """Learn from what the server counted for the expected prompt; returns by how much that was more.
+
+        Args:
+            usage: what the server said.
+            answer: as it stands in the history.
+            cut_off: whether it ended before the model was done.
+        """
+        if not self.tokens:
+            return 0
+        drift = usage.input - self.tokens
+        self.correct(usage.input)
+        self.running.put(*self._sent, usage, answer, cut_off=cut_off)
+        return drift
+
+    def correct(self, actual: int) -> None:
+        """Correct the scale by what the server counted for the expected prompt.
 
         Small prompts say nothing. One answer moves the scale by a quarter at most, so that an odd one does no harm and
         the next ones make up for it.
@@ -188,20 +245,21 @@ class _End(NamedTuple):
     start: int
     cost: int
 
-    def moved(self, history: Sequence[Message], start: int) -> _End:
+    def moved(self, counter: TokenCounter, history: Sequence[Message], start: int) -> _End:
         """The end that begins at `start` instead; only what lies between is counted."""
-        return _End(start, self.cost + _cost(history[start : self.start]) - _cost(history[self.start : start]))
+        more, less = cost(counter, history[start : self.start]), cost(counter, history[self.start : start])
+        return _End(start, self.cost + more - less)
 
 
-def _essential(history: Sequence[Message], room: int, scale: float) -> _Essential:
+def _essential(counter: TokenCounter, history: Sequence[Message], room: int, scale: float) -> _Essential:
     essential = _Essential(_newest(history), _newest_user(history))
-    cost, named = _cost(history[essential.newest :]), _named(history, essential.newest)
+    needed, named = cost(counter, history[essential.newest :]), _named(history, essential.newest)
     if essential.user is not None and essential.user < essential.newest:
-        cost += message_cost(history[essential.user])
+        needed += counter.message_cost(history[essential.user])
         named = f"message {essential.user} (user) and {named}"
-    if cost > room:
+    if needed > room:
         raise MessageTooLong(
-            f"{named} of the history must be in the prompt and need about {int(cost * scale)} tokens; "
+            f"{named} of the history must be in the prompt and need about {int(needed * scale)} tokens; "
             f"{int(room * scale)} are left beside the pinned messages and the tools"
         )
     return essential
@@ -227,35 +285,40 @@ def _newest_user(history: Sequence[Message]) -> int | None:
     return next((index for index in range(len(history) - 1, -1, -1) if history[index].role == "user"), None)
 
 
-def _kept_end(history: Sequence[Message], essential: _Essential, cut: int, room: int, trimmed: int) -> _End:
+def _kept_end(
+    counter: TokenCounter, history: Sequence[Message], essential: _Essential, cut: int, room: int, trimmed: int
+) -> _End:
     """From `cut` on while that fits, else from as early as `trimmed` allows."""
     user = essential.user
-    apart = message_cost(history[user]) if user is not None and user < cut else 0
-    end = _reach(history, cut, room - apart)
+    apart = counter.message_cost(history[user]) if user is not None and user < cut else 0
+    end = _reach(counter, history, cut, room - apart)
     if end.start > cut:
-        end = _shorter(history, user, end, cut, trimmed)
-    return end.moved(history, min(_aligned(history, end.start), essential.newest))
+        end = _shorter(counter, history, user, end, cut, trimmed)
+    return end.moved(counter, history, min(_aligned(history, end.start), essential.newest))
 
 
-def _shorter(history: Sequence[Message], user: int | None, fitting: _End, cut: int, trimmed: int) -> _End:
+def _shorter(
+    counter: TokenCounter, history: Sequence[Message], user: int | None, fitting: _End, cut: int, trimmed: int
+) -> _End:
     """What is left after an overflow. `fitting` is what would fit without getting any shorter than it must."""
-    end = _reach(history, cut, trimmed)
+    end = _reach(counter, history, cut, trimmed)
     if user is None or end.start <= user:
         return end
     if fitting.start <= user:  # all that came after the question fits; better that than a shorter prompt
-        return fitting.moved(history, user)
-    return _reach(history, cut, trimmed - message_cost(history[user]))
+        return fitting.moved(counter, history, user)
+    return _reach(counter, history, cut, trimmed - counter.message_cost(history[user]))
 
 
-def _reach(history: Sequence[Message], stop: int, room: int) -> _End:
+def _reach(counter: TokenCounter, history: Sequence[Message], stop: int, room: int) -> _End:
     """The longest end that costs at most `room` and does not begin before `stop`."""
-    start, cost = len(history), 0
+    key, count = counter.cost_key, counter.message_cost
+    start, reached = len(history), 0
     for message in islice(reversed(history), start - stop):
-        more = cost + (message.__dict__.get(_COST_KEY) or message_cost(message))
+        more = reached + (message.__dict__.get(key) or count(message))
         if more > room:
             break
-        start, cost = start - 1, more
-    return _End(start, cost)
+        start, reached = start - 1, more
+    return _End(start, reached)
 
 
 def _aligned(history: Sequence[Message], start: int) -> int:
@@ -267,7 +330,3 @@ def _aligned(history: Sequence[Message], start: int) -> int:
         elif role == "assistant" or not start:  # before 0 nothing is cut
             break
     return start
-
-
-def _cost(messages: Sequence[Message]) -> int:
-    return sum([message.__dict__.get(_COST_KEY) or message_cost(message) for message in messages])

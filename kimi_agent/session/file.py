@@ -56,6 +56,7 @@ class SessionState:
         scale: how many tokens an estimated one really is, as the window has learnt.
         prompt_cache_key: under which the provider caches the prompt; `None` for none.
         unknown: fields of the file that only a newer version knows. The next save writes them back.
+        counted: what the server counted last, as `Window.counted` has it.
     """
 
     always_included_messages: tuple[Message, ...]
@@ -65,6 +66,7 @@ class SessionState:
     scale: float = 1.0
     prompt_cache_key: str | None = None
     unknown: FrozenDict = FrozenDict()  # noqa: RUF009 - frozen
+    counted: Mapping[str, int] | None = None
 
 
 def save(path: FilePath, state: SessionState) -> None:
@@ -154,6 +156,7 @@ _KNOWN: Final = frozenset(
 def _encode(state: SessionState) -> bytes:
     """The file: one line per message, so that a longer conversation is a small diff."""
     window = {**state.unknown.get("window", {}), "cut": state.cut, "scale": state.scale}
+    window |= {"counted": state.counted} if state.counted else {}
     fields = {
         "format": to_json(FORMAT),
         "version": to_json("{}.{}".format(*VERSION)),
@@ -270,7 +273,7 @@ def _decode(content: bytes) -> SessionState:
     history = _messages(fields, "chat_history")
     window = _object(fields, "window")
     unknown = {key: value for key, value in fields.items() if key not in _KNOWN}
-    if new := {key: value for key, value in window.items() if key not in ("cut", "scale")}:
+    if new := {key: value for key, value in window.items() if key not in ("cut", "scale", "counted")}:
         unknown["window"] = new
     return SessionState(
         always_included_messages=_messages(fields, "always_included_messages"),
@@ -280,6 +283,7 @@ def _decode(content: bytes) -> SessionState:
         scale=_scale(window),
         prompt_cache_key=_cache_key(fields),
         unknown=freeze(unknown),
+        counted=_counted(window, len(history)),
     )
 
 
@@ -353,6 +357,19 @@ def _cut(window: Mapping[str, Any], length: int) -> int:
     if not isinstance(cut, int) or isinstance(cut, bool):
         raise ValueError(f"`window.cut` must be a whole number, not {_kind(cut)}")
     return max(0, min(cut, length - 1))
+
+
+_COUNTED: Final = ("tokens", "overhead", "length", "answer")
+
+
+def _counted(window: Mapping[str, Any], length: int) -> dict[str, int] | None:
+    if (counted := window.get("counted")) is None:
+        return None
+    fields = _object(window, "counted")
+    for name in _COUNTED:
+        if type(fields.get(name)) is not int or fields[name] < 0:
+            raise ValueError(f"`window.counted.{name}` must be a whole number from 0, not {_kind(fields.get(name))}")
+    return {name: counted[name] for name in _COUNTED} if counted["answer"] < length else None
 
 
 def _scale(window: Mapping[str, Any]) -> float:

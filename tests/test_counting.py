@@ -1,0 +1,139 @@
+"""What the next prompt costs: counted by the server up to the last answer, and by us from there on."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kimi_agent import Agent, Message, TokenUsage, ai_function
+from kimi_agent.events import TokenCountDrifted
+from kimi_agent.kimi.models import model_info
+from kimi_agent.kimi.request import ChatRequest
+from kimi_agent.prompt import counting
+from kimi_agent.prompt.exact import KimiTokenCounter
+from kimi_agent.testing import Reply, ScriptedKimi, call, say
+
+SAID = ["Hello, how are you?", "你好，今天天气怎么样？", "def f(x):\n    return x ** 2", "1234567890 " * 30, "[]"]
+
+
+@pytest.fixture
+def ranks(data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    path = data / "tiktoken.model"
+    monkeypatch.setenv("KIMI_AGENT_RANKS", str(path))
+    yield path
+    counting._known.clear()
+
+
+class Weather(Agent):
+    @ai_function()
+    def get_weather(self, city: str, days: int = 1) -> str:
+        """Current weather of a city."""
+        return f"{city}: 4 °C for {days} days"
+
+
+def like_kimi(script: list[Any], path: Path) -> Any:
+    """A double whose usage is what Kimi would report."""
+    counter = KimiTokenCounter.from_file(path)
+    replies = iter(script)
+
+    def answer(body: dict[str, Any]) -> Reply:
+        reply = next(replies)
+        made = Message.assistant(reply.text, tool_calls=[]) if reply.text else None
+        calls = [
+            {"id": f"c{place}", "type": "function", "function": {"name": made.name, "arguments": made.arguments}}
+            for place, made in enumerate(reply.tool_calls)
+        ]
+        message = made or Message(role="assistant", tool_calls=calls)  # type: ignore[arg-type]
+        usage = TokenUsage(input_other=counter.count_request(body), output=counter.count_completion(message))
+        return Reply(reply.text, tool_calls=reply.tool_calls, usage=usage)
+
+    return ScriptedKimi(answer)
+
+
+async def test_with_the_rank_file_no_prompt_is_another_than_expected(ranks: Path) -> None:
+    script = [Reply(text) for text in SAID]
+    calls = Reply(tool_calls=[call("get_weather", city="Oslo"), call("get_weather", city="卑尔根", days=3)])
+    agent = Weather(like_kimi([*script, calls, Reply("Four degrees.")], ranks), "You are terse.")
+    drifts: list[TokenCountDrifted] = []
+    agent.on(TokenCountDrifted, drifts.append)
+    for text in SAID:
+        await agent.chat_round(text)
+        assert agent._window.tokens > 0
+    async for _ in agent.full_round("Oslo and Bergen?"):
+        pass
+    assert agent._window.counter.is_exact
+    assert drifts == []
+    assert agent._window.scale == 1.0
+
+
+async def test_what_the_agent_expects_is_the_count_of_its_request(ranks: Path) -> None:
+    agent = Weather(ScriptedKimi([say("Fine.")]), "You are terse.")
+    await agent.chat_round("How are you?", temperature=1.0)
+    provider: Any = agent.provider
+    counted = KimiTokenCounter.from_file(ranks).count_request(provider.requests[0].body)
+    agent._window.expect(provider.requests[0].history, agent._window._sent[1])
+    assert agent._window.expected == counted
+
+
+async def test_only_what_is_new_is_counted_after_an_answer() -> None:
+    usage = TokenUsage(input_other=5_000, output=50)
+    agent = Agent(ScriptedKimi([Reply("Fine.", usage=usage)] * 3), chat_history=[Message.user("word " * 100)])
+    await agent.chat_round("First?")
+    drifts: list[TokenCountDrifted] = []
+    agent.on(TokenCountDrifted, drifts.append)
+    scale = agent._window.scale
+    await agent.chat_round("Second?")
+    (drift,) = drifts
+    new = counting.cost(counting.ESTIMATE, [Message.user("Second?")])
+    assert drift == TokenCountDrifted(5_050 + 7 + round(new * scale), 5_000)
+
+
+async def test_another_beginning_is_counted_as_a_whole() -> None:
+    usage = TokenUsage(input_other=5_000, output=50)
+    agent = Agent(ScriptedKimi([Reply("Fine.", usage=usage)] * 2), chat_history=[Message.user("word")])
+    await agent.chat_round("First?")
+    del agent.chat_history[0]
+    drifts: list[TokenCountDrifted] = []
+    agent.on(TokenCountDrifted, drifts.append)
+    await agent.chat_round("Second?")
+    assert drifts[0].expected < 1_000
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.kimi"])
+async def test_a_conversation_that_was_loaded_goes_on_counting(tmp_path: Path, name: str) -> None:
+    usage = TokenUsage(input_other=5_000, output=50)
+    agent = Agent(ScriptedKimi([Reply("Fine.", usage=usage)] * 2), "You are terse.")
+    await agent.chat_round("First?")
+    agent.save(tmp_path / name)
+    again = Agent(ScriptedKimi([Reply("Fine.", usage=usage)]))
+    again.load(tmp_path / name)
+    await again.chat_round("Second?")
+    await agent.chat_round("Second?")
+    assert again._window.tokens == agent._window.tokens > 5_000
+
+
+async def test_without_the_rank_file_or_for_another_model_it_is_an_estimate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KIMI_AGENT_RANKS", str(tmp_path / "none"))
+    assert counting.counter_for("kimi-k3") is counting.ESTIMATE
+    (tmp_path / "none").write_text("broken")
+    assert counting.counter_for("kimi-k3") is counting.ESTIMATE
+    assert counting.counter_for("somebody-elses") is counting.ESTIMATE
+
+
+async def test_parts_that_nobody_can_count_are_estimated(ranks: Path) -> None:
+    counter = counting.counter_for("kimi-k3")
+    odd = Message.model_validate({"role": "user", "content": [{"type": "hologram", "url": "x"}]})
+    assert counter.message_cost(odd) > 1_000
+    assert counting.cost(counter, [odd, odd]) == 2 * counter.message_cost(odd)
+
+
+def test_an_overhead_is_counted_once_for_the_same_request(ranks: Path) -> None:
+    counter = counting.counter_for("kimi-k3")
+    tools = [function.base for function in Weather(ScriptedKimi([])).functions.values()]
+    body = ChatRequest(model_info("kimi-k3"), "", tools, [Message.user("x")], {"tool_choice": "none"}).body()
+    assert counter.overhead(tools, {"tool_choice": "none"}) == counter.overhead(list(tools), {"tool_choice": "none"})
+    assert counter.overhead(tools, {}) == counter.overhead(tools, {"tool_choice": "none"}) - 38
+    assert b"get_weather" in body
