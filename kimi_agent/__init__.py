@@ -88,6 +88,7 @@ if TYPE_CHECKING:
         StreamFrame,
         StreamFrameReceived,
         StreamStarted,
+        TokenCountDrifted,
         ToolCallDelta,
         ToolCallFinished,
         ToolCallStarted,
@@ -278,6 +279,7 @@ __all__ = [
     "ToolCallStarted",
     "ToolCallFinished",
     "HistoryCompacted",
+    "TokenCountDrifted",
     # the terminal
     "chat_in_terminal",
     "chat_in_terminal_async",

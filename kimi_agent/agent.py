@@ -7,7 +7,7 @@ with a default, and may be overridden.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
@@ -37,7 +37,7 @@ from .message import Content, FrozenDict, Message, ToolCall
 from .prompt.compaction import Compaction, Compactor
 from .prompt.counting import cost, counter_in_time
 from .prompt.window import Fit, Window, assemble, fit_in_time
-from .provider import ChatProvider, GenerationKwargs, Overrides, StreamedMessage, checked, names_in
+from .provider import ChatProvider, GenerationKwargs, Overrides, StreamedMessage, checked
 from .resume import ResumedMessage, joined
 from .stream import (
     FormattedMessages,
@@ -60,6 +60,7 @@ __all__ = ["Agent"]
 
 Item = TypeVar("Item")
 Query: TypeAlias = Content
+Advance: TypeAlias = Callable[[AsyncGenerator[Any, None]], Awaitable[Item]]
 
 
 class Agent:
@@ -229,7 +230,7 @@ class Agent:
         self._kept = await fit_in_time(
             self.always_included_messages,
             self.chat_history,
-            fixed=counter.overhead([function.base for function in functions], self._asked(overrides)),
+            fixed=counter.overhead([function.base for function in functions], spending.asked(self, overrides)),
             budget=(window := self.provider.context_window) - min(self.desired_response_tokens, window // 2),
             trim_ratio=self.trim_ratio,
             cut=self._window.start_in(self.chat_history),
@@ -249,7 +250,7 @@ class Agent:
         """How many tokens a prompt of these messages and functions has. The window counts by itself."""
         counter = await counter_in_time(self.provider.model_name)
         tools = [function.base for function in functions or ()]
-        return counter.overhead(tools, self._asked(overrides)) + cost(counter, messages)
+        return counter.overhead(tools, spending.asked(self, overrides)) + cost(counter, messages)
 
     async def get_enabled_functions(self) -> Sequence[ToolLike]:
         """The functions that the model is told of. The default leaves out those whose `enabled` is false."""
@@ -268,7 +269,7 @@ class Agent:
         tools = [function.base for function in functions]
         if self._kept is not None:  # else somebody else decides what is kept
             self._window.move_to(self.chat_history, self._kept.start)
-        self._window.expect(prompt, self._window.counter.overhead(tools, self._asked(overrides)))
+        self._window.expect(prompt, self._window.counter.overhead(tools, spending.asked(self, overrides)))
         spending.check(self, self._window.tokens)
         sendable = history.repair(prompt, interrupted=self.texts.interrupted())
         listens = RequestSent in self._handlers or RequestRetried in self._handlers
@@ -276,7 +277,7 @@ class Agent:
             self.provider.generate,
             "",
             tools,
-            generation_overrides=cast(GenerationKwargs, {**self._defaults(overrides), **overrides}),
+            generation_overrides=cast(GenerationKwargs, {**spending.defaults(self, overrides), **overrides}),
             on_event=self._handlers.emit if listens else None,
         )
         stream = await ask(sendable)
@@ -333,6 +334,11 @@ class Agent:
         logger.opt(exception=err).debug("the call {} of {} went wrong", call.id, call.name)
         message = result_for(self, call, tool_error_from(err, self.texts))
         return ExceptionHandleResult(err.retry and attempt < self.retry_attempts, message)
+
+    @property
+    def cost(self) -> float | None:
+        """What the conversation has cost, in USD; `None` when a price is not known."""
+        return self.usage.cost
 
     # ==== events ====
 
@@ -395,7 +401,7 @@ class Agent:
         max_function_rounds: int | None,
         overrides: Overrides,
         streamed: bool,
-        advance: Callable[[AsyncGenerator[Any, None]], Awaitable[Item]],
+        advance: Advance[Item],
     ) -> Round[Item]:
         turn = Turn(self, self._turns)
         steps = self._steps(turn, query, Allowance(max_function_rounds), checked(overrides), streamed)
@@ -468,18 +474,6 @@ class Agent:
         await self._handlers.emit(StreamCompleted(result.message, result.usage, result.finish_reason))
         self.limits.after_answer(self.usage, result.message)
         return result
-
-    def _asked(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
-        """What a request asks for, by the provider and by the round."""
-        return {**getattr(self.provider, "generation_kwargs", {}), **overrides}
-
-    def _defaults(self, overrides: dict[str, Any]) -> dict[str, Any]:
-        """What a request of this agent asks for, unless the round or the provider says otherwise."""
-        said = names_in(getattr(self.provider, "generation_kwargs", {}), overrides)
-        limit = self._window.answer_limit(self.provider.context_window, self.desired_response_tokens)
-        limit = None if "max_tokens" in said else limit
-        defaults = {"prompt_cache_key": self.prompt_cache_key, "max_completion_tokens": limit}
-        return {name: value for name, value in defaults.items() if value is not None and name not in said}
 
     # ==== internals: a call ====
 

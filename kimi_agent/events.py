@@ -22,6 +22,7 @@ __all__ = [
     "End",
     "Event",
     "HistoryCompacted",
+    "TokenCountDrifted",
     "Reasoning",
     "RequestRetried",
     "RequestSent",

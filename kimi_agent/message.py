@@ -637,6 +637,11 @@ class TokenUsage(Value):
         return self.input_other + self.input_cache_read + self.input_cache_creation
 
     @property
+    def prompt_cache_hit(self) -> float:
+        """The share of the prompt tokens that came out of the cache, from 0 to 1: what repeats an earlier prompt."""
+        return self.input_cache_read / self.input if self.input else 0.0
+
+    @property
     def total(self) -> int:
         """Prompt and completion together."""
         return self.input + self.output

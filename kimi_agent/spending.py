@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from loguru import logger
 
@@ -16,10 +16,10 @@ from .message import Message
 from .prompt.compaction import Compaction, CompactionTask
 from .prompt.counting import cost, counter_in_time
 from .prompt.window import Window
-from .provider import ChatProvider
+from .provider import ChatProvider, names_in
 from .tools.base import ToolLike
 
-__all__ = ["Spender", "check", "compact", "compact_when_due", "learn", "pay"]
+__all__ = ["Spender", "asked", "check", "compact", "compact_when_due", "defaults", "learn", "pay"]
 
 
 class Spender(Protocol):
@@ -31,12 +31,28 @@ class Spender(Protocol):
     usage: Spent
     limits: UsageLimits
     compaction: Compaction
+    desired_response_tokens: int
+    prompt_cache_key: str
     _window: Window
     _handlers: Handlers
 
     async def get_enabled_functions(self) -> Sequence[ToolLike]:
         """The functions that the model is told of."""
         ...
+
+
+def asked(agent: Spender, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """What a request asks for, by the provider and by the round."""
+    return {**getattr(agent.provider, "generation_kwargs", {}), **overrides}
+
+
+def defaults(agent: Spender, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """What a request of this agent asks for, unless the round or the provider says otherwise."""
+    said = names_in(getattr(agent.provider, "generation_kwargs", {}), overrides)
+    limit = agent._window.answer_limit(agent.provider.context_window, agent.desired_response_tokens)
+    limit = None if "max_tokens" in said else limit
+    wanted = {"prompt_cache_key": agent.prompt_cache_key, "max_completion_tokens": limit}
+    return {name: value for name, value in wanted.items() if value is not None and name not in said}
 
 
 def check(agent: Spender, prompt_tokens: int) -> None:
