@@ -20,9 +20,11 @@ check: $(VENV)/dev-ready  ## format, lint, types
 	$(RUN) -m pyright --pythonpath $(RUN)
 
 bench: $(VENV)/dev-ready  ## the figures, as ratios within one run
+	$(RUN) tests/bench/cache.py
 	$(RUN) tests/bench/imports.py
 	$(RUN) tests/bench/prompt.py
 	$(RUN) tests/bench/stream.py
+	$(RUN) tests/bench/tokens.py
 	$(RUN) tests/bench/tools.py
 
 $(VENV)/ready: pyproject.toml

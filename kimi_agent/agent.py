@@ -32,7 +32,7 @@ from .events import (
     ToolCallFinished,
 )
 from .generate import GenerateResult, collect
-from .limits import Spent, UsageLimits
+from .limits import Spent, UsageLimits, as_spent
 from .message import Content, FrozenDict, Message, ToolCall
 from .prompt.compaction import Compaction, Compactor
 from .prompt.counting import cost, counter_in_time
@@ -226,7 +226,7 @@ class Agent:
             MessageTooLong: the newest user message and the newest exchange do not fit.
         """
         functions = await self.get_enabled_functions() if include_functions else ()
-        counter = self._window.counter = await counter_in_time(self.provider.model_name)
+        counter = self._window.use(await counter_in_time(self.provider.model_name))
         self._kept = await fit_in_time(
             self.always_included_messages,
             self.chat_history,
@@ -269,9 +269,10 @@ class Agent:
         tools = [function.base for function in functions]
         if self._kept is not None:  # else somebody else decides what is kept
             self._window.move_to(self.chat_history, self._kept.start)
-        self._window.expect(prompt, self._window.counter.overhead(tools, spending.asked(self, overrides)))
-        spending.check(self, self._window.tokens)
         sendable = history.repair(prompt, interrupted=self.texts.interrupted())
+        counter = self._window.use(await counter_in_time(self.provider.model_name))
+        self._window.expect(sendable, counter.overhead(tools, spending.asked(self, overrides)))
+        spending.check(self, self._window.tokens)
         listens = RequestSent in self._handlers or RequestRetried in self._handlers
         ask = partial(
             self.provider.generate,
@@ -281,7 +282,9 @@ class Agent:
             on_event=self._handlers.emit if listens else None,
         )
         stream = await ask(sendable)
-        return ResumedMessage(stream, sendable, ask, self._window.expect_nothing) if self.resume_interrupted else stream
+        if not self.resume_interrupted:
+            return stream
+        return ResumedMessage(stream, sendable, partial(spending.ask_again, self, ask), self._window.expect_nothing)
 
     async def get_model_completion(self, include_functions: bool = True, **overrides: Any) -> GenerateResult:
         """Ask the model with the current prompt and wait for the whole answer. It is in nobody's history.
@@ -334,6 +337,11 @@ class Agent:
         logger.opt(exception=err).debug("the call {} of {} went wrong", call.id, call.name)
         message = result_for(self, call, tool_error_from(err, self.texts))
         return ExceptionHandleResult(err.retry and attempt < self.retry_attempts, message)
+
+    @property
+    def counts_exactly(self) -> bool:
+        """Whether prompts are counted as Kimi does, which is known after the first one; else they are estimated."""
+        return self._window.counter.is_exact
 
     @property
     def cost(self) -> float | None:
@@ -428,7 +436,7 @@ class Agent:
             if not calls:
                 return
             if allowance.calls:
-                self.limits.before_calls(self.usage, len(calls))
+                self.limits.before_calls(as_spent(self.usage), len(calls), result.message)
             outcomes: list[CallOutcome] = []
             running = turn.start(calls, partial(answer, self, allowance, result), self._commit)
             for position in range(len(calls)):
@@ -457,7 +465,8 @@ class Agent:
 
     async def _model_turn(self, request: dict[str, Any], recording: Recording | None = None) -> GenerateResult:
         """One answer of the model, committed."""
-        await spending.compact_when_due(self, include_functions=request.get("include_functions", True))
+        spending.check(self, 0)  # whoever overrides how the model is asked does not get past the limits
+        await spending.compact_when_due(self, request)
         self._window.expect_nothing()  # whoever overrides how the model is asked may count nothing
         await self._handlers.emit(StreamStarted(self.provider.model_name))
         try:
@@ -469,10 +478,11 @@ class Agent:
             spending.pay(self, result)
             await spending.learn(self, result)
         except BaseException as error:
+            spending.pay_for_broken(self, error)
             await tell_of_failure(self._handlers, error, recording)
             raise
         await self._handlers.emit(StreamCompleted(result.message, result.usage, result.finish_reason))
-        self.limits.after_answer(self.usage, result.message)
+        self.limits.after_answer(as_spent(self.usage), result.message)
         return result
 
     # ==== internals: a call ====

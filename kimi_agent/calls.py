@@ -9,7 +9,7 @@ from typing import Protocol
 from .errors import FunctionCallException, WrappedCallException
 from .events import Handlers, ToolCallStarted
 from .generate import GenerateResult
-from .limits import Spent
+from .limits import Spent, as_spent
 from .message import Message, ToolCall
 from .tools.allowance import Allowance, CallOutcome
 from .tools.base import ToolLike, ToolReturnValue
@@ -49,7 +49,7 @@ async def answer(agent: Caller, allowance: Allowance, result: GenerateResult, ca
         retry = goes_on and allowance.failures < agent.retry_attempts
         return CallOutcome.not_run(call, agent.texts.cut_off(), failed=goes_on, should_retry=retry)
     await agent._handlers.emit(ToolCallStarted(call))
-    agent.usage = agent.usage.with_calls(1)
+    agent.usage = as_spent(agent.usage).with_calls(1)
     started = monotonic()
     outcome = await _run(agent, call, allowance.failures)
     return replace(outcome, duration=monotonic() - started)

@@ -19,7 +19,7 @@ from .kimi.models import ModelInfo, Prices, model_info
 from .message import Message, TokenUsage, is_zero
 from .provider import ChatProvider
 
-__all__ = ["Spent", "UsageLimits", "cost_of", "prices_of"]
+__all__ = ["Spent", "UsageLimits", "as_spent", "cost_of", "prices_of"]
 
 
 # ==== cost ====
@@ -87,7 +87,7 @@ class Spent(TokenUsage):
 
     def __add__(self, other: TokenUsage) -> Self:
         """Both together. What plain tokens cost is not known."""
-        more = _spent(other)
+        more = as_spent(other)
         return self.copy_with(
             input_other=self.input_other + more.input_other,
             output=self.output + more.output,
@@ -108,14 +108,15 @@ class Spent(TokenUsage):
         """
         if usage is None:
             return self + Spent(requests=1, cost=None)
-        return self + _spent(usage).copy_with(requests=1, cost=cost_of(usage, prices))
+        return self + as_spent(usage).copy_with(requests=1, cost=cost_of(usage, prices))
 
     def with_calls(self, number: int) -> Self:
         """The same after so many more calls."""
         return self.copy_with(tool_calls=self.tool_calls + number)
 
 
-def _spent(usage: TokenUsage) -> Spent:
+def as_spent(usage: TokenUsage) -> Spent:
+    """What is known of plain tokens as what was spent."""
     if isinstance(usage, Spent):
         return usage
     return Spent(
@@ -177,13 +178,18 @@ class UsageLimits:
         least = TokenUsage(input_other=max(prompt - cached, 0), input_cache_read=min(cached, prompt), output=1)
         self._refuse_cost(spent, cost_of(least, prices))
 
-    def before_calls(self, spent: Spent, number: int = 1) -> None:
+    def before_calls(self, spent: Spent, number: int = 1, message: Message | None = None) -> None:
         """Make sure that so many more calls are within the limits.
+
+        Args:
+            spent: what was used so far.
+            number: of calls.
+            message: that calls; the error has it.
 
         Raises:
             UsageLimitExceeded: they are not. None of them has been run.
         """
-        self._refuse_more("tool_calls", spent.tool_calls, number)
+        self._refuse_more("tool_calls", spent.tool_calls, number, message)
 
     def after_answer(self, spent: Spent, message: Message) -> None:
         """Make sure that an answer stayed within the limits.
@@ -205,12 +211,13 @@ class UsageLimits:
                     message,
                 )
 
-    def _refuse_more(self, name: str, used: float, more: float) -> None:
+    def _refuse_more(self, name: str, used: float, more: float, message: Message | None = None) -> None:
         limit = getattr(self, name)
         if limit is not None and used + more > limit:
             raise UsageLimitExceeded(
                 f"the limit {self._named(name)} is reached: {_amount(name, used)} are used, and about "
-                f"{_amount(name, more)} more are needed; raise the limit to go on"
+                f"{_amount(name, more)} more are needed; raise the limit to go on",
+                message,
             )
 
     def _refuse_cost(self, spent: Spent, more: float | None) -> None:

@@ -1,12 +1,13 @@
 """What the next prompt costs: counted by the server up to the last answer, and by us from there on."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kimi_agent import Agent, Message, TokenUsage, ai_function
+from kimi_agent import Agent, Message, ThinkPart, TokenUsage, ai_function
 from kimi_agent.events import TokenCountDrifted
 from kimi_agent.kimi.models import model_info
 from kimi_agent.kimi.request import ChatRequest
@@ -32,9 +33,9 @@ class Weather(Agent):
         return f"{city}: 4 °C for {days} days"
 
 
-def like_kimi(script: list[Any], path: Path) -> Any:
+def like_kimi(script: list[Any], path: Path, model: str = "kimi-k3") -> Any:
     """A double whose usage is what Kimi would report."""
-    counter = KimiTokenCounter.from_file(path)
+    counter = KimiTokenCounter.from_file(path, model)
     replies = iter(script)
 
     def answer(body: dict[str, Any]) -> Reply:
@@ -45,10 +46,12 @@ def like_kimi(script: list[Any], path: Path) -> Any:
             for place, made in enumerate(reply.tool_calls)
         ]
         message = made or Message(role="assistant", tool_calls=calls)  # type: ignore[arg-type]
+        if reply.reasoning:
+            message = message.copy_with(content=[ThinkPart(think=reply.reasoning), *message.content])
         usage = TokenUsage(input_other=counter.count_request(body), output=counter.count_completion(message))
-        return Reply(reply.text, tool_calls=reply.tool_calls, usage=usage)
+        return replace(reply, usage=usage)
 
-    return ScriptedKimi(answer)
+    return ScriptedKimi(answer, model=model)
 
 
 async def test_with_the_rank_file_no_prompt_is_another_than_expected(ranks: Path) -> None:
@@ -119,7 +122,7 @@ async def test_without_the_rank_file_or_for_another_model_it_is_an_estimate(
     monkeypatch.setenv("KIMI_AGENT_RANKS", str(tmp_path / "none"))
     assert counting.counter_for("kimi-k3") is counting.ESTIMATE
     (tmp_path / "none").write_text("broken")
-    assert counting.counter_for("kimi-k3") is counting.ESTIMATE
+    assert not counting.counter_for("kimi-k3").is_exact
     assert counting.counter_for("somebody-elses") is counting.ESTIMATE
 
 
@@ -137,3 +140,63 @@ def test_an_overhead_is_counted_once_for_the_same_request(ranks: Path) -> None:
     assert counter.overhead(tools, {"tool_choice": "none"}) == counter.overhead(list(tools), {"tool_choice": "none"})
     assert counter.overhead(tools, {}) == counter.overhead(tools, {"tool_choice": "none"}) - 38
     assert b"get_weather" in body
+
+
+@pytest.mark.parametrize("model", ["kimi-k3", "kimi-k2.7-code", "kimi-k2.6"])
+@pytest.mark.parametrize("functions", [True, False])
+async def test_no_model_counts_otherwise_than_expected(ranks: Path, model: str, functions: bool) -> None:
+    script = [Reply(text, reasoning="Hm, let me see.") for text in (*SAID, "One more.")]
+    agent = (Weather if functions else Agent)(like_kimi(script, ranks, model), "You are terse.")
+    drifts: list[TokenCountDrifted] = []
+    agent.on(TokenCountDrifted, drifts.append)
+    for text in SAID:
+        await agent.chat_round(text)
+    await agent.chat_round("And now?", include_functions=False)
+    assert agent.counts_exactly
+    assert drifts == []
+
+
+async def test_a_history_that_was_edited_in_the_middle_is_counted_as_a_whole() -> None:
+    usage = TokenUsage(input_other=5_000, output=50)
+    history = [Message.user("word " * 500), Message.assistant("Yes.")]
+    agent = Agent(ScriptedKimi([Reply("Fine.", usage=usage)] * 2), "Terse.", chat_history=history)
+    await agent.chat_round("First?")
+    agent.chat_history[1] = Message.assistant("No.")
+    await agent.chat_round("Second?")
+    assert agent._window.tokens < 5_000
+
+
+@pytest.mark.parametrize("usage", [TokenUsage(input_other=0, output=0), TokenUsage(input_other=-100, output=5)])
+async def test_what_no_server_counts_is_no_anchor(usage: TokenUsage) -> None:
+    agent = Agent(ScriptedKimi([Reply("Fine.", usage=usage)] * 2), chat_history=[Message.user("word " * 500)])
+    await agent.chat_round("First?")
+    await agent.chat_round("Second?")
+    assert agent._window.tokens > 500
+
+
+async def test_what_was_learnt_of_one_counter_does_not_hold_for_another(ranks: Path) -> None:
+    agent = Agent(ScriptedKimi([Reply("Fine.", usage=TokenUsage(input_other=9_000, output=50))] * 2, model="other"))
+    agent.chat_history.append(Message.user("word " * 1_000))
+    await agent.chat_round("First?")
+    assert agent._window.scale > 1
+    agent.provider = ScriptedKimi([say("Fine.")])
+    await agent.chat_round("Second?")
+    assert agent._window.tokens < 2_000
+
+
+@pytest.mark.parametrize("name", ["~nobody-has-this-name/x", "x" * 5_000, "/proc/1/root/x"])
+async def test_a_variable_that_names_no_file_means_an_estimate(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("KIMI_AGENT_RANKS", name)
+    agent = Agent(ScriptedKimi([say("Fine.")]))
+    assert await agent.chat_round_str("?") == "Fine."
+    assert not agent.counts_exactly
+
+
+async def test_a_file_that_comes_later_is_used(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KIMI_AGENT_RANKS", str(tmp_path / "ranks"))
+    agent = Agent(ScriptedKimi([say("Fine.")] * 2))
+    await agent.chat_round("?")
+    (tmp_path / "ranks").symlink_to(data / "tiktoken.model")
+    await agent.chat_round("?")
+    assert agent.counts_exactly
+    counting._known.clear()

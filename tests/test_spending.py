@@ -10,19 +10,24 @@ from kimi_agent import (
     ChatProviderError,
     Compaction,
     DropToolOutput,
+    GenerateResult,
     HistoryCompacted,
     Message,
     PromptError,
+    RequestSent,
     Spent,
+    StreamInterruptedError,
+    SummarizeChunks,
     SummarizeHistory,
     TokenUsage,
     UsageLimitExceeded,
     UsageLimits,
+    generate,
     is_compacted,
     model_info,
 )
 from kimi_agent.history import problems
-from kimi_agent.testing import Failure, Reply, ScriptedKimi, call, say
+from kimi_agent.testing import Delivery, Failure, Reply, ScriptedKimi, call, say
 
 USAGE = TokenUsage(input_other=1_000, output=100, input_cache_read=9_000)
 PAID = Reply("Fine.", usage=USAGE)
@@ -205,9 +210,11 @@ async def test_calls_beyond_a_limit_are_not_run_and_answered() -> None:
 
     script = [call("count", number=1), Reply(tool_calls=[call("count", number=2), call("count", number=3)])]
     agent = Agent(ScriptedKimi(script), functions=[count], limits=UsageLimits(tool_calls=2))
-    with pytest.raises(UsageLimitExceeded, match="tool_calls=2"):
+    with pytest.raises(UsageLimitExceeded, match="tool_calls=2") as caught:
         async for _ in agent.full_round("Count."):
             pass
+    assert caught.value.message is not None
+    assert len(caught.value.message.tool_calls or ()) == 2
     assert ran == [1]
     assert not problems(agent.chat_history)
     assert [message.is_tool_call_error for message in agent.chat_history if message.role == "tool"] == [
@@ -222,3 +229,101 @@ async def test_a_limit_holds_for_summaries_too() -> None:
     with pytest.raises(UsageLimitExceeded, match="requests=0"):
         await agent.chat_round("And now?")
     assert len(agent.chat_history) == 101
+
+
+async def test_summaries_that_are_made_side_by_side_keep_to_the_limit_together() -> None:
+    agent = small(kimi, compaction=SummarizeChunks(size=400), chat_history=talk(50), limits=UsageLimits(requests=2))
+    with pytest.raises(UsageLimitExceeded, match="requests=2"):
+        await agent.chat_round("And now?")
+    provider: Any = agent.provider
+    assert len(provider.requests) <= 2
+    assert len(agent.chat_history) == 101
+
+
+async def test_an_answer_that_broke_off_was_a_request_of_unknown_cost() -> None:
+    broken = Delivery(stop_after=700)
+    script = [Reply("A long answer. " * 40, delivery=broken)] * 2
+    agent = Agent(ScriptedKimi(script), limits=UsageLimits(requests=1))
+    with pytest.raises(StreamInterruptedError):
+        await agent.chat_round("?")
+    assert (agent.usage.requests, agent.usage.cost) == (1, None)
+    with pytest.raises(UsageLimitExceeded):
+        await agent.chat_round(None)
+
+
+async def test_going_on_with_an_answer_is_a_request_too() -> None:
+    script = [Reply("A long answer. " * 40, delivery=Delivery(stop_after=1_500))] * 2
+    agent = Agent(ScriptedKimi(script), limits=UsageLimits(requests=1), resume_interrupted=True)
+    with pytest.raises(UsageLimitExceeded, match="requests=1"):
+        await agent.chat_round("?")
+    provider: Any = agent.provider
+    assert len(provider.requests) == 1
+
+
+async def test_who_overrides_how_the_model_is_asked_keeps_to_the_limits() -> None:
+    class Own(Agent):
+        async def get_model_completion(self, include_functions: bool = True, **overrides: Any) -> GenerateResult:
+            return await generate(self.provider, "", [], self.chat_history)
+
+    agent = Own(ScriptedKimi([PAID, PAID]), limits=UsageLimits(requests=1))
+    await agent.chat_round("First?")
+    with pytest.raises(UsageLimitExceeded):
+        await agent.chat_round("Second?")
+
+
+async def test_what_is_cached_is_cheaper_for_a_limit_too() -> None:
+    usage = TokenUsage(input_other=1_000, output=100, input_cache_read=90_000)
+    agent = Agent(ScriptedKimi([Reply("Fine.", usage=usage)] * 2), limits=UsageLimits(cost=0.1))
+    await agent.chat_round("First?")
+    await agent.chat_round("Second?")
+    assert agent.usage.requests == 2
+
+
+async def test_requests_for_summaries_are_told() -> None:
+    agent = small(kimi, compaction=SummarizeHistory(), chat_history=talk(50))
+    sent: list[RequestSent] = []
+    agent.on(RequestSent, sent.append)
+    await agent.chat_round("And now?")
+    provider: Any = agent.provider
+    assert len(sent) == len(provider.requests) > 1
+    assert {request.body["prompt_cache_key"] for request in provider.requests} == {agent.prompt_cache_key}
+
+
+async def test_a_compactor_that_cannot_do_it_is_passed_over_once() -> None:
+    class Unable:
+        async def compact(self, history: Sequence[Message], task: Any) -> None:
+            raise PromptError("cannot")
+
+    agent = small([say("one"), say("two")], compaction=[Unable()], chat_history=talk(50))
+    assert await agent.chat_round_str("First?") == "one"
+    with pytest.raises(PromptError, match="cannot"):
+        await agent.chat_round("Second?")
+
+
+async def test_it_is_compacted_before_the_window_leaves_anything_out() -> None:
+    agent = small(kimi, compaction=SummarizeHistory(), chat_history=talk(30), desired_response_tokens=2_000)
+    await agent.chat_round("And now?")
+    assert is_compacted(agent.chat_history[0])
+
+
+async def test_pinned_messages_that_leave_no_room_cause_no_summaries() -> None:
+    pinned = [Message.system("doc " * 2_300)]
+    agent = small(kimi, compaction=SummarizeHistory(), always_included_messages=pinned, chat_history=talk(20))
+    await agent.chat_round("And now?")
+    provider: Any = agent.provider
+    assert len(provider.requests) == 1
+    with pytest.raises(PromptError, match="pin less"):
+        await agent.compact()
+
+
+async def test_a_plain_usage_may_be_assigned() -> None:
+    agent = Agent(ScriptedKimi([PAID]))
+    agent.usage = TokenUsage(input_other=5, output=5)  # type: ignore[assignment]
+    await agent.chat_round("?")
+    assert agent.usage.input == 10_005
+
+
+@pytest.mark.parametrize("wrong", [SummarizeHistory, "summary", [1]])
+def test_what_is_no_compactor_is_refused_at_once(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="no compactor"):
+        small([], compaction=wrong)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
+from bench.cache import NEW, bill_of, ours, sliding, turns
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -274,11 +275,13 @@ def test_numbers_in_errors_are_real_tokens():
 
 
 class Watched(list[Message]):
-    """A history that knows the oldest message anybody looked at."""
+    """A history that knows how often it was looked at, and the oldest message that anybody saw."""
 
     oldest = 1 << 30
+    looks = 0
 
     def __getitem__(self, index):
+        self.looks += 1
         places = range(len(self))[index]
         looked_at = places if isinstance(index, slice) else (places,)
         self.oldest = min(self.oldest, min(looked_at, default=self.oldest))
@@ -310,6 +313,31 @@ def test_nothing_is_counted_twice_and_nothing_older_at_all(monkeypatch):
     assert fitted(history, 1000) == whole
     assert counted == []
     assert not any("message_cost" in key for key in history[0].__dict__)
+
+
+def test_a_counted_history_is_taken_in_few_steps():
+    history = Watched(CHAT * 250)
+    everything = cost(history)
+    assert fitted(history, everything + FIXED).start == 0
+    history.looks = 0
+    assert fitted(history, everything + FIXED).start == 0
+    assert history.looks < 100
+
+
+def test_what_does_not_fit_stays_uncounted_when_the_rest_was_counted():
+    old = [Message.user(f"{number} " + "word " * 20) for number in range(1000)]
+    cost(CHAT)
+    fitted([*old, *CHAT], cost(CHAT) + FIXED)
+    assert [ESTIMATE.cost_key in message.__dict__ for message in old] == [False] * 999 + [True]
+
+
+@given(histories, st.integers(200, 1500), st.lists(st.integers(0, 400), max_size=5), st.data())
+def test_it_makes_no_difference_which_messages_were_counted_before(history, budget, long, data):
+    history = [*(Message.user("word " * length) for length in long), *history, *CHAT[:6]]
+    some = data.draw(st.sets(st.integers(0, len(history) - 1)))
+    copies = [message.copy_with() for message in history]
+    cost([history[index] for index in some])
+    assert fitted(history, budget) == fitted(copies, budget) == fitted(copies, budget)
 
 
 # ==== the window ====
@@ -448,3 +476,20 @@ def test_a_steady_factor_is_reached_even_when_it_is_large():
     for _ in range(10):
         learn(window, 1000, 3000)
     assert window.scale == pytest.approx(3.0)
+
+
+# ==== what it saves ====
+
+
+def test_most_of_a_long_conversation_is_cached_and_a_sliding_window_costs_four_times_as_much():
+    our, slid = bill_of(ours(), 120), bill_of(sliding(), 120)
+    assert our.share > 0.9
+    assert 4 * our.price < slid.price
+
+
+def test_every_simulated_turn_adds_as_much():
+    assert {cost(added) for added in turns(20)} == {NEW}
+
+
+def test_what_overflows_nothing_costs_the_same_in_any_window():
+    assert bill_of(ours(), 50) == bill_of(sliding(), 50)

@@ -73,6 +73,7 @@ class CompactionTask:
         pinned: the messages that every prompt begins with; they are not in the history, and not in its cost.
         overrides: for each request.
         on_event: gets `RequestSent` and `RequestRetried`, and is awaited if it is async.
+        cost_key: under which key of its `__dict__` a message keeps what `cost` found; the estimate's unless given.
         before_request: gets the tokens of each prompt before it is sent. What it raises - a limit, say - comes out.
         on_answer: gets each answer, whether it is of use or not, so that its usage is counted.
     """
@@ -83,6 +84,7 @@ class CompactionTask:
     pinned: Sequence[Message] = ()
     overrides: GenerationKwargs = field(default_factory=GenerationKwargs)
     on_event: OnEvent | None = None
+    cost_key: str | None = None
     before_request: Callable[[int], Awaitable[None] | None] | None = None
     on_answer: Callable[[GenerateResult], Awaitable[None] | None] | None = None
 
@@ -94,7 +96,7 @@ class CompactionTask:
 
     async def count(self, messages: Sequence[Message]) -> int:
         """`cost`, in a thread when long texts have to be counted first."""
-        quick = quickly_counted(messages) and all(quickly_counted((message,)) for message in messages)
+        quick = all(quickly_counted((message,), self.cost_key) for message in messages)
         return self.cost(messages) if quick else await asyncio.to_thread(self.cost, messages)
 
     async def ask(self, messages: Sequence[Message]) -> str:
@@ -322,7 +324,12 @@ class SummarizeHistory:
         if keep_last < 1:
             raise ValueError("keep_last is 1 or more: the newest exchange stays")
         self.keep_last = keep_last
-        self.instructions = self.default_instructions() if instructions is None else instructions
+        self._instructions = instructions
+
+    @property
+    def instructions(self) -> str:
+        """How to summarise."""
+        return self.default_instructions() if self._instructions is None else self._instructions
 
     # ---- what the model is asked ----
 
@@ -566,6 +573,8 @@ class ExtractFacts(SummarizeHistory):
     """
 
     def __init__(self, concepts: Mapping[str, str] | Iterable[str], keep_last: int = 4) -> None:
+        if isinstance(concepts, str):
+            raise ValueError(f"concepts are several names; write [{concepts!r}] for one")
         named = cast("Mapping[str, str]", concepts) if isinstance(concepts, Mapping) else dict.fromkeys(concepts, "")
         self.concepts = dict(named)
         if not self.concepts:
@@ -701,21 +710,23 @@ class Compaction:
     def __init__(self, compactors: Compactor | Iterable[Compactor], *, at: float = 0.8, down_to: float = 0.5) -> None:
         if not 0 < down_to <= at <= 1:
             raise ValueError("0 < down_to <= at <= 1 does not hold")
-        several = (compactors,) if isinstance(compactors, Compactor) else compactors
+        several = (compactors,) if isinstance(compactors, Compactor | type) else compactors
+        several = tuple(_checked(one) for one in several)
         self.compactors = tuple(one for one in several if not isinstance(one, NoCompaction))
         self.at = at
         self.down_to = down_to
         self.fruitless = 0
         """How many runs in a row made no progress."""
 
-    def is_due(self, tokens: int, window: int) -> bool:
+    def is_due(self, tokens: int, window: int, reserved: int = 0) -> bool:
         """Whether a prompt is to be compacted before it is sent.
 
         Args:
             tokens: of the prompt with the whole history.
             window: of the model, in tokens.
+            reserved: of the window for the answer. What does not fit beside it would be left out.
         """
-        return bool(self.compactors) and tokens > self.at * window
+        return bool(self.compactors) and tokens > min(self.at * window, window - reserved)
 
     def budget(self, window: int, fixed: int) -> int:
         """Tokens that the history may cost after it was compacted.
@@ -726,12 +737,10 @@ class Compaction:
         """
         return max(int(window * self.down_to) - fixed, 0)
 
+    @property
     def gives_up(self) -> bool:
-        """Whether it has got nowhere too often in a row; if so, the counting begins anew."""
-        if self.fruitless < _MOST_FRUITLESS:
-            return False
-        self.fruitless = 0
-        return True
+        """Whether it has got nowhere too often in a row. The next run counts anew."""
+        return self.fruitless >= _MOST_FRUITLESS
 
     async def run(self, history: Sequence[Message], task: CompactionTask) -> Compacted:
         """Compact a history. The first run that makes no progress is passed over: the window leaves out what is too
@@ -741,13 +750,15 @@ class Compaction:
             PromptError: the second run in a row made no progress, or a compactor could not do its work.
             ChatProviderError: a request for a summary failed, and the history does not fit.
         """
+        if self.gives_up:
+            self.fruitless = 0
         try:
             result = await compacted(history, self.compactors, task)
         except (ChatProviderError, PromptError):
             self.fruitless += 1
             raise
         self.fruitless = 0 if result.is_progress else self.fruitless + 1
-        if self.gives_up():
+        if self.gives_up:
             raise PromptError(
                 f"{_MOST_FRUITLESS} compactions in a row made no progress: the history needs about "
                 f"{result.tokens_after} tokens, and was to be compacted to {task.budget}; keep less (`keep_last`), "
@@ -757,3 +768,9 @@ class Compaction:
 
 
 _MOST_FRUITLESS: Final = 2
+
+
+def _checked(compactor: object) -> Compactor:
+    if isinstance(compactor, type) or not isinstance(compactor, Compactor):
+        raise TypeError(f"{compactor!r} is no compactor: it has no async method compact(history, task)")
+    return compactor

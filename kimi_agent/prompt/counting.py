@@ -35,6 +35,10 @@ class TokenCounter:
 
     is_exact = False
     """Whether its numbers are those that the server will report."""
+    header = 7
+    """Tokens that begin an answer, which the server counts with the prompt and not with the answer."""
+    grows = True
+    """Whether a prompt goes on as the last one and its answer ended."""
 
     def __init__(self, message_cost: Callable[[Message], int] = tokens.message_cost) -> None:
         self.message_cost = message_cost
@@ -81,12 +85,15 @@ class ExactCounter(TokenCounter):
 
         cost_of.__qualname__ = f"cost_of({counter.cost_key})"
         super().__init__(once_per_value(cost_of))
+        self.header, self.grows = counter.header, counter.grows
         self._counter = counter
         self._overheads: tuple[Sequence[Tool], Mapping[str, Any], int] = ((), {}, -1)
 
     def overhead(self, tools: Sequence[Tool], request: Mapping[str, Any]) -> int:
         """Tokens of a prompt beside its messages."""
         asked = {name: request[name] for name in _COUNTED if request.get(name) is not None}
+        if not tools:
+            asked.pop("tool_choice", None)  # which is not sent then
         known_tools, known_request, known = self._overheads
         if known < 0 or known_request != asked or not _are_same(known_tools, tools):
             known = self._count_overhead(tools, asked)
@@ -116,21 +123,32 @@ def _exact(model: str, path: str) -> ExactCounter:
 async def counter_in_time(model: str) -> TokenCounter:
     """`counter_for`, in a thread the first time that somebody asks."""
     where = model, os.environ.get(PATH_NAME)
-    if where not in _known:
-        _known[where] = await asyncio.to_thread(counter_for, model)
-    return _known[where]
+    counter = _known.get(where)
+    if counter is None or (counter is ESTIMATE and rendering_of(model) is not None and _ranks_are_there()):
+        counter = _known[where] = await asyncio.to_thread(counter_for, model)
+    return counter
 
 
 _known: Final[dict[tuple[str, str | None], TokenCounter]] = {}
 
 
+def _ranks_are_there() -> bool:
+    try:
+        return ranks_path().is_file()
+    except (OSError, RuntimeError, ValueError):  # a home that nobody has, a name that no file can have
+        return False
+
+
 def counter_for(model: str) -> TokenCounter:
     """The best counter that there is for a model. The first exact one reads the rank file, which takes 0.3 s."""
-    path = ranks_path()
-    if rendering_of(model) is None or not path.is_file():
+    if rendering_of(model) is None:
+        return ESTIMATE
+    if not _ranks_are_there():
+        if named := os.environ.get(PATH_NAME):
+            logger.warning("tokens are estimated: {} names {:.200}, and no file is there", PATH_NAME, named)
         return ESTIMATE
     try:
-        return _exact(model, str(path))
+        return _exact(model, str(ranks_path()))
     except RanksError as error:
         logger.warning("tokens are estimated: {}", error)
-        return ESTIMATE
+        return TokenCounter()

@@ -42,6 +42,16 @@ class Rendering(Protocol):
         """Whether a result is shown with the name of its function."""
         ...
 
+    @property
+    def header(self) -> int:
+        """Tokens that begin an answer, and are counted with the prompt."""
+        ...
+
+    @property
+    def grows(self) -> bool:
+        """Whether a prompt goes on as the last one and its answer ended."""
+        ...
+
     def messages(self, count: Callable[[str], int], request: Request) -> int:
         """Tokens of all messages."""
         ...
@@ -96,6 +106,10 @@ class KimiTokenCounter:
             raise InvalidRequestError(f"there is no exact count for the model {model!r}; there is for {known}")
         self.model = model
         self._rendering = rendering
+        self.header = rendering.header
+        """Tokens that begin an answer, and are counted with the prompt."""
+        self.grows = rendering.grows
+        """Whether a prompt goes on as the last one and its answer ended: next = last + answer + new + `header`."""
         self._count = ranks.count
         self._count_once = functools.lru_cache(maxsize=32)(ranks.count)  # tools are the same in every request
         self._message_cost = _kept_cost(ranks, rendering)

@@ -54,6 +54,12 @@ class K2:
     greeting: int = 0
     dialect: Dialect = _PLAIN
     names_results: bool = False
+    header: int = _HEADER
+
+    @property
+    def grows(self) -> bool:
+        """Whether what was shown once is shown again: reasoning that is dropped later is not."""
+        return self.keeps or not self.thinks
 
     def messages(self, count: Count, request: Request) -> int:
         """Tokens of all messages."""

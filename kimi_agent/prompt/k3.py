@@ -45,6 +45,8 @@ class K3:
     name: str = "k3"
     dialect: Dialect = _PLAIN
     names_results: bool = True
+    header: int = _HEADER
+    grows: bool = True
 
     def messages(self, count: Count, request: Request) -> int:
         """Tokens of all messages."""

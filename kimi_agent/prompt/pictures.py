@@ -65,17 +65,20 @@ def size_of(url: str) -> Size | None:
     if not comma or not data:
         raise ValueError("a data: URL without data")
     if not kind.lower().endswith(";base64"):
-        return _size(unquote_to_bytes(data))
-    return _size(_decoded(_beginning(data))) or _size(_decoded(data))
+        return _size(unquote_to_bytes(data[:_FAR]))
+    return _size(_decoded(_beginning(data, _BEGINNING))) or _size(_decoded(_beginning(data, _FAR)))
 
 
 _BEGINNING: Final = 16_384  # characters; enough for any header but that of a photo with much beside the picture
+_FAR: Final = 524_288  # characters; what lies behind is not looked for
 _SPACES: Final = {ord(space): None for space in " \t\r\n"}
 
 
-def _beginning(data: str) -> str:
-    """The first base64 of the data, as far as it is whole bytes."""
-    clean = data[:_BEGINNING].translate(_SPACES)
+def _beginning(data: str, length: int) -> str:
+    """The first base64 of the data, as far as it is whole bytes; the whole of what is shorter."""
+    if len(data) <= length:
+        return data
+    clean = data[:length].translate(_SPACES)
     return clean[: len(clean) // 4 * 4]
 
 

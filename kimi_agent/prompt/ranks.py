@@ -200,6 +200,7 @@ def _replace(target: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # there is nothing private in it, and others of the machine may want it
         os.replace(temporary, target)
     except BaseException:
         with suppress(OSError):

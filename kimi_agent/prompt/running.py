@@ -9,6 +9,7 @@ where what stands beside the messages is taken as the difference of the two requ
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,9 +18,6 @@ from ..message import Message, TokenUsage
 from .counting import TokenCounter, cost
 
 __all__ = ["Anchor", "RunningCount"]
-
-HEADER = 7
-"""Tokens that begin an answer. The server counts them with the prompt, and not with the answer."""
 
 _UNSAID = 10
 """Tokens of the marks that end an answer, which one that was cut off lacks, and gets in the next prompt."""
@@ -32,12 +30,10 @@ class Anchor:
     Args:
         tokens: of the prompt and its answer.
         overhead: of the prompt beside its messages, as counted here.
-        length: messages of the prompt, with the answer.
     """
 
     tokens: int
     overhead: int
-    length: int
 
 
 class RunningCount:
@@ -45,16 +41,20 @@ class RunningCount:
 
     def __init__(self) -> None:
         self.anchor: Anchor | None = None
-        self._first: Message | None = None
-        self.last: Message | None = None
-        """The answer that was counted."""
+        self._counted: tuple[Message, ...] = ()
+        self._by = ""
 
-    def holds(self, prompt: Sequence[Message]) -> bool:
-        """Whether a prompt begins with the messages that were counted."""
-        anchor = self.anchor
-        if anchor is None or not anchor.length <= len(prompt):
+    @property
+    def last(self) -> Message | None:
+        """The answer that was counted."""
+        return self._counted[-1] if self._counted else None
+
+    def holds(self, counter: TokenCounter, prompt: Sequence[Message]) -> bool:
+        """Whether a prompt begins with the messages that were counted, and goes on as they ended."""
+        counted = self._counted
+        if self.anchor is None or self._by != counter.cost_key or not counter.grows or len(counted) > len(prompt):
             return False
-        return prompt[0] is self._first and prompt[anchor.length - 1] is self.last
+        return all(map(operator.is_, counted, prompt))
 
     def of(self, counter: TokenCounter, prompt: Sequence[Message], overhead: int, scale: float) -> int:
         """Tokens of a prompt, as the server will count them.
@@ -65,29 +65,44 @@ class RunningCount:
             overhead: of the prompt beside its messages, as `counter` has it.
             scale: how many tokens a counted one really is.
         """
-        if (anchor := self.anchor) is None or not self.holds(prompt):
+        if (anchor := self.anchor) is None or not self.holds(counter, prompt):
             return round((overhead + cost(counter, prompt)) * scale)
-        new = cost(counter, prompt[anchor.length :]) + overhead - anchor.overhead
-        return anchor.tokens + HEADER + round(new * scale)
+        new = cost(counter, prompt[len(self._counted) :]) + overhead - anchor.overhead
+        return anchor.tokens + counter.header + round(new * scale)
 
     def put(
-        self, prompt: Sequence[Message], overhead: int, usage: TokenUsage, answer: Message, *, cut_off: bool = False
+        self,
+        counter: TokenCounter,
+        prompt: Sequence[Message],
+        overhead: int,
+        usage: TokenUsage,
+        answer: Message,
+        *,
+        cut_off: bool = False,
     ) -> None:
         """Remember what the server counted.
 
         Args:
+            counter: that counted what is beside the messages.
             prompt: that was sent.
             overhead: of it, beside its messages, as counted here.
             usage: of the request.
             answer: as it stands in the history.
             cut_off: whether it ended before the model was done.
         """
-        if not prompt or is_begun(prompt[-1]):  # which the answer has become one with
+        is_one = not prompt or is_begun(prompt[-1])  # the answer has become one with its beginning
+        if is_one or usage.input <= 0:
             self.anchor = None
             return
         tokens = usage.input + usage.output + (_UNSAID if cut_off else 0)
-        self.put_back(Anchor(tokens, overhead, len(prompt) + 1), prompt[0], answer)
+        self.put_back(counter, Anchor(tokens, overhead), (*prompt, answer))
 
-    def put_back(self, anchor: Anchor, first: Message, last: Message) -> None:
-        """Go on with what was remembered elsewhere."""
-        self.anchor, self._first, self.last = anchor, first, last
+    def put_back(self, counter: TokenCounter, anchor: Anchor, counted: Sequence[Message]) -> None:
+        """Go on with what was remembered elsewhere.
+
+        Args:
+            counter: as in `put`.
+            anchor: what was counted.
+            counted: the messages of the prompt and its answer.
+        """
+        self.anchor, self._counted, self._by = anchor, tuple(counted), counter.cost_key

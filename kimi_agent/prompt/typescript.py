@@ -143,7 +143,10 @@ class _Entry:
     def _properties(self, schema: Schema, indent: str) -> list[str]:
         """The required ones first, each group by name."""
         required = set(schema.get("required", ()))
-        properties: dict[str, Any] = schema.get("properties", {})
+        given: Any = schema.get("properties", {})
+        if not isinstance(given, Mapping):
+            raise Unsayable("properties that are no object")
+        properties = cast(Mapping[str, Any], given)
         names = sorted(properties, key=lambda name: (name not in required, name))
         return [self._property(name, name in required, properties[name], indent) for name in names]
 

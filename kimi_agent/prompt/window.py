@@ -6,7 +6,8 @@ the prompt is cut down to `trim_ratio` of the budget at once. Never cut are the 
 exchange; in a long round the older exchanges may go and the user message before them stays.
 
 A result belongs to the nearest assistant message before it, as in `history`: no cut comes between the two.
-The cost is linear in what is kept. Nothing older is looked at, except to find the newest user message.
+The cost is linear in what is kept. Nothing older is counted but the first that is too much, and nothing searched
+except for the newest user message.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Final, NamedTuple, NotRequired, TypedDict, Unpack
 
 from ..errors import MessageTooLong, PromptTooLong
@@ -106,7 +106,7 @@ def fit(
 async def fit_in_time(pinned: Sequence[Message], history: Sequence[Message], **limits: Unpack[Limits]) -> Fit:
     """`fit`, in a thread when long texts have to be counted first."""
     key = limits.get("counter", ESTIMATE).cost_key
-    if quickly_counted(pinned, key) and quickly_counted(history, key):
+    if quickly_counted(pinned, key) and quickly_counted(history, key, start=limits.get("cut", 0)):
         return fit(pinned, history, **limits)
     return await asyncio.to_thread(fit, pinned, history, **limits)
 
@@ -128,6 +128,8 @@ class Window:
         """The count of the prompt that was sent last; 0 when nobody knows."""
         self.tokens = 0
         """What the server will say that the prompt has; 0 when nobody knows."""
+        self.cached = 0
+        """How many of these the server has seen before."""
         self._sent: tuple[Sequence[Message], int] = (), 0
         self._cut: Message | None = None
         self._hint = 0
@@ -145,6 +147,12 @@ class Window:
         self._cut = history[start] if 0 < start < len(history) else None
         self._hint = start
 
+    def use(self, counter: TokenCounter) -> TokenCounter:
+        """Let `counter` count from now on. What was learnt of another one does not hold for it."""
+        if counter.cost_key != self.counter.cost_key:
+            self.counter, self.scale = counter, 1.0
+        return counter
+
     def expect(self, prompt: Sequence[Message], overhead: int) -> None:
         """A prompt is about to be sent.
 
@@ -153,6 +161,8 @@ class Window:
             overhead: of it, beside its messages, as `counter` has it.
         """
         self._sent = prompt, overhead
+        holds = self.running.holds(self.counter, prompt)
+        self.cached = self.running.anchor.tokens if holds and self.running.anchor else 0
         self.expected = overhead + cost(self.counter, prompt)
         self.tokens = self.running.of(self.counter, prompt, overhead, self.scale)
 
@@ -161,22 +171,16 @@ class Window:
         anchor, last = self.running.anchor, self.running.last
         if anchor is None or last is None or not any(message is last for message in history):
             return None
-        return {
-            "tokens": anchor.tokens,
-            "overhead": anchor.overhead,
-            "length": anchor.length,
-            "answer": _index(history, last),
-        }
+        return {"tokens": anchor.tokens, "overhead": anchor.overhead, "answer": _index(history, last)}
 
     def go_on(self, counted: Mapping[str, int], pinned: Sequence[Message], history: Sequence[Message]) -> None:
         """Go on with what `counted` gave; after `move_to`."""
-        first = pinned[0] if pinned else history[self.start_in(history)]
-        anchor = Anchor(counted["tokens"], counted["overhead"], counted["length"])
-        self.running.put_back(anchor, first, history[counted["answer"]])
+        end = history[self.start_in(history) : counted["answer"] + 1]
+        self.running.put_back(self.counter, Anchor(counted["tokens"], counted["overhead"]), [*pinned, *end])
 
     def expect_nothing(self) -> None:
         """What the server counts next is no measure of the count."""
-        self.expected = self.tokens = 0
+        self.expected = self.tokens = self.cached = 0
 
     def answer_limit(self, window: int, reserved: int) -> int | None:
         """How long the answer to the expected prompt may be, if that has to be said: when little is left.
@@ -200,7 +204,7 @@ class Window:
             return 0
         drift = usage.input - self.tokens
         self.correct(usage.input)
-        self.running.put(*self._sent, usage, answer, cut_off=cut_off)
+        self.running.put(self.counter, *self._sent, usage, answer, cut_off=cut_off)
         return drift
 
     def correct(self, actual: int) -> None:
@@ -310,15 +314,37 @@ def _shorter(
 
 
 def _reach(counter: TokenCounter, history: Sequence[Message], stop: int, room: int) -> _End:
-    """The longest end that costs at most `room` and does not begin before `stop`."""
-    key, count = counter.cost_key, counter.message_cost
-    start, reached = len(history), 0
-    for message in islice(reversed(history), start - stop):
-        more = reached + (message.__dict__.get(key) or count(message))
-        if more > room:
+    """The longest end that costs at most `room` and does not begin before `stop`.
+
+    It grows by ever more messages at once, as long as these are counted already and likely to fit, and else by one.
+    """
+    key, end, step = counter.cost_key, _End(len(history), 0), 1
+    while end.start > stop:
+        if key not in history[end.start - 1].__dict__:
+            step = 1
+        start = max(end.start - step, stop)
+        more = cost(counter, history[start : end.start]) if step == 1 else _known(key, history[start : end.start])
+        if more is not None and end.cost + more <= room:
+            end = _End(start, end.cost + more)
+            step = max(1, min(2 * step, _likely(len(history) - start, end.cost, room) // 2))
+        elif step == 1:
             break
-        start, reached = start - 1, more
-    return _End(start, reached)
+        else:
+            step = 1
+    return end
+
+
+def _known(key: str, messages: Sequence[Message]) -> int | None:
+    """What messages cost; `None` when one of them is not counted yet."""
+    try:
+        return sum([message.__dict__[key] for message in messages])
+    except KeyError:
+        return None
+
+
+def _likely(kept: int, tokens: int, room: int) -> int:
+    """How many messages more will fit if they cost as much as the `kept` ones, which have `tokens`."""
+    return (room - tokens) * kept // max(tokens, 1)
 
 
 def _aligned(history: Sequence[Message], start: int) -> int:

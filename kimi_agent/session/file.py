@@ -359,7 +359,10 @@ def _cut(window: Mapping[str, Any], length: int) -> int:
     return max(0, min(cut, length - 1))
 
 
-_COUNTED: Final = ("tokens", "overhead", "length", "answer")
+_COUNTED: Final = ("tokens", "overhead", "answer")
+
+
+_MOST: Final = 2**63
 
 
 def _counted(window: Mapping[str, Any], length: int) -> dict[str, int] | None:
@@ -367,7 +370,7 @@ def _counted(window: Mapping[str, Any], length: int) -> dict[str, int] | None:
         return None
     fields = _object(window, "counted")
     for name in _COUNTED:
-        if type(fields.get(name)) is not int or fields[name] < 0:
+        if type(fields.get(name)) is not int or not 0 <= fields[name] < _MOST:
             raise ValueError(f"`window.counted.{name}` must be a whole number from 0, not {_kind(fields.get(name))}")
     return {name: counted[name] for name in _COUNTED} if counted["answer"] < length else None
 

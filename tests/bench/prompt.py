@@ -20,8 +20,10 @@ from kimi_agent.testing import ScriptedKimi
 
 SIZES = (1_000, 10_000, 100_000)
 KEPT = 2_000
-REPEATED_10K = 2.0
-"""Milliseconds that a repeated `get_prompt` on 10k messages may take."""
+REPEATED = {("fitting", 10_000): 1.0, ("overflowing", 10_000): 1.0, ("overflowing", 100_000): 5.0}
+"""Milliseconds below which a repeated `get_prompt` stays."""
+SPAN = 1.0
+"""Seconds in which the best of them is looked for: longer than a machine is busy with something else."""
 BODY = 1 / 20
 """Share of `model_dump` and `json.dumps` that encoding a body may take."""
 
@@ -47,33 +49,41 @@ def milliseconds(work: Callable[[], object], runs: int = 5) -> float:
     return best * 1e3
 
 
-def window_for(messages: list[Message], kept: int) -> int:
-    """A window that `kept` of these messages fill."""
-    agent = Agent(ScriptedKimi([]), desired_response_tokens=0)
-    return asyncio.run(agent.prompt_token_len(messages[-kept:]))
+async def agent_with(size: int, case: str) -> Agent:
+    """An agent of `size` messages. They fill its window, or only the newest do."""
+    kept = size if case == "fitting" else min(KEPT, size // 2)
+    counting = Agent(ScriptedKimi([]), desired_response_tokens=0)
+    window = await counting.prompt_token_len(conversation(size)[-kept:])
+    provider = ScriptedKimi([], context_window=window)
+    return Agent(provider, desired_response_tokens=0, chat_history=conversation(size))
 
 
-def measure_prompts() -> dict[tuple[str, int], float]:
+async def measure_prompts() -> dict[tuple[str, int], float]:
     """Print the table of `get_prompt`; the repeated times."""
     print("get_prompt, ms        messages      first   repeated   kept")
     repeated: dict[tuple[str, int], float] = {}
     for size in SIZES:
         for case in ("fitting", "overflowing"):
-            messages = conversation(size)
-            kept = size if case == "fitting" else min(KEPT, size // 2)
-            window = window_for(conversation(size), kept)
-            agent = Agent(ScriptedKimi([], context_window=window), desired_response_tokens=0, chat_history=messages)
-            first, repeated[case, size], length = timed_prompts(agent)
+            agent = await agent_with(size, case)
+            first, length = await timed_prompt(agent)
+            repeated[case, size] = await best_prompt(agent)
             print(f"  {case:12} {size:15,} {first:10.2f} {repeated[case, size]:10.3f} {length:6,}")
     return repeated
 
 
-def timed_prompts(agent: Agent) -> tuple[float, float, int]:
-    """Milliseconds of the first and of a repeated `get_prompt`, and how many messages the prompt has."""
-    with asyncio.Runner() as runner:
-        first = milliseconds(lambda: runner.run(agent.get_prompt()), 1)
-        prompt = runner.run(agent.get_prompt())
-        return first, milliseconds(lambda: runner.run(agent.get_prompt())), len(prompt)
+async def best_prompt(agent: Agent) -> float:
+    """Milliseconds of the best `get_prompt` within `SPAN`."""
+    best, end = float("inf"), time.perf_counter() + SPAN
+    while time.perf_counter() < end:
+        best = min(best, (await timed_prompt(agent))[0])
+    return best
+
+
+async def timed_prompt(agent: Agent) -> tuple[float, int]:
+    """Milliseconds of a `get_prompt`, and how many messages the prompt has."""
+    before = time.perf_counter()
+    prompt = await agent.get_prompt()
+    return (time.perf_counter() - before) * 1e3, len(prompt)
 
 
 def measure_body() -> float:
@@ -93,12 +103,10 @@ def measure_body() -> float:
 
 def main() -> None:
     """Print the tables; fail where a bound is broken."""
-    repeated = measure_prompts()
+    repeated = asyncio.run(measure_prompts())
     share = measure_body()
-    for case in ("fitting", "overflowing"):
-        assert repeated[case, 10_000] < REPEATED_10K, (
-            f"{case}: {repeated[case, 10_000]:.2f} ms, not below {REPEATED_10K}"
-        )
+    for (case, size), bound in REPEATED.items():
+        assert repeated[case, size] < bound, f"{case} {size:,}: {repeated[case, size]:.2f} ms, not below {bound}"
     assert repeated["overflowing", 100_000] < 10 * repeated["overflowing", 10_000], "the cost grows with what is cut"
     assert share <= BODY, f"encoding a body takes {share:.3f} of dumping it; the bound is {BODY}"
 
