@@ -195,12 +195,13 @@ class TokenCountDrifted:
 
 @dataclass(frozen=True, slots=True)
 class HistoryCompacted:
-    """Old messages were replaced by fewer tokens."""
+    """Old messages were replaced by fewer tokens. `by` has the names of the compactors whose work it is."""
 
     messages_before: int
     messages_after: int
     tokens_before: int
     tokens_after: int
+    by: tuple[str, ...] = ()
 
 
 Event: TypeAlias = (

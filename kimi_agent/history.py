@@ -32,7 +32,8 @@ def calls_of(message: Message) -> tuple[ToolCall, ...]:
 
 def _newest_caller(messages: Sequence[Message]) -> int | None:
     """Where the newest message with calls is: results belong to it, whatever else was said since."""
-    return next((index for index in range(len(messages) - 1, -1, -1) if calls_of(messages[index])), None)
+    places = range(len(messages) - 1, -1, -1)
+    return next((place for place in places if messages[place].tool_calls and calls_of(messages[place])), None)
 
 
 def open_calls(messages: Sequence[Message]) -> tuple[ToolCall, ...]:

@@ -57,6 +57,14 @@ PRINTED = {
         "tokens: ",
         "You said: Which is warmer?",
     ],
+    "7_context.py": [
+        "tool: The log of 9:00",
+        "read_log (9) says: The log of 9:00",
+        "tool: The log of 13:00",
+        "stopped: the limit requests=9 is reached",
+        "9 requests, ",
+        "the cost is known: True - counted exactly: False",
+    ],
 }
 """What each example prints when the stand-in answers, in this order."""
 

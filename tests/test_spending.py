@@ -70,6 +70,7 @@ async def test_a_long_conversation_is_summarised_before_it_is_sent() -> None:
     assert [message.text for message in agent.chat_history[-2:]] == ["And now?", "Because."]
     (event,) = events
     assert event.messages_before == 101
+    assert event.by == ("SummarizeHistory",)
     assert event.tokens_after < event.tokens_before / 2
     provider: Any = agent.provider
     assert provider.requests[-1].history[0] == agent.chat_history[0]

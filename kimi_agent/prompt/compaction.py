@@ -631,7 +631,8 @@ class Compacted:
     @property
     def event(self) -> HistoryCompacted:
         """What is told of it."""
-        return HistoryCompacted(len(self.before), len(self.history), self.tokens_before, self.tokens_after)
+        names = tuple(type(compactor).__name__ for compactor in self.by)
+        return HistoryCompacted(len(self.before), len(self.history), self.tokens_before, self.tokens_after, names)
 
     def put_into(self, messages: list[Message]) -> bool:
         """Replace the history in a list that still begins with it; what was added since stays behind it.

@@ -253,8 +253,24 @@ def estimate_text(text: str, *, safe: bool = False) -> int:
         safe: add a fifth and 16 tokens, for limits that must hold: so the estimate is below the truth by a tenth at
             most, for all kinds of text that the module names and for mixtures and parts of them.
     """
-    cost = _text_cost(text)
+    cost = sum(map(_text_cost, _slices(text)))
     return math.ceil(_SAFE_SHARE * cost + _SAFE_TOKENS if safe and text else cost)
+
+
+_SLICE: Final = 65_536  # characters
+
+
+def _slices(text: str) -> Iterator[str]:
+    """A long text in pieces, cut at blanks where there are any: a search through all of it would stop every thread."""
+    start = 0
+    while len(text) - start > _SLICE:
+        blank = max(
+            text.rfind(" ", start + _SLICE // 2, start + _SLICE), text.rfind("\n", start + _SLICE // 2, start + _SLICE)
+        )
+        end = blank if blank > 0 else start + _SLICE
+        yield text[start:end]
+        start = end
+    yield text[start:]
 
 
 def _text_cost(text: str) -> float:
