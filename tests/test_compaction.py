@@ -680,7 +680,7 @@ async def test_the_first_that_makes_it_fit_is_the_last_that_is_tried():
     assert result.history == tuple(CHAT[-2:])
     assert result.by == (second,)
     assert (first.asked, second.asked, third.asked) == (1, 1, 0)
-    assert result.event == HistoryCompacted(12, 2, cost(CHAT), cost(CHAT[-2:]))
+    assert result.event == HistoryCompacted(12, 2, cost(CHAT), cost(CHAT[-2:]), ("Fixed",))
 
 
 async def test_each_goes_on_with_what_the_one_before_made():

@@ -200,3 +200,45 @@ async def test_a_file_that_comes_later_is_used(data: Path, tmp_path: Path, monke
     await agent.chat_round("?")
     assert agent.counts_exactly
     counting._known.clear()
+
+
+@pytest.mark.parametrize(("more", "told"), [(0, 0), (3, 0), (4, 1), (-3, 0), (-4, 1)])
+async def test_a_host_may_add_three_tokens_of_its_own(ranks: Path, more: int, told: int) -> None:
+    counter = KimiTokenCounter.from_file(ranks)
+
+    def answer(body: dict[str, Any]) -> Reply:
+        return Reply("Fine.", usage=TokenUsage(input_other=counter.count_request(body) + more, output=17))
+
+    agent = Agent(ScriptedKimi(answer))
+    drifts: list[TokenCountDrifted] = []
+    agent.on(TokenCountDrifted, drifts.append)
+    await agent.chat_round("Hello.")
+    assert len(drifts) == told
+
+
+async def test_an_answer_that_was_cut_off_gets_its_closing_marks_in_the_next_prompt(ranks: Path) -> None:
+    usage = TokenUsage(input_other=1_000, output=50)
+    expected: list[int] = []
+    for reason in ("stop", "length"):
+        agent = Agent(ScriptedKimi([Reply("Fine.", finish_reason=reason, usage=usage)] * 2))
+        await agent.chat_round("Hello.")
+        await agent.chat_round("Go on.")
+        expected.append(agent._window.tokens)
+    assert expected[1] - expected[0] == 10
+
+
+async def test_an_answer_that_goes_on_with_its_beginning_is_counted_as_a_whole() -> None:
+    usage = TokenUsage(input_other=9_000, output=50)
+    begun = Message.assistant("Once upon", partial=True)
+    agent = Agent(ScriptedKimi([Reply(" a time.", usage=usage)] * 2), chat_history=[Message.user("Tell."), begun])
+    await agent.chat_round(None)
+    await agent.chat_round("And then?")
+    assert agent._window.tokens < 9_000
+
+
+def test_the_tools_of_an_agent_are_counted_once(ranks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counter: Any = counting.counter_for("kimi-k3")
+    tools = [function.base for function in Weather(ScriptedKimi([])).functions.values()]
+    counter.overhead(tools, {"temperature": 1.0})
+    monkeypatch.setattr(counter, "_count_overhead", lambda *_: pytest.fail("counted again"))
+    counter.overhead(tools, {"temperature": 0.5})
