@@ -14,6 +14,12 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "FIRST_DELAY", 0.0)
 
 
+@pytest.fixture(autouse=True)
+def no_ranks(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tokens are estimated, also on a machine that has the rank file, unless a test asks for it."""
+    monkeypatch.setenv("KIMI_AGENT_RANKS", str(tmp_path_factory.getbasetemp() / "no ranks here"))
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """The folder of recorded streams and expected figures."""
