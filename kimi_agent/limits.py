@@ -19,7 +19,7 @@ from .kimi.models import ModelInfo, Prices, model_info
 from .message import Message, TokenUsage, is_zero
 from .provider import ChatProvider
 
-__all__ = ["Spent", "UsageLimits", "as_spent", "cost_of", "prices_of"]
+__all__ = ["NOTHING_SPENT", "NO_LIMITS", "Spent", "UsageLimits", "as_spent", "cost_of", "prices_of"]
 
 
 # ==== cost ====
@@ -236,3 +236,7 @@ class UsageLimits:
 
 def _amount(name: str, number: float) -> str:
     return f"${number:.6g}" if name == "cost" else f"{number} {name}"
+
+
+NOTHING_SPENT: Final = Spent()
+NO_LIMITS: Final = UsageLimits()

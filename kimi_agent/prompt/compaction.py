@@ -711,8 +711,8 @@ class Compaction:
     def __init__(self, compactors: Compactor | Iterable[Compactor], *, at: float = 0.8, down_to: float = 0.5) -> None:
         if not 0 < down_to <= at <= 1:
             raise ValueError("0 < down_to <= at <= 1 does not hold")
-        several = (compactors,) if isinstance(compactors, Compactor | type) else compactors
-        several = tuple(_checked(one) for one in several)
+        is_one = not isinstance(compactors, tuple | list) and isinstance(compactors, Compactor | type)
+        several = tuple(_checked(one) for one in ((compactors,) if is_one else cast(Iterable[Compactor], compactors)))
         self.compactors = tuple(one for one in several if not isinstance(one, NoCompaction))
         self.at = at
         self.down_to = down_to
