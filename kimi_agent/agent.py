@@ -32,7 +32,7 @@ from .events import (
     ToolCallFinished,
 )
 from .generate import GenerateResult, collect
-from .limits import NO_LIMITS, NOTHING_SPENT, UsageLimits, as_spent
+from .limits import NO_LIMITS, UsageLimits, as_spent, nothing_spent
 from .message import Content, FrozenDict, Message, ToolCall
 from .prompt.compaction import Compaction, Compactor
 from .prompt.counting import cost, counter_in_time
@@ -121,7 +121,7 @@ class Agent:
             raise ValueError("desired_response_tokens and retry_attempts are 0 or more; trim_ratio is in (0, 1]")
         self.functions: dict[str, ToolLike] = merged(functions_of(self), by_name(functions or ()))
         """What the model may call, by name."""
-        self.usage = NOTHING_SPENT
+        self.usage = nothing_spent()
         """What the conversation has used: tokens, requests, calls, and their cost in USD."""
         self.limits = limits or NO_LIMITS
         self.compaction = compaction if isinstance(compaction, Compaction) else Compaction(compaction)

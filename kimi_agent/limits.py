@@ -8,6 +8,7 @@ What is not known is `None` and never 0. A limit on a cost that is not known can
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final, Self
@@ -19,7 +20,7 @@ from .kimi.models import ModelInfo, Prices, model_info
 from .message import Message, TokenUsage, is_zero
 from .provider import ChatProvider
 
-__all__ = ["NOTHING_SPENT", "NO_LIMITS", "Spent", "UsageLimits", "as_spent", "cost_of", "prices_of"]
+__all__ = ["NO_LIMITS", "Spent", "UsageLimits", "as_spent", "cost_of", "nothing_spent", "prices_of"]
 
 
 # ==== cost ====
@@ -113,6 +114,12 @@ class Spent(TokenUsage):
     def with_calls(self, number: int) -> Self:
         """The same after so many more calls."""
         return self.copy_with(tool_calls=self.tool_calls + number)
+
+
+@functools.cache
+def nothing_spent() -> Spent:
+    """What every conversation begins with."""
+    return Spent()
 
 
 def as_spent(usage: TokenUsage) -> Spent:
@@ -238,5 +245,4 @@ def _amount(name: str, number: float) -> str:
     return f"${number:.6g}" if name == "cost" else f"{number} {name}"
 
 
-NOTHING_SPENT: Final = Spent()
 NO_LIMITS: Final = UsageLimits()
