@@ -124,6 +124,8 @@ _TOLERANCE: Final = 3  # tokens that a host may add of its own
 
 # ==== compaction ====
 
+_NO_ROOM: Final = "the pinned messages and the functions leave no room to compact the history into"
+
 
 async def compact_when_due(agent: Spender, request: Mapping[str, Any]) -> None:
     """Make the history shorter if the next prompt would fill too much of the window.
@@ -144,10 +146,10 @@ async def compact_when_due(agent: Spender, request: Mapping[str, Any]) -> None:
     fixed = await _fixed_tokens(agent, request)
     window = agent.provider.context_window
     reserved = min(agent.desired_response_tokens, window // 2)
-    if not agent.compaction.budget(window, fixed):
-        logger.warning("the pinned messages and the functions leave no room to compact the history into")
-        return
     if not agent.compaction.is_due(fixed + await _in_time(agent, agent.chat_history), window, reserved):
+        return
+    if not agent.compaction.budget(window, fixed):
+        logger.warning(f"{_NO_ROOM}; the window leaves out what does not fit")
         return
     try:
         await _run(agent, fixed)
@@ -169,7 +171,7 @@ async def compact(agent: Spender) -> bool:
         raise PromptError("the agent has nothing that compacts its history; give it one: Agent(..., compaction=...)")
     fixed = await _fixed_tokens(agent, {})
     if not agent.compaction.budget(agent.provider.context_window, fixed):
-        raise PromptError("the pinned messages and the functions leave no room to compact the history into; pin less")
+        raise PromptError(f"{_NO_ROOM}; pin less")
     return await _run(agent, fixed)
 
 
@@ -181,7 +183,6 @@ async def _run(agent: Spender, fixed: int) -> bool:
         budget=agent.compaction.budget(agent.provider.context_window, fixed),
         cost=partial(_tokens, agent),
         cost_key=agent._window.counter.cost_key,
-        pinned=tuple(agent.always_included_messages),
         overrides={"prompt_cache_key": agent.prompt_cache_key},
         on_event=agent._handlers.emit if listens else None,
         before_request=requests.begin,

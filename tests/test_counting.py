@@ -116,6 +116,18 @@ async def test_a_conversation_that_was_loaded_goes_on_counting(tmp_path: Path, n
     assert again._window.tokens == agent._window.tokens > 5_000
 
 
+async def test_a_conversation_that_was_loaded_goes_on_counting_exactly(ranks: Path, tmp_path: Path) -> None:
+    agent = Weather(like_kimi([Reply(text) for text in SAID[:2]], ranks), "You are terse.")
+    await agent.chat_round("First?")
+    agent.save(tmp_path / "a.json")
+    again = Weather(like_kimi([Reply(SAID[1])], ranks))
+    again.load(tmp_path / "a.json")
+    await again.chat_round("Second?")
+    assert again.counts_exactly
+    assert agent._window.running.anchor is not None
+    assert again._window.cached == agent._window.running.anchor.tokens
+
+
 async def test_without_the_rank_file_or_for_another_model_it_is_an_estimate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,7 +70,6 @@ class CompactionTask:
         provider: who is asked for summaries.
         budget: tokens that the history may cost afterwards.
         cost: tokens of some messages in a prompt, as exactly as it is known; nothing costs nothing.
-        pinned: the messages that every prompt begins with; they are not in the history, and not in its cost.
         overrides: for each request.
         on_event: gets `RequestSent` and `RequestRetried`, and is awaited if it is async.
         cost_key: under which key of its `__dict__` a message keeps what `cost` found; the estimate's unless given.
@@ -81,7 +80,6 @@ class CompactionTask:
     provider: ChatProvider
     budget: int
     cost: Cost
-    pinned: Sequence[Message] = ()
     overrides: GenerationKwargs = field(default_factory=GenerationKwargs)
     on_event: OnEvent | None = None
     cost_key: str | None = None

@@ -30,10 +30,12 @@ class Anchor:
     Args:
         tokens: of the prompt and its answer.
         overhead: of the prompt beside its messages, as counted here.
+        by: the `cost_key` of the counter that counted these.
     """
 
     tokens: int
     overhead: int
+    by: str
 
 
 class RunningCount:
@@ -42,7 +44,6 @@ class RunningCount:
     def __init__(self) -> None:
         self.anchor: Anchor | None = None
         self._counted: tuple[Message, ...] = ()
-        self._by = ""
 
     @property
     def last(self) -> Message | None:
@@ -52,7 +53,7 @@ class RunningCount:
     def holds(self, counter: TokenCounter, prompt: Sequence[Message]) -> bool:
         """Whether a prompt begins with the messages that were counted, and goes on as they ended."""
         counted = self._counted
-        if self.anchor is None or self._by != counter.cost_key or not counter.grows or len(counted) > len(prompt):
+        if self.anchor is None or self.anchor.by != counter.cost_key or not counter.grows or len(counted) > len(prompt):
             return False
         return all(map(operator.is_, counted, prompt))
 
@@ -95,14 +96,13 @@ class RunningCount:
             self.anchor = None
             return
         tokens = usage.input + usage.output + (_UNSAID if cut_off else 0)
-        self.put_back(counter, Anchor(tokens, overhead), (*prompt, answer))
+        self.put_back(Anchor(tokens, overhead, counter.cost_key), (*prompt, answer))
 
-    def put_back(self, counter: TokenCounter, anchor: Anchor, counted: Sequence[Message]) -> None:
+    def put_back(self, anchor: Anchor, counted: Sequence[Message]) -> None:
         """Go on with what was remembered elsewhere.
 
         Args:
-            counter: as in `put`.
             anchor: what was counted.
             counted: the messages of the prompt and its answer.
         """
-        self.anchor, self._counted, self._by = anchor, tuple(counted), counter.cost_key
+        self.anchor, self._counted = anchor, tuple(counted)

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, NamedTuple, NotRequired, TypedDict, Unpack
+from dataclasses import asdict, dataclass
+from typing import Any, Final, NamedTuple, NotRequired, TypedDict, Unpack
 
 from ..errors import MessageTooLong, PromptTooLong
 from ..message import Message, TokenUsage
@@ -166,17 +166,17 @@ class Window:
         self.expected = overhead + cost(self.counter, prompt)
         self.tokens = self.running.of(self.counter, prompt, overhead, self.scale)
 
-    def counted(self, history: Sequence[Message]) -> dict[str, int] | None:
+    def counted(self, history: Sequence[Message]) -> dict[str, Any] | None:
         """What the server counted last, to be saved: `answer` is the index in `history` of the answer."""
         anchor, last = self.running.anchor, self.running.last
         if anchor is None or last is None or not any(message is last for message in history):
             return None
-        return {"tokens": anchor.tokens, "overhead": anchor.overhead, "answer": _index(history, last)}
+        return {**asdict(anchor), "answer": _index(history, last)}
 
-    def go_on(self, counted: Mapping[str, int], pinned: Sequence[Message], history: Sequence[Message]) -> None:
+    def go_on(self, counted: Mapping[str, Any], pinned: Sequence[Message], history: Sequence[Message]) -> None:
         """Go on with what `counted` gave; after `move_to`."""
         end = history[self.start_in(history) : counted["answer"] + 1]
-        self.running.put_back(self.counter, Anchor(counted["tokens"], counted["overhead"]), [*pinned, *end])
+        self.running.put_back(Anchor(counted["tokens"], counted["overhead"], counted["by"]), [*pinned, *end])
 
     def expect_nothing(self) -> None:
         """What the server counts next is no measure of the count."""

@@ -66,7 +66,7 @@ class SessionState:
     scale: float = 1.0
     prompt_cache_key: str | None = None
     unknown: FrozenDict = FrozenDict()  # noqa: RUF009 - frozen
-    counted: Mapping[str, int] | None = None
+    counted: Mapping[str, Any] | None = None
 
 
 def save(path: FilePath, state: SessionState) -> None:
@@ -365,14 +365,16 @@ _COUNTED: Final = ("tokens", "overhead", "answer")
 _MOST: Final = 2**63
 
 
-def _counted(window: Mapping[str, Any], length: int) -> dict[str, int] | None:
-    if (counted := window.get("counted")) is None:
+def _counted(window: Mapping[str, Any], length: int) -> dict[str, Any] | None:
+    if window.get("counted") is None:
         return None
     fields = _object(window, "counted")
     for name in _COUNTED:
         if type(fields.get(name)) is not int or not 0 <= fields[name] < _MOST:
             raise ValueError(f"`window.counted.{name}` must be a whole number from 0, not {_kind(fields.get(name))}")
-    return {name: counted[name] for name in _COUNTED} if counted["answer"] < length else None
+    if not isinstance(by := fields.get("by"), str):
+        raise ValueError(f"`window.counted.by` must be a string, not {_kind(by)}")
+    return {**{name: fields[name] for name in _COUNTED}, "by": by} if fields["answer"] < length else None
 
 
 def _scale(window: Mapping[str, Any]) -> float:
