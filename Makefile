@@ -22,6 +22,7 @@ check: $(VENV)/dev-ready  ## format, lint, types
 bench: $(VENV)/dev-ready  ## the figures, as ratios within one run
 	$(RUN) tests/bench/cache.py
 	$(RUN) tests/bench/imports.py
+	$(RUN) tests/bench/markdown.py
 	$(RUN) tests/bench/prompt.py
 	$(RUN) tests/bench/stream.py
 	$(RUN) tests/bench/tokens.py

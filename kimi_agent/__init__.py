@@ -92,7 +92,10 @@ if TYPE_CHECKING:
         ToolCallDelta,
         ToolCallFinished,
         ToolCallStarted,
+        from_dict,
+        to_dict,
     )
+    from .frames import collect_text, text_only, to_assistant_message, to_frames, to_messages, to_tool_calls
     from .kimi.answer import KimiStreamedMessage
     from .kimi.client import Kimi
     from .kimi.endpoints import Balance
@@ -130,8 +133,25 @@ if TYPE_CHECKING:
         is_compacted,
     )
     from .prompt.exact import KimiTokenCounter
-    from .provider import ChatProvider, GenerationKwargs, Overrides, StreamedMessage
+    from .provider import ChatProvider, Format, GenerationKwargs, Overrides, StreamedMessage
     from .stream import MessageStream, Round
+    from .structured.format import MarkdownFormat
+    from .structured.handlers import MarkdownEnd, MarkdownHandlers
+    from .structured.markdown import (
+        CodeBlock,
+        Heading,
+        HtmlBlock,
+        ListItem,
+        MarkdownEvent,
+        MarkdownStream,
+        Paragraph,
+        Quote,
+        TableRow,
+        ThematicBreak,
+        parse_markdown,
+    )
+    from .structured.records import Records, records
+    from .structured.sections import Section, sections
     from .terminal.chat import chat_in_terminal, chat_in_terminal_async
     from .terminal.formatters import (
         all_message_contents,
@@ -158,6 +178,7 @@ if TYPE_CHECKING:
     )
     from .tools.callable import CallableTool, CallableTool2
     from .tools.function import AIFunction, AIParam, ai_function
+    from .tools.mapping import MappedCall, MappedCalls
     from .tools.texts import MarkedTexts, ToolTexts, tool_result_to_message
     from .tools.toolset import (
         EmptyToolset,
@@ -182,6 +203,8 @@ __all__ = [
     "AIParam",
     "FunctionCallResult",
     "ExceptionHandleResult",
+    "MappedCalls",
+    "MappedCall",
     # who answers
     "Kimi",
     "KimiStreamedMessage",
@@ -201,6 +224,7 @@ __all__ = [
     "StreamedMessagePart",
     "GenerationKwargs",
     "Overrides",
+    "Format",
     # one turn, without an agent
     "generate",
     "GenerateResult",
@@ -266,6 +290,31 @@ __all__ = [
     "Reasoning",
     "ToolCallDelta",
     "End",
+    "text_only",
+    "collect_text",
+    "to_assistant_message",
+    "to_tool_calls",
+    "to_messages",
+    "to_frames",
+    # structure out of text
+    "MarkdownFormat",
+    "records",
+    "Records",
+    "sections",
+    "Section",
+    "parse_markdown",
+    "MarkdownStream",
+    "MarkdownEvent",
+    "Heading",
+    "ListItem",
+    "CodeBlock",
+    "Paragraph",
+    "Quote",
+    "TableRow",
+    "ThematicBreak",
+    "HtmlBlock",
+    "MarkdownHandlers",
+    "MarkdownEnd",
     # events
     "RoundStarted",
     "RoundFinished",
@@ -280,6 +329,8 @@ __all__ = [
     "ToolCallFinished",
     "HistoryCompacted",
     "TokenCountDrifted",
+    "to_dict",
+    "from_dict",
     # the terminal
     "chat_in_terminal",
     "chat_in_terminal_async",
@@ -340,6 +391,8 @@ _ROOMS = (
     "tools.callable",
     "tools.function",
     "tools.toolset",
+    "tools.mapping",
+    "frames",
     "kimi.client",
     "kimi.answer",
     "kimi.models",
@@ -353,6 +406,11 @@ _ROOMS = (
     "prompt.exact",
     "stream",
     "agent",
+    "structured.markdown",
+    "structured.sections",
+    "structured.handlers",
+    "structured.format",
+    "structured.records",
     "terminal.chat",
     "terminal.formatters",
     "terminal.text",

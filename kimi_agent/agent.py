@@ -7,51 +7,31 @@ with a default, and may be overridden.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from functools import partial
 from typing import Any, Self, TypeAlias, TypeVar, Unpack, cast
 from uuid import uuid4
 
 from loguru import logger
 
-from . import history, spending
-from .calls import answer, result_for
+from . import asking, calls, history, spending
 from .errors import FunctionCallException
-from .events import (
-    E,
-    Handler,
-    Handlers,
-    RequestRetried,
-    RequestSent,
-    RoundStarted,
-    StreamCompleted,
-    StreamFrame,
-    StreamStarted,
-    ToolCallFinished,
-)
+from .events import E, Handler, Handlers, RoundStarted, StreamFrame, ToolCallFinished
 from .generate import GenerateResult, collect
 from .limits import NO_LIMITS, UsageLimits, as_spent, nothing_spent
 from .message import Content, FrozenDict, Message, ToolCall
 from .prompt.compaction import Compaction, Compactor
 from .prompt.counting import cost, counter_in_time
-from .prompt.window import Fit, Window, assemble, fit_in_time
-from .provider import ChatProvider, GenerationKwargs, Overrides, StreamedMessage, checked
-from .resume import ResumedMessage, joined
-from .stream import (
-    FormattedMessages,
-    FrameByFrame,
-    MessageStream,
-    Recording,
-    Round,
-    assistant_text,
-    on_batch,
-    tell_of_failure,
-)
+from .prompt.window import Fit, Window
+from .provider import ChatProvider, Overrides, StreamedMessage, checked
+from .resume import joined
+from .stream import FormattedMessages, FrameByFrame, MessageStream, Recording, Round, assistant_text, on_batch
+from .structured.output import Output, Snapshot, Snapshots
 from .tools.allowance import Allowance, CallOutcome
-from .tools.base import ToolLike
+from .tools.base import ToolLike, ToolResult
 from .tools.function import functions_of
+from .tools.mapping import MappedCalls
 from .tools.texts import ToolTexts, tool_error_from
 from .tools.toolset import ExceptionHandleResult, FunctionCallResult, by_name, invoke, merged
 from .turns import Turn, Turns
@@ -59,8 +39,10 @@ from .turns import Turn, Turns
 __all__ = ["Agent"]
 
 Item = TypeVar("Item")
+T = TypeVar("T")
 Query: TypeAlias = Content
 Advance: TypeAlias = Callable[[AsyncGenerator[Any, None]], Awaitable[Item]]
+Check: TypeAlias = Callable[[GenerateResult], Message | None] | None
 
 
 class Agent:
@@ -80,6 +62,7 @@ class Agent:
         compaction: what makes a long history shorter before it is sent: compactors, tried in order when the prompt
             fills four fifths of the window, or a `Compaction` that says when; none unless given.
         limits: how far the conversation may go; no limits unless given.
+        strict_hooks: whether what a handler of `on` raises fails what it was told of; else it is logged.
 
     Raises:
         FunctionSpecError: a function cannot be described to a model, or two have one name.
@@ -103,6 +86,7 @@ class Agent:
         resume_interrupted: bool = False,
         compaction: Compaction | Compactor | Iterable[Compactor] = (),
         limits: UsageLimits | None = None,
+        strict_hooks: bool = False,
     ) -> None:
         self.provider = provider
         system = [Message.system(text)] if (text := (system_prompt or "").strip()) else []
@@ -127,7 +111,7 @@ class Agent:
         self.compaction = compaction if isinstance(compaction, Compaction) else Compaction(compaction)
         self._window = Window()
         self._turns = Turns()
-        self._handlers = Handlers()
+        self._handlers = Handlers(strict=strict_hooks)
         self._entered: list[AsyncExitStack] = []
         self._kept: Fit | None = None
         self._unknown = FrozenDict()
@@ -150,7 +134,7 @@ class Agent:
         request = self._chat_request(overrides)
         async with Turn(self, self._turns).whole():
             await self._begin_round(query)
-            return (await self._model_turn(request)).message
+            return (await asking.model_turn(self, request)).message
 
     async def chat_round_str(self, query: Query, **overrides: Unpack[Overrides]) -> str:
         """Like `chat_round`, but only the text."""
@@ -163,7 +147,7 @@ class Agent:
         async def produce(recording: Recording) -> GenerateResult:
             async with Turn(self, self._turns).whole():
                 await self._begin_round(query)
-                return await self._model_turn(request, recording)
+                return await asking.model_turn(self, request, recording)
 
         return MessageStream("assistant", produce)
 
@@ -210,6 +194,84 @@ class Agent:
         """Like `full_round`, as one stream of frames: an `End` per answer of the model, a `ToolResult` per call."""
         return self._round(query, max_function_rounds, overrides, True, FrameByFrame())
 
+    # ==== answers of a given type ====
+
+    async def structured(
+        self,
+        kind: type[T],
+        query: Query,
+        *,
+        repair_attempts: int = 1,
+        max_function_rounds: int | None = 200,
+        **overrides: Unpack[Overrides],
+    ) -> T:
+        """Like `full_round`, but the answer is JSON of a type, checked, and given as an object of it.
+
+        Args:
+            kind: a pydantic model, a dataclass, or any other type that pydantic can describe as JSON.
+            query: what the user says; `None` lets the model go on.
+            repair_attempts: how often the model is told what is wrong with its answer, and may answer again.
+            max_function_rounds: as of `full_round`.
+            overrides: as of `full_round`.
+
+        Raises:
+            StructuredOutputError: the answer does not fit. It is in the history, and its text is in `raw`.
+            TypeError: the type cannot be described as JSON, or the overrides have a format of their own.
+        """
+        output = Output(kind, repair_attempts, self.texts)
+        asked = output.asked(overrides)
+        return await output.at_end_of(self._round(query, max_function_rounds, asked, False, anext, output.check))
+
+    def structured_stream(
+        self,
+        kind: type[T],
+        query: Query,
+        *,
+        repair_attempts: int = 1,
+        max_function_rounds: int | None = 200,
+        **overrides: Unpack[Overrides],
+    ) -> Round[T | Snapshot]:
+        """Like `structured`, while it arrives: what there is of the JSON, again and again; the object comes last."""
+        output = Output(kind, repair_attempts, self.texts)
+        asked = output.asked(overrides)
+        return self._round(query, max_function_rounds, asked, True, Snapshots(output), output.check)
+
+    # ==== calls of your own ====
+
+    async def call_tool(self, name: str, args: Any = None) -> ToolResult:
+        """Call a function yourself. What goes wrong in it is a result with `is_error`; nothing is in the history.
+
+        Args:
+            name: of the function.
+            args: a mapping, a pydantic model, a dataclass, or a JSON text; none unless given.
+
+        Raises:
+            NoSuchFunction: there is none of this name.
+            TypeError: the arguments cannot be written as JSON.
+        """
+        return await calls.call_tool(self, name, args)
+
+    async def call_tool_raw(self, name: str, args: Any = None) -> str:
+        """Like `call_tool`, but only the text that a model would read."""
+        return await calls.call_tool_raw(self, name, args)
+
+    def map_tool(
+        self, name: str, items: AsyncIterable[T] | Iterable[T], *, concurrency: int = 16, ordered: bool = False
+    ) -> MappedCalls[T]:
+        """Call a function for each item of a stream, several at a time. Closing or dropping it cancels them.
+
+        Args:
+            name: of the function.
+            items: arguments as of `call_tool`. One is taken when there is a place for it.
+            concurrency: how many calls may run, or wait to be read.
+            ordered: whether the results come in the order of the items; else as they finish.
+
+        Raises:
+            NoSuchFunction: there is none of this name.
+            ValueError: `concurrency` is less than 1.
+        """
+        return calls.map_tool(self, name, items, concurrency=concurrency, ordered=ordered)
+
     # ==== hooks: each has a default, each may be overridden ====
 
     async def get_prompt(self, include_functions: bool = True, **overrides: Any) -> list[Message]:
@@ -219,25 +281,13 @@ class Agent:
 
         Args:
             include_functions: whether the functions are in the prompt and take room.
-            overrides: of the round.
+            overrides: of the round; the instructions of a `format` stand at the end.
 
         Raises:
             PromptTooLong: the always included messages and the functions do not fit.
             MessageTooLong: the newest user message and the newest exchange do not fit.
         """
-        functions = await self.get_enabled_functions() if include_functions else ()
-        counter = self._window.use(await counter_in_time(self.provider.model_name))
-        self._kept = await fit_in_time(
-            self.always_included_messages,
-            self.chat_history,
-            fixed=counter.overhead([function.base for function in functions], spending.asked(self, overrides)),
-            budget=(window := self.provider.context_window) - min(self.desired_response_tokens, window // 2),
-            trim_ratio=self.trim_ratio,
-            cut=self._window.start_in(self.chat_history),
-            scale=self._window.scale,
-            counter=counter,
-        )
-        return assemble(self.always_included_messages, self.chat_history, self._kept)
+        return await asking.prompt(self, include_functions, overrides)
 
     async def compact(self) -> bool:
         """Make the history shorter now, as `compaction` says; whether that was possible."""
@@ -263,28 +313,7 @@ class Agent:
             ChatProviderError: the model could not be asked.
             PromptError: there is no prompt that fits.
         """
-        self._kept = None
-        prompt = await self.get_prompt(include_functions, **overrides)
-        functions: Sequence[ToolLike] = await self.get_enabled_functions() if include_functions else ()
-        tools = [function.base for function in functions]
-        if self._kept is not None:  # else somebody else decides what is kept
-            self._window.move_to(self.chat_history, self._kept.start)
-        sendable = history.repair(prompt, interrupted=self.texts.interrupted())
-        counter = self._window.use(await counter_in_time(self.provider.model_name))
-        self._window.expect(sendable, counter.overhead(tools, spending.asked(self, overrides)))
-        spending.check(self, self._window.tokens)
-        listens = RequestSent in self._handlers or RequestRetried in self._handlers
-        ask = partial(
-            self.provider.generate,
-            "",
-            tools,
-            generation_overrides=cast(GenerationKwargs, {**spending.defaults(self, overrides), **overrides}),
-            on_event=self._handlers.emit if listens else None,
-        )
-        stream = await ask(sendable)
-        if not self.resume_interrupted:
-            return stream
-        return ResumedMessage(stream, sendable, partial(spending.ask_again, self, ask), self._window.expect_nothing)
+        return await asking.open_stream(self, include_functions, overrides)
 
     async def get_model_completion(self, include_functions: bool = True, **overrides: Any) -> GenerateResult:
         """Ask the model with the current prompt and wait for the whole answer. It is in nobody's history.
@@ -320,7 +349,7 @@ class Agent:
         """
         speaks_next = getattr(self.functions.get(call.name), "after", "assistant")
         value = await invoke(self.functions, call, self.texts)
-        return FunctionCallResult(speaks_next == "assistant", result_for(self, call, value))
+        return FunctionCallResult(speaks_next == "assistant", calls.result_for(self, call, value), value)
 
     async def handle_function_call_exception(
         self, call: ToolCall, err: FunctionCallException, attempt: int
@@ -335,7 +364,7 @@ class Agent:
             attempt: how many rounds of calls before this one went wrong in a row.
         """
         logger.opt(exception=err).debug("the call {} of {} went wrong", call.id, call.name)
-        message = result_for(self, call, tool_error_from(err, self.texts))
+        message = calls.result_for(self, call, tool_error_from(err, self.texts))
         return ExceptionHandleResult(err.retry and attempt < self.retry_attempts, message)
 
     @property
@@ -353,7 +382,8 @@ class Agent:
     def on(self, event_type: type[E], handler: Handler[E]) -> Callable[[], None]:
         """Call `handler` with each event of a type; returns a function that unsubscribes it.
 
-        Several handlers are called in order; async ones are awaited. What a handler raises is logged and stops nothing.
+        Several handlers are called in order; async ones are awaited. What a handler raises is logged and stops nothing,
+        unless the agent has `strict_hooks`.
         """
         return self._handlers.add(event_type, handler)
 
@@ -365,11 +395,9 @@ class Agent:
         Raises:
             SessionError: it could not be written; the old file is as it was.
         """
-        from .session import file
+        from .session import file, keeping
 
-        pinned, said, window = tuple(self.always_included_messages), tuple(self.chat_history), self._window
-        state = file.SessionState(pinned, said, self.usage, window.start_in(said), window.scale, self.prompt_cache_key)
-        file.save(path, replace(state, unknown=self._unknown, counted=window.counted(said)))
+        file.save(path, keeping.state_of(self))
 
     def load(self, path: str | bytes | os.PathLike[str]) -> None:
         """Go on with a saved conversation in place of this one. Calls that were left open are answered.
@@ -378,18 +406,11 @@ class Agent:
             SessionError: the file cannot be read, or is none of ours; the agent is as it was.
             RoundInProgressError: a round is running.
         """
-        from .session import file
+        from .session import file, keeping
 
         state = file.load(path)
         self._turns.end_suspended()
-        self.always_included_messages = list(state.always_included_messages)
-        self.chat_history = history.repair(state.chat_history, interrupted=self.texts.interrupted())
-        self.usage, self._unknown = state.usage, state.unknown
-        self.prompt_cache_key = state.prompt_cache_key or self.prompt_cache_key
-        self._window = Window(state.scale)
-        self._window.move_to(state.chat_history, state.cut)
-        if state.counted:
-            self._window.go_on(state.counted, state.always_included_messages, state.chat_history)
+        keeping.give_back(self, state)
 
     async def __aenter__(self) -> Self:
         stack = AsyncExitStack()
@@ -407,16 +428,17 @@ class Agent:
         self,
         query: Query,
         max_function_rounds: int | None,
-        overrides: Overrides,
+        overrides: Mapping[str, Any],
         streamed: bool,
         advance: Advance[Item],
+        check: Check = None,
     ) -> Round[Item]:
         turn = Turn(self, self._turns)
-        steps = self._steps(turn, query, Allowance(max_function_rounds), checked(overrides), streamed)
+        steps = self._steps(turn, query, Allowance(max_function_rounds), checked(overrides), streamed, check)
         return Round(turn, steps, advance)
 
     async def _steps(
-        self, turn: Turn, query: Query, allowance: Allowance, request: dict[str, Any], streamed: bool
+        self, turn: Turn, query: Query, allowance: Allowance, request: dict[str, Any], streamed: bool, check: Check
     ) -> AsyncGenerator[Any, None]:
         """The loop of a round. It cleans nothing up at its `yield`s: that is its turn's work."""
         await turn.begin()
@@ -424,22 +446,25 @@ class Agent:
         while True:
             asked = request if allowance.calls else {**request, "tool_choice": "none"}
             if streamed:
-                stream = MessageStream("assistant", partial(self._stream_turn, turn, asked))
+                stream = MessageStream("assistant", partial(asking.stream_turn, self, turn, asked))
                 turn.opened(stream)
                 yield stream
                 if (result := await stream.completion_unless_closed()) is None:
                     return
             else:
-                result = await self._model_turn(asked)
+                result = await asking.model_turn(self, asked)
                 yield result.message
-            calls = result.message.tool_calls
-            if not calls:
-                return
+            wanted = result.message.tool_calls
+            if not wanted:
+                if check is None or (wrong := check(result)) is None:
+                    return
+                await self.add_to_history(wrong)
+                continue
             if allowance.calls:
-                self.limits.before_calls(as_spent(self.usage), len(calls), result.message)
+                self.limits.before_calls(as_spent(self.usage), len(wanted), result.message)
             outcomes: list[CallOutcome] = []
-            running = turn.start(calls, partial(answer, self, allowance, result), self._commit)
-            for position in range(len(calls)):
+            running = turn.start(wanted, partial(calls.answer, self, allowance, result), self._commit)
+            for position in range(len(wanted)):
                 outcome = await running.result(position)
                 outcomes.append(outcome)
                 yield MessageStream.of(outcome.message) if streamed else outcome.message
@@ -457,33 +482,6 @@ class Agent:
         await self._handlers.emit(RoundStarted(message))
         if message is not None:
             await self.add_to_history(message)
-
-    async def _stream_turn(self, turn: Turn, request: dict[str, Any], recording: Recording) -> GenerateResult:
-        """One answer of the model in a task of its own: that of the stream's reader."""
-        with turn.inside():
-            return await self._model_turn(request, recording)
-
-    async def _model_turn(self, request: dict[str, Any], recording: Recording | None = None) -> GenerateResult:
-        """One answer of the model, committed."""
-        spending.check(self, 0)  # whoever overrides how the model is asked does not get past the limits
-        await spending.compact_when_due(self, request)
-        self._window.expect_nothing()  # whoever overrides how the model is asked may count nothing
-        await self._handlers.emit(StreamStarted(self.provider.model_name))
-        try:
-            if recording is None:
-                result = await self.get_model_completion(**request)
-            else:
-                result = await collect(await self.get_model_stream(**request), on_batch(self._handlers, recording))
-            result = replace(result, message=await self.add_completion_to_history(result))
-            spending.pay(self, result)
-            await spending.learn(self, result)
-        except BaseException as error:
-            spending.pay_for_broken(self, error)
-            await tell_of_failure(self._handlers, error, recording)
-            raise
-        await self._handlers.emit(StreamCompleted(result.message, result.usage, result.finish_reason))
-        self.limits.after_answer(as_spent(self.usage), result.message)
-        return result
 
     # ==== internals: a call ====
 

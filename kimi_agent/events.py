@@ -6,16 +6,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, fields
 from enum import Enum
+from functools import cache, partial
 from inspect import isawaitable
-from typing import Any, Final, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, cast, get_args
 
 from loguru import logger
+from pydantic_core import ValidationError, to_jsonable_python
 
-from .message import Message, TokenUsage, ToolCall
+from .message import KEEP_UNKNOWN, Message, TokenUsage, ToolCall
 from .tools.base import ToolResult
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 __all__ = [
     "Append",
@@ -37,6 +42,8 @@ __all__ = [
     "ToolCallDelta",
     "ToolCallFinished",
     "ToolCallStarted",
+    "from_dict",
+    "to_dict",
 ]
 
 
@@ -178,7 +185,7 @@ class ToolCallStarted:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallFinished:
-    """A call has its result, which is in the history. `duration` is in seconds."""
+    """A call has its result; that of a call of the model is in the history. `duration` is in seconds."""
 
     call: ToolCall
     message: Message
@@ -236,44 +243,143 @@ async def tell(callback: Callable[[T], Awaitable[None] | None], value: T) -> Non
 
 
 class Handlers:
-    """The handlers of an agent's events, by type of event. What one of them raises is logged and stops nothing."""
+    """The handlers of an agent's events, by type of event.
 
-    def __init__(self) -> None:
-        self._by_type: dict[type[Any], list[Handler[Any]]] = {}
+    Args:
+        strict: what a handler raises goes on to whoever emits the event, once the other handlers have been told. Else
+            it is logged and stops nothing.
+    """
+
+    def __init__(self, strict: bool = False) -> None:
+        self._strict = strict
+        self._by_type: dict[type[Any], dict[object, Handler[Any]]] = {}
+        """Those of a type in their order, each under a key of its own: the same function may be there twice."""
 
     def __contains__(self, event_type: type[Event]) -> bool:
         """Whether anybody listens: an event that nobody hears need not be made."""
         return event_type in self._by_type
 
     def add(self, event_type: type[E], handler: Handler[E]) -> Callable[[], None]:
-        """Add a handler behind the others of its type; returns a function that takes it away again."""
-        handlers = self._by_type.setdefault(event_type, [])
-        handlers.append(handler)
+        """Add a handler behind the others of its type; returns a function that takes it away again.
+
+        Raises:
+            TypeError: there are no events of this type.
+        """
+        if event_type not in _EVENTS:
+            raise TypeError(f"{event_type!r} is no type of event; these are: {', '.join(k.__name__ for k in _EVENTS)}")
+        handlers = self._by_type.setdefault(event_type, {})
+        handlers[key := object()] = handler
 
         def unsubscribe() -> None:
-            if handler in handlers:
-                handlers.remove(handler)
+            handlers.pop(key, None)
             if not handlers and self._by_type.get(event_type) is handlers:
                 del self._by_type[event_type]
 
         return unsubscribe
 
     async def emit(self, event: Event) -> None:
-        """Hand an event to its handlers, in order; async ones are awaited."""
-        for handler in tuple(self._by_type.get(type(event), ())):
-            try:
-                await tell(handler, event)
-            except Exception:
-                logger.exception("a handler of {} raised", type(event).__name__)
+        """Hand an event to its handlers, in order; async ones are awaited.
+
+        A handler that another one takes away is not called any more; one that is added hears the next event.
+
+        Raises:
+            Exception: in strict mode, what the first handler raised that did; what further ones raised is logged.
+        """
+        failed: list[Exception] = []
+        await self._tell(event, failed.append if self._strict else partial(_log, event))
+        for error in failed[1:]:
+            _log(event, error)
+        if failed:
+            raise failed.pop(0)
+
+    async def emit_beside(self, event: Event) -> None:
+        """Like `emit`, where an error or a close is under way already: what a handler raises is logged."""
+        await self._tell(event, partial(_log, event))
 
     def emit_later(self, event: Event) -> None:
-        """Hand an event to its handlers from a place that cannot wait. Without an event loop it is lost."""
+        """Like `emit_beside`, from a place that cannot wait. Without an event loop it is lost."""
         loop = asyncio._get_running_loop()
         if loop is not None and type(event) in self._by_type:
-            task = loop.create_task(self.emit(event))
+            task = loop.create_task(self.emit_beside(event))
             _telling.add(task)
             task.add_done_callback(_telling.discard)
 
+    async def _tell(self, event: Event, on_error: Callable[[Exception], None]) -> None:
+        handlers = self._by_type.get(type(event), {})
+        for key in tuple(handlers):
+            if (handler := handlers.get(key)) is None:
+                continue
+            try:
+                await tell(handler, event)
+            except asyncio.CancelledError as error:
+                if (task := asyncio.current_task()) is None or task.cancelling():
+                    raise
+                on_error(own_cancellation("a handler", error))
+            except Exception as error:
+                on_error(error)
+
+
+def own_cancellation(who: str, error: asyncio.CancelledError) -> Exception:
+    """What to raise when something that `who` waited for was cancelled, and not the task that `who` runs in."""
+    raised = RuntimeError(f"{who} raised CancelledError")
+    raised.__cause__ = error
+    return raised
+
+
+def _log(event: Event, error: Exception) -> None:
+    logger.opt(exception=error).error("a handler of {} raised", type(event).__name__)
+
+
+_EVENTS: Final[tuple[type[Any], ...]] = get_args(Event)
 
 _telling: Final[set[asyncio.Task[None]]] = set()
 """Tasks that nobody waits for: an event loop holds its tasks weakly."""
+
+
+# ==== as JSON ====
+
+
+_KINDS: Final[dict[str, type[Any]]] = {kind.__name__: kind for kind in (*_EVENTS, *get_args(StreamFrame))}
+
+
+def to_dict(value: Event | StreamFrame) -> dict[str, Any]:
+    """An event or a frame as what JSON can say: the name of its class under `type`, beside its fields.
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: JSON cannot say what somebody keeps in `extra`.
+    """
+    name = type(value).__name__
+    if _KINDS.get(name) is not type(value):
+        raise TypeError(f"{value!r} is neither an event nor a frame")
+    if isinstance(value, StreamFrameReceived):
+        return {"type": name, "frame": to_dict(value.frame)}
+    if isinstance(value, ToolCall | ToolResult):
+        return {**value.model_dump(mode="json"), "type": name}
+    return {"type": name, **{field.name: to_jsonable_python(getattr(value, field.name)) for field in fields(value)}}
+
+
+def from_dict(data: Mapping[str, Any]) -> Event | StreamFrame:
+    """The event or the frame that `to_dict` made `data` of. Fields of newer versions are kept, or left out.
+
+    Raises:
+        ValueError: it is of no known type, or a field is missing or wrong.
+    """
+    kind = _KINDS.get(str(name := data.get("type")))
+    if kind is None:
+        raise ValueError(f"type {name!r} is neither an event nor a frame; there are {', '.join(_KINDS)}")
+    given = {name: value for name, value in data.items() if name != "type"}
+    if kind is StreamFrameReceived and isinstance(frame := given.get("frame"), Mapping):
+        given["frame"] = from_dict(cast(Mapping[str, Any], frame))
+    try:
+        return _reader_of(kind).validate_python(given, context=KEEP_UNKNOWN)
+    except ValidationError as error:
+        wrong = [f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors(include_url=False)]
+        raise ValueError(f"this is no {kind.__name__}: {'; '.join(wrong)}") from error
+
+
+@cache
+def _reader_of(kind: type[Any]) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter  # not before somebody needs it
+
+    return TypeAdapter(kind)

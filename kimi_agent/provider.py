@@ -1,7 +1,8 @@
-"""Who answers: the two protocols that stand between an agent and a model."""
+"""Who answers: the protocols that stand between an agent and a model."""
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, Self, TypeAlias, TypedDict, TypeGuard, runtime_checkable
 
@@ -11,7 +12,7 @@ from .events import RequestRetried, RequestSent, StreamFrame
 from .message import Message, StreamedMessagePart, TokenUsage
 from .tools.base import Tool
 
-__all__ = ["ChatProvider", "GenerationKwargs", "Overrides", "StreamedMessage"]
+__all__ = ["ChatProvider", "Format", "GenerationKwargs", "Overrides", "StreamedMessage"]
 
 
 class GenerationKwargs(TypedDict, total=False):
@@ -44,23 +45,38 @@ class GenerationKwargs(TypedDict, total=False):
     of `thinking`, field by field."""
 
 
+@runtime_checkable
+class Format(Protocol):
+    """How an answer is to look: a `MarkdownFormat`, or one of your own."""
+
+    @property
+    def message(self) -> Message:
+        """The instructions. They stand at the end of the prompt and are in nobody's history; always the same object."""
+        ...
+
+
 class Overrides(GenerationKwargs, total=False):
-    """What one round may ask for: everything that a request may, and whether the functions are in the prompt."""
+    """What one round may ask for: everything that a request may, and two things of its own."""
 
     include_functions: bool
+    """Whether the functions are in the prompt."""
+    format: Format | None
+    """How the answers of the round are to look."""
 
 
 def checked(overrides: Mapping[str, Any], kind: type[GenerationKwargs] = Overrides) -> dict[str, Any]:
     """The overrides, if a request knows them all.
 
     Raises:
-        TypeError: naming those that it does not know, or what of them is no JSON.
+        TypeError: naming those that it does not know, or what of them is no JSON, or no format.
     """
     known = kind.__required_keys__ | kind.__optional_keys__
     if unknown := overrides.keys() - known:
         raise TypeError(f"a request has no {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}")
+    if not isinstance(wanted := overrides.get("format"), Format | None):
+        raise TypeError(f"format is a MarkdownFormat, or has a message as one, not {reprlib.repr(wanted)}")
     try:
-        to_json(overrides)
+        to_json({name: value for name, value in overrides.items() if name != "format"})
     except ValueError as error:
         raise TypeError(f"what a request asks for has to be JSON: {error}") from error
     return dict(overrides)

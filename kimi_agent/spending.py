@@ -109,14 +109,13 @@ async def ask_again(agent: Spender, ask: Callable[[Sequence[Message]], Awaitable
     return await ask(messages)
 
 
-async def learn(agent: Spender, result: GenerateResult) -> None:
-    """Learn from what the server counted for the prompt, and tell if it was something else than expected."""
+def learn(agent: Spender, result: GenerateResult) -> TokenCountDrifted | None:
+    """Learn from what the server counted for the prompt; what there is to tell if it was not what was expected."""
     if result.usage is None:
-        return
+        return None
     expected = agent._window.tokens
     drift = agent._window.learn(result.usage, result.message, cut_off=result.is_cut_off)
-    if abs(drift) > _TOLERANCE:
-        await agent._handlers.emit(TokenCountDrifted(expected, result.usage.input))
+    return TokenCountDrifted(expected, result.usage.input) if abs(drift) > _TOLERANCE else None
 
 
 _TOLERANCE: Final = 3  # tokens that a host may add of its own
@@ -227,7 +226,8 @@ async def _fixed_tokens(agent: Spender, request: Mapping[str, Any]) -> int:
     window.use(await counter_in_time(agent.provider.model_name))
     functions = await agent.get_enabled_functions() if request.get("include_functions", True) else ()
     overhead = window.counter.overhead([function.base for function in functions], asked(agent, request))
-    return round(overhead * window.scale) + await _in_time(agent, agent.always_included_messages)
+    instructions = [request["format"].message] if request.get("format") else []
+    return round(overhead * window.scale) + await _in_time(agent, [*agent.always_included_messages, *instructions])
 
 
 async def _in_time(agent: Spender, messages: Sequence[Message]) -> int:

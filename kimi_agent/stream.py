@@ -11,8 +11,9 @@ A `Round` works in its consumer's task. Dropping it - a `break` is enough - give
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
 from contextlib import suppress
+from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeAlias, TypeVar
 
 from .errors import RoundInProgressError, StreamInterruptedError
@@ -24,11 +25,14 @@ from .events import (
     StreamFailed,
     StreamFrame,
     StreamFrameReceived,
+    own_cancellation,
 )
+from .frames import to_frames
 from .generate import BatchCallback, GenerateResult
 from .kimi.assemble import fold
 from .message import Message, Role
-from .tools.base import ToolResult, ToolReturnValue
+from .tools.base import ToolResult
+from .tools.running import is_being_cancelled
 from .turns import Turn, outcome_of
 
 __all__ = ["MessageStream", "Round"]
@@ -46,7 +50,7 @@ Produce: TypeAlias = Callable[["Recording"], Awaitable[GenerateResult]]
 class Recording:
     """What has come of a stream, and who waits for more."""
 
-    __slots__ = ("_waiting", "closed", "error", "frames", "result")
+    __slots__ = ("_traceback", "_waiting", "closed", "error", "frames", "result")
 
     def __init__(self, frames: list[StreamFrame] | None = None, result: GenerateResult | None = None) -> None:
         self.frames: list[StreamFrame] = frames if frames is not None else []
@@ -54,7 +58,8 @@ class Recording:
         self.error: BaseException | None = None
         self.closed = False
         """Ended by its reader, before the end of the answer."""
-        self._waiting: list[asyncio.Future[None]] = []
+        self._traceback: TracebackType | None = None
+        self._waiting: set[asyncio.Future[None]] = set()
 
     @property
     def ended(self) -> bool:
@@ -69,7 +74,7 @@ class Recording:
     def end(self, result: GenerateResult | BaseException) -> None:
         """Nothing more will come."""
         if isinstance(result, BaseException):
-            self.error = result
+            self.error, self._traceback = result, result.__traceback__
         else:
             self.result = result
         self._wake()
@@ -79,14 +84,22 @@ class Recording:
         self.closed = True
         self.end(StreamInterruptedError("the stream was closed before its end", fold(self.frames)))
 
+    def check(self) -> None:
+        """Raise the error, if it ended with one. Each who waits gets it as it was, without the others' tracebacks."""
+        if self.error is not None:
+            raise self.error.with_traceback(self._traceback)
+
     async def more(self) -> None:
         """Wait until more has come, or the end."""
         grown = asyncio.get_running_loop().create_future()
-        self._waiting.append(grown)
-        await grown
+        self._waiting.add(grown)
+        try:
+            await grown
+        finally:
+            self._waiting.discard(grown)
 
     def _wake(self) -> None:
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = self._waiting, set()
         for grown in waiting:
             if not grown.done():
                 grown.set_result(None)
@@ -100,8 +113,11 @@ async def _read(produce: Produce, recording: Recording) -> None:
     """The reader: whatever happens, the recording ends."""
     try:
         recording.end(await produce(recording))
-    except asyncio.CancelledError:
-        recording.close()
+    except asyncio.CancelledError as error:
+        if is_being_cancelled():
+            recording.close()
+        else:
+            recording.end(own_cancellation("a hook of the agent", error))
     except Exception as error:
         recording.end(error)
     except BaseException as error:
@@ -125,29 +141,31 @@ def _cancel(task: asyncio.Task[None]) -> None:
             loop.call_soon_threadsafe(task.cancel)
 
 
-def on_batch(handlers: Handlers, recording: Recording | None = None) -> BatchCallback | None:
+def on_batch(handlers: Handlers, recording: Recording | None = None) -> BatchCallback:
     """What to do with each batch of frames: tell handlers of each frame, if there are any, then record."""
-    record = recording.extend if recording is not None else None
-    if StreamFrameReceived not in handlers:
-        return record
+
+    def record(frames: list[StreamFrame]) -> None:
+        if recording is not None:
+            recording.extend(frames)
 
     async def announce(frames: list[StreamFrame]) -> None:
         for frame in frames:
             await handlers.emit(StreamFrameReceived(frame))
-        if record is not None:
-            record(frames)
+        record(frames)
 
-    return announce
+    return lambda frames: announce(frames) if StreamFrameReceived in handlers else record(frames)
 
 
 async def tell_of_failure(handlers: Handlers, error: BaseException, recording: Recording | None) -> None:
-    """Tell handlers how a stream ended that did not end well."""
+    """Tell handlers how a stream ended that did not end well. What they raise does not hide why it did not."""
     if StreamFailed in handlers or StreamCancelled in handlers:
-        partial = getattr(error, "partial", None) or fold(recording.frames if recording else ())
+        partial = getattr(error, "partial", None)
+        if not isinstance(partial, Message):  # other errors have a `partial` of their own
+            partial = fold(recording.frames if recording else ())
         if isinstance(error, Exception):
-            await handlers.emit(StreamFailed(type(error).__name__, str(error), partial))
+            await handlers.emit_beside(StreamFailed(type(error).__name__, str(error), partial))
         else:
-            await handlers.emit(StreamCancelled(partial))
+            await handlers.emit_beside(StreamCancelled(partial))
 
 
 class MessageStream:
@@ -166,57 +184,44 @@ class MessageStream:
 
     @classmethod
     def of(cls, message: Message) -> MessageStream:
-        """A stream of a message that is there already."""
-        frames: list[StreamFrame] = [_tool_result(message)] if message.role == "tool" else []
-        return _Finished(message, Recording(frames, GenerateResult(None, message, None)))
+        """A stream of a message that is there already: the model's, or the result of a call.
+
+        Raises:
+            ValueError: somebody else said it.
+        """
+        stream = cls(message.role, _nothing_to_read)
+        stream._recording = Recording(to_frames(message), GenerateResult(None, message, None))
+        return stream
 
     # ---- reading ----
 
-    async def __aiter__(self) -> AsyncGenerator[str, None]:
-        recording = self._started()
-        position = 0
-        while True:
-            if new := recording.frames[position:]:
-                position += len(new)
-                for frame in new:
-                    if type(frame) is Append:
-                        yield frame.text
-            elif recording.ended:
-                break
-            else:
-                await recording.more()
-        self._raise_error()
+    def __aiter__(self) -> AsyncIterator[str]:
+        return _Reading(self, _text_of)
 
-    async def frames(self) -> AsyncGenerator[StreamFrame, None]:
+    def frames(self) -> AsyncIterator[StreamFrame]:
         """The typed frames: the last one of an answer is an `End`; the result of a call is one `ToolResult`.
 
         Raises:
             ChatProviderError: after the frames that came before it.
         """
-        position = 0
-        while (frame := await self.frame(position)) is not None:
-            yield frame
-            position += 1
-
-    async def frame(self, position: int) -> StreamFrame | None:
-        """The frame at `position`, once it has come; `None` behind the last one."""
-        recording = self._started()
-        while position >= len(recording.frames):
-            if recording.ended:
-                self._raise_error()
-                return None
-            await recording.more()
-        return recording.frames[position]
+        return _Reading(self, _all_of)
 
     def text(self) -> AsyncIterator[str]:
         """The text, piece by piece; the same as iterating the stream."""
         return aiter(self)
 
-    async def reasoning(self) -> AsyncGenerator[str, None]:
+    def reasoning(self) -> AsyncIterator[str]:
         """The reasoning, piece by piece."""
-        async for frame in self.frames():
-            if isinstance(frame, Reasoning):
-                yield frame.text
+        return _Reading(self, _reasoning_of)
+
+    async def frames_from(self, position: int) -> list[StreamFrame]:
+        """What has come behind the first `position` frames, once there is anything; nothing behind the last one."""
+        recording = self._started()
+        while not (new := recording.frames[position:]) and not recording.ended:
+            await self._more()
+        if not new:
+            recording.check()
+        return new
 
     async def collect_text(self) -> str:
         """The whole text."""
@@ -238,8 +243,8 @@ class MessageStream:
         """
         recording = self._started()
         while not recording.ended:
-            await recording.more()
-        self._raise_error()
+            await self._more()
+        recording.check()
         assert recording.result is not None
         return recording.result
 
@@ -251,6 +256,11 @@ class MessageStream:
             if self.closed:
                 return None
             raise
+
+    async def _more(self) -> None:
+        if self._reader is asyncio.current_task():
+            raise RoundInProgressError("a hook or handler cannot wait for the stream that it is called by")
+        await self._recording.more()
 
     def __await__(self) -> Generator[Any, None, Message]:
         return self.message().__await__()
@@ -303,31 +313,50 @@ class MessageStream:
             self._recording.close()  # its event loop has gone, and the reader with it
         return self._recording
 
-    def _raise_error(self) -> None:
-        if self._recording.error is not None:
-            raise self._recording.error
+
+async def _nothing_to_read(_: Recording) -> GenerateResult:
+    raise AssertionError("a finished stream is not read")
 
 
-class _Finished(MessageStream):
-    """A stream of a message that is there already: its text is one token."""
+class _Reading(Generic[Item]):
+    """What has come of a stream, from the beginning.
 
-    def __init__(self, message: Message, recording: Recording) -> None:
-        async def produce(_: Recording) -> GenerateResult:
-            raise AssertionError("a finished stream is not read")
+    An object: dropping it leaves nothing to clean up, and whoever gives up waiting for the next item may ask again.
+    """
 
-        super().__init__(message.role, produce)
-        self._recording = recording
-        self._text = message.text
+    def __init__(self, stream: MessageStream, pick: Callable[[list[StreamFrame]], Iterable[Item]]) -> None:
+        self._stream = stream
+        self._pick = pick
+        self._position = 0
+        self._ready: Iterator[Item] = iter(())
 
-    async def __aiter__(self) -> AsyncGenerator[str, None]:
-        if self._text:
-            yield self._text
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Item:
+        while True:
+            for item in self._ready:
+                return item
+            if not (new := await self._stream.frames_from(self._position)):
+                raise StopAsyncIteration
+            self._position += len(new)
+            self._ready = iter(self._pick(new))
 
 
-def _tool_result(message: Message) -> ToolResult:
-    output = message.text if all(part.type == "text" for part in message.content) else message.content
-    value = ToolReturnValue(is_error=bool(message.is_tool_call_error), output=output)
-    return ToolResult(tool_call_id=message.tool_call_id or "", return_value=value)
+def _all_of(frames: list[StreamFrame]) -> list[StreamFrame]:
+    return frames
+
+
+def _text_of(frames: list[StreamFrame]) -> Iterator[str]:
+    for frame in frames:
+        if type(frame) is Append:
+            yield frame.text
+        elif isinstance(frame, ToolResult) and (text := Message.tool(frame.return_value.output, "").text):
+            yield text
+
+
+def _reasoning_of(frames: list[StreamFrame]) -> list[str]:
+    return [frame.text for frame in frames if isinstance(frame, Reasoning)]
 
 
 # ==== a round ====
@@ -406,18 +435,15 @@ class FrameByFrame:
     """Advances a round of streams by the frame."""
 
     def __init__(self) -> None:
-        self._stream: MessageStream | None = None
-        self._position = 0
+        self._frames: AsyncIterator[StreamFrame] | None = None
 
     async def __call__(self, steps: AsyncGenerator[MessageStream, None]) -> StreamFrame:
         while True:
-            if self._stream is None:
-                self._stream, self._position = await anext(steps), 0
-            frame = await self._stream.frame(self._position)
-            if frame is not None:
-                self._position += 1
+            if self._frames is None:
+                self._frames = (await anext(steps)).frames()
+            if (frame := await anext(self._frames, None)) is not None:
                 return frame
-            self._stream = None
+            self._frames = None
 
 
 def assistant_text(message: Message) -> str | None:

@@ -103,6 +103,11 @@ class Turns:
         self._current = turn
         return None
 
+    def left_here(self) -> Turn | None:
+        """The turn of a round that the running task has left suspended, to do something else meanwhile."""
+        holder = self._current
+        return holder if holder is not None and asyncio.current_task() in holder.tasks() else None
+
     def end_suspended(self) -> None:
         """Close a round that nobody works on at the moment.
 
@@ -288,13 +293,15 @@ class Turn:
         """If another task is advancing the round, make it stop there, and wait until it has closed the turn.
 
         Raises:
-            RoundInProgressError: the running task is the one that advances it.
+            RoundInProgressError: asked from inside the round.
         """
-        owner = self._owner() if self._owner is not None else None
-        if not self._busy or owner is None or self.ended is not None:
+        if self.ended is not None:
             return
-        if owner is asyncio.current_task():
+        owner = self._owner() if self._owner is not None else None
+        if self.mark in _inside.get() or (self._busy and owner is asyncio.current_task()):
             raise RoundInProgressError("a tool, hook or handler cannot close the round that it runs in")
+        if not self._busy or owner is None:
+            return
         if not self._interrupted and not self._winding_up:
             self._interrupted = True
             owner.cancel()
@@ -331,7 +338,12 @@ class Turn:
     # ---- its end ----
 
     async def close(self, outcome: Outcome) -> None:
-        """End the turn: stop what runs, answer what is open, let the next one in. Twice is once."""
+        """End the turn: stop what runs, answer what is open, let the next one in. Twice is once.
+
+        Raises:
+            Exception: what a strict handler of `RoundFinished` raised, if the round was completed; else it is logged,
+                so that it hides nothing.
+        """
         if self.ended is not None:
             return None
         if self._winding_up:
@@ -345,7 +357,8 @@ class Turn:
                 raise
             self._end(outcome)
             if self._began:
-                await self.conversation._handlers.emit(RoundFinished(outcome))
+                handlers = self.conversation._handlers
+                await (handlers.emit if outcome == "completed" else handlers.emit_beside)(RoundFinished(outcome))
         return None
 
     async def _until_ended(self) -> None:

@@ -51,13 +51,29 @@ PRINTED = {
         "return_value=ToolOk(is_error=False, output='5'",
         "answer: add (2, 3) says: 5",
     ],
-    "6_kimi.py": [
+    "6_frames.py": [
+        "[call] get_weather {'city': 'Oslo'}",
+        "[end] tool_calls, ",
+        "[event] get_weather took 0.0 s",
+        "[result] Oslo: 4 °C, rain",
+        "[text] ",
+        "[end] stop, ",
+        "all text: get_weather (Oslo) says: Oslo: 4 °C, rain",
+        "messages: ['assistant', 'tool', 'assistant']",
+        "You said: Thank you.",
+    ],
+    "7_books.py": [
+        "1. The Great Gatsby by F. Scott Fitzgerald: shelf F",
+        "2. Middlemarch by George Eliot: shelf E",
+        "in the history: ['user', 'assistant']",
+    ],
+    "8_kimi.py": [
         "kimi-k3: a window of 1,048,576 tokens, efforts low, high, max",
         "refused: kimi-k3 always thinks; its least effort is 'low'",
         "tokens: ",
         "You said: Which is warmer?",
     ],
-    "7_context.py": [
+    "9_context.py": [
         "tool: The log of 9:00",
         "read_log (9) says: The log of 9:00",
         "tool: The log of 13:00",

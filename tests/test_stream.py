@@ -11,11 +11,13 @@ from kimi_agent import (
     Agent,
     Append,
     End,
+    GenerateResult,
     Kimi,
     Message,
     MessageStream,
     RateLimitError,
     Reasoning,
+    RoundInProgressError,
     ServerError,
     StreamCancelled,
     StreamCompleted,
@@ -194,6 +196,76 @@ async def test_a_stream_that_nobody_holds_ends_and_gives_the_turn_back():
     assert [message.role for message in agent.chat_history] == ["user", "user", "assistant"]
 
 
+@pytest.mark.parametrize("kind", ["text", "frames", "reasoning"])
+async def test_giving_up_a_wait_ends_no_iteration(kind: str):
+    gate = Gate(before=3)
+    agent = agent_for(Reply("a long answer in pieces", reasoning="hm", delivery=Delivery(gate=gate)))
+    stream = agent.chat_round_stream("?")
+    reading = getattr(stream, kind)()
+    seen: list[object] = []
+    waits = 0
+    while True:
+        try:
+            async with asyncio.timeout(0.002):
+                seen.append(await anext(reading))
+        except TimeoutError:
+            waits += 1
+            gate.open()
+        except StopAsyncIteration:
+            break
+    assert waits
+    assert seen == [item async for item in getattr(stream, kind)()]
+
+
+async def test_leaving_a_stream_half_way_leaves_nothing_to_clean_up():
+    gate = Gate(before=2)
+    agent = agent_for(Reply("a long answer in pieces", delivery=Delivery(gate=gate)))
+    stream = agent.chat_round_stream("?")
+    for reading in (stream, stream.text(), stream.frames()):
+        async for _ in reading:
+            break
+    await asyncio.sleep(0)
+    assert len(asyncio.all_tasks()) == 2  # this one, and the reader
+    gate.open()
+    await stream
+
+
+async def test_the_error_of_a_stream_does_not_grow_with_each_who_waits():
+    agent = agent_for(BROKEN)
+    stream = agent.chat_round_stream("?")
+    depths: list[int] = []
+    for _ in range(3):
+        with pytest.raises(ServerError) as caught:
+            await stream
+        depths.append(len(caught.traceback))
+        del caught
+    assert len(set(depths)) == 1
+
+
+async def test_a_hook_whose_own_wait_is_cancelled_is_an_error_and_no_close():
+    class Odd(Weather):
+        async def add_completion_to_history(self, completion: GenerateResult) -> Message:
+            raise asyncio.CancelledError
+
+    agent = Odd(ScriptedKimi([say("a")]))
+    with pytest.raises(RuntimeError, match="a hook of the agent raised CancelledError"):
+        async for stream in agent.full_round_stream("?"):
+            await stream
+
+
+async def test_what_an_error_calls_partial_need_not_be_a_message():
+    class Odd(Weather):
+        async def add_completion_to_history(self, completion: GenerateResult) -> Message:
+            raise asyncio.IncompleteReadError(b"bytes", 9)
+
+    agent = Odd(ScriptedKimi([say("a")]))
+    told: list[StreamFailed] = []
+    agent.on(StreamFailed, told.append)
+    with pytest.raises(asyncio.IncompleteReadError):
+        await agent.chat_round_stream("?")
+    assert [event.partial for event in told] == [Message.assistant("a")]
+
+
 # ==== full rounds of streams ====
 
 
@@ -349,6 +421,25 @@ async def test_handlers_are_called_in_order_can_be_removed_and_stop_nothing():
     unsubscribe()
     await agent.chat_round("y")
     assert told == [0, 1, 0]
+
+
+@pytest.mark.parametrize("method", ["full_round", "full_round_stream", "full_round_frames"])
+async def test_a_handler_that_closes_its_own_round_is_refused_and_the_round_goes_on(method: str):
+    agent = agent_for(call("get_weather", city="Oslo"), say("ok"))
+    refused: list[str] = []
+
+    async def close(event: StreamFrameReceived) -> None:
+        with pytest.raises(RoundInProgressError) as caught:
+            await round_.aclose()
+        refused.append(str(caught.value))
+
+    agent.on(StreamFrameReceived, close)
+    round_ = getattr(agent, method)("?")
+    async for item in round_:
+        if isinstance(item, MessageStream):
+            await item
+    assert refused
+    assert agent.chat_history[-1].text == "ok"
 
 
 # ==== loops ====

@@ -69,6 +69,8 @@ class Assembler:
         self.reasoning_key: str | None = None
         """Under which key the reasoning came."""
         self._reasoning_key = REASONING_KEYS[0]
+        self._hollow = False
+        """Reasoning has begun with nothing, and nobody was told: more of it may come."""
         self.logprobs: list[JSON] = []
         """An entry per token of the text, if the request asked for them."""
 
@@ -98,7 +100,7 @@ class Assembler:
     def _open_parts(self) -> list[ContentPart]:
         """What is being written: reasoning, then text."""
         parts: list[ContentPart] = []
-        if self._reasoning:
+        if self._reasoning and not self._hollow:
             parts.append(ThinkPart(think=_joined(self._reasoning)))
         if any(self._text):
             parts.append(TextPart(text=_joined(self._text)))
@@ -129,7 +131,9 @@ class Assembler:
         if choice.get("index"):
             choice = _first_choice(choices)
         if delta := choice.get("delta") or choice.get("message"):
-            if len(delta) == 1 and type(text := delta.get("content")) is str and text:  # by far the most
+            if (
+                len(delta) == 1 and type(text := delta.get("content")) is str and text and not self._hollow
+            ):  # by far most
                 self._text.append(text)
                 frames.append(Append(text))
             else:
@@ -151,9 +155,11 @@ class Assembler:
         if text := delta.get("content"):
             if type(text) is not str:
                 raise TypeError("content is no string")
+            self.tell_hollow(frames)
             self._text.append(text)
             frames.append(Append(text))
         if calls := delta.get("tool_calls"):
+            self.tell_hollow(frames)
             for place, piece in enumerate(calls):
                 self._add_piece(piece, place if len(calls) > 1 else None, frames)
 
@@ -174,9 +180,18 @@ class Assembler:
             raise TypeError("reasoning is no string")
         if reasoning:
             self.reasoning_key = self._reasoning_key
-        if reasoning or not self._reasoning:
+            self._hollow = False
             self._reasoning.append(reasoning)
             frames.append(Reasoning(reasoning))
+        elif not self._reasoning:
+            self._hollow = True
+            self._reasoning.append("")
+
+    def tell_hollow(self, frames: list[StreamFrame]) -> None:
+        """Something else comes: the reasoning that began with nothing was all."""
+        if self._hollow:
+            self._hollow = False
+            frames.append(Reasoning(""))
 
     # ---- tool calls ----
 
@@ -248,6 +263,8 @@ class Assembler:
         Raises:
             StreamProtocolError: a `ToolCallPart` belongs to no call.
         """
+        if not isinstance(part, ThinkPart):
+            self.tell_hollow(frames)
         match part:
             case TextPart() | ThinkPart() if part.extra or type(part) not in (TextPart, ThinkPart):
                 self._keep(part, frames)
@@ -310,9 +327,11 @@ class Assembler:
             raise StreamInterruptedError("the answer ended without a finish_reason and without [DONE]", self.message)
         if any(call.name is None for call in self._calls) and self.finish_reason not in CUT_OFF:
             raise StreamProtocolError("a tool call came without the name of its function")
+        frames: list[StreamFrame] = []
+        self.tell_hollow(frames)
         message = self.message
         whole = () if self.finish_reason in CUT_OFF else message.tool_calls or ()
-        return [*whole, End(self.finish_reason, self.usage, message)]
+        return [*frames, *whole, End(self.finish_reason, self.usage, message)]
 
 
 class _Call:
@@ -513,6 +532,7 @@ def fold(frames: Iterable[StreamFrame]) -> Message:
                 whole.append(frame)
             case _:
                 pass
+    assembler.tell_hollow([])
     message = assembler.message
     return message.copy_with(tool_calls=whole) if whole else message
 

@@ -91,6 +91,7 @@ class Function:
         required = cast(Values, schema.get("required") or ())
         properties = cast(Schema, schema.get("properties") or {})
         self.name = str(definition["name"])
+        self._root = schema
         self.parameters = [Parameter(name, _plain(part, schema), name in required) for name, part in properties.items()]
         self._name_words = meaningful_words(self.name)
         told = [definition.get("description") or "", *(parameter.description for parameter in self.parameters)]
@@ -127,7 +128,7 @@ class Function:
         """Arguments for a call that has to be made, whether the question has them or not."""
         wanted = {parameter.name: parameter.schema for parameter in self.parameters if parameter.required}
         fillings = self.fillings(question)
-        return fillings[0] if fillings else {name: _any_value(schema, question) for name, schema in wanted.items()}
+        return fillings[0] if fillings else _any_of(wanted, question, self._root)
 
     def _chosen(self, question: Question) -> Body:
         """The arguments that are the same in each call."""
@@ -135,7 +136,7 @@ class Function:
         for parameter in self.parameters:
             value = parameter.choice(question)
             if value is None and parameter.required and parameter.kind == "other":
-                value = _any_value(parameter.schema, question)
+                value = _any_value(parameter.schema, question, self._root)
             if value is not None:
                 found[parameter.name] = value
         return found
@@ -218,21 +219,26 @@ def _plain(schema: Any, root: Schema) -> Schema:
     return {}
 
 
-def _any_value(schema: Schema, question: Question) -> Any:
+def _any_value(schema: Schema, question: Question, root: Schema, depth: int = 0) -> Any:
     """Some value of the schema's type."""
+    schema = _plain(schema, root)
     options = Parameter("", schema, True).options
-    if options:
-        return options[0]
+    if options or depth > MAX_REFERENCES:
+        return options[0] if options else None
     match schema.get("type"):
         case "object":
             properties = cast(Mapping[str, Schema], schema.get("properties") or {})
             required = cast(Sequence[str], schema.get("required") or ())
-            return {name: _any_value(properties[name], question) for name in required if name in properties}
+            return _any_of({name: properties[name] for name in required if name in properties}, question, root, depth)
         case "integer" | "number":
-            return 0
+            return max(0, schema.get("minimum") or 0)
         case "boolean":
             return False
         case "array":
-            return []
+            return [_any_value(schema.get("items") or {}, question, root, depth + 1)] * int(schema.get("minItems") or 0)
         case _:
             return question.rest
+
+
+def _any_of(wanted: Mapping[str, Schema], question: Question, root: Schema, depth: int = 0) -> Body:
+    return {name: _any_value(schema, question, root, depth + 1) for name, schema in wanted.items()}

@@ -1,12 +1,14 @@
 """A small stand-in for the model, for demos and tests without a network. It thinks of nothing, but it calls tools.
 
-It looks for a tool that fits the user's message, fills its arguments from the message, and repeats what the tools said.
+It looks for a tool that fits the user's message, fills its arguments from the message, and repeats what the tools said:
+in plain words, or in the shape that a `response_format` or a `MarkdownFormat` asks for.
 It knows no tool by name and computes nothing. The same request gets the same reply.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
@@ -26,13 +28,15 @@ MAX_QUESTION: Final = 2_000
 def persona(body: Body) -> Reply:
     """The stand-in's reply to a decoded chat request."""
     messages = cast(list[Body], body.get("messages") or [])
-    if messages and messages[-1].get("role") == "tool":
-        return _retell(messages)
+    spoken = [message for message in messages if message.get("role") != "system"]
+    if spoken and spoken[-1].get("role") == "tool":
+        told = _retold(spoken)
+        return Reply(_shaped(body, told) or told, reasoning="The results are in, so I repeat them.")
     asked = _last_question(messages)
     calls = _calls(body, Question(asked[:MAX_QUESTION])) if asked else []
     if calls:
         return Reply(reasoning=f"{calls[0].name} fits the question, so I call it.", tool_calls=calls)
-    return Reply(_plain(asked), reasoning="There is nothing to call, so I answer myself.")
+    return Reply(_shaped(body, asked) or _plain(asked), reasoning="There is nothing to call, so I answer myself.")
 
 
 def _last_question(messages: Sequence[Body]) -> str:
@@ -85,15 +89,42 @@ def _plain(asked: str) -> str:
     )
 
 
-def _retell(messages: Sequence[Body]) -> Reply:
+def _shaped(body: Body, text: str) -> str | None:
+    """What there is to say in the shape that the request asks for; `None` when it asks for none.
+
+    Of a format it only has the examples, and repeats them.
+    """
+    if examples := _EXAMPLE.findall(_text(body["messages"][-1])) if _ends_with_instructions(body) else []:
+        return "\n\n".join(examples)
+    schema = _json_schema(body.get("response_format"))
+    if schema is None:
+        return None
+    wanted = Function({"name": "answer", "parameters": schema})
+    return json.dumps(wanted.guess(Question(text[:MAX_QUESTION] or "nothing")), ensure_ascii=False)
+
+
+_EXAMPLE: Final = re.compile(r"^<example>\n(.*?)\n</example>$", re.DOTALL | re.MULTILINE)
+
+
+def _ends_with_instructions(body: Body) -> bool:
+    return body["messages"][-1].get("role") == "system"
+
+
+def _json_schema(response_format: Any) -> Body | None:
+    if not isinstance(response_format, dict):
+        return None
+    wanted = cast(Body, response_format)
+    return wanted["json_schema"]["schema"] if wanted.get("type") == "json_schema" else None
+
+
+def _retold(messages: Sequence[Body]) -> str:
     """The results at the end of the conversation, a sentence for each."""
     start = len(messages)
     while start and messages[start - 1].get("role") == "tool":
         start -= 1
     made = cast(list[Body], messages[start - 1].get("tool_calls") or []) if start else []
     functions = {call["id"]: call["function"] for call in made}
-    told = [_told(functions.get(result.get("tool_call_id")), _text(result)) for result in messages[start:]]
-    return Reply("\n".join(told), reasoning="The results are in, so I repeat them.")
+    return "\n".join(_told(functions.get(result.get("tool_call_id")), _text(result)) for result in messages[start:])
 
 
 def _told(function: Body | None, result: str) -> str:

@@ -6,7 +6,14 @@ from typing import Final, cast
 
 from pydantic import ValidationError
 
-from ..errors import FunctionCallException, ModelRetry, NoSuchFunction, ToolArgumentsError, WrappedCallException
+from ..errors import (
+    FunctionCallException,
+    ModelRetry,
+    NoSuchFunction,
+    StructuredOutputError,
+    ToolArgumentsError,
+    WrappedCallException,
+)
 from ..message import ContentPart, Message, TextPart, ToolCall
 from .base import (
     ToolError,
@@ -28,11 +35,12 @@ __all__ = [
     "result_message",
     "tool_error_from",
     "tool_result_to_message",
+    "value_in",
 ]
 
 
 class ToolTexts:
-    """What the model reads when a call gave nothing, went wrong or did not happen.
+    """What the model reads when a call gave nothing, went wrong or did not happen, or an answer has the wrong shape.
 
     No other sentence of this package reaches a conversation. Subclass it and set `Agent.texts` or `SimpleToolset.texts`
     to say it differently.
@@ -77,6 +85,10 @@ class ToolTexts:
     def cut_off(self) -> str:
         """The answer ended in the middle of its calls (`length`, `content_filter`)."""
         return "Not run: the answer was cut off, so the call may be incomplete."
+
+    def wrong_shape(self, error: StructuredOutputError) -> str:
+        """The answer is not the object that was asked for; the error names the fields and what was expected."""
+        return f"{error} Answer again, with the corrected JSON only."
 
 
 class MarkedTexts(ToolTexts):
@@ -124,7 +136,13 @@ def described(error: BaseException) -> str:
 def fields_of(error: ValidationError) -> str:
     """pydantic's own text has a URL for every field, which costs tokens and helps no model."""
     details = error.errors(include_url=False, include_context=False, include_input=False)
-    return "; ".join(f"{'.'.join(map(str, detail['loc'])) or error.title}: {detail['msg']}" for detail in details)
+    said = [f"{'.'.join(map(str, detail['loc'])) or error.title}: {detail['msg']}" for detail in details[:_MOST_FIELDS]]
+    more = len(details) - len(said)
+    return "; ".join([*said, f"and {more} more"] if more else said)
+
+
+_MOST_FIELDS: Final = 20
+"""A list of a thousand wrong items is not explained item by item."""
 
 
 DEFAULT_TEXTS: Final = ToolTexts()
@@ -190,6 +208,13 @@ def tool_result_to_message(result: ToolResult, texts: ToolTexts = MARKED_TEXTS) 
     if isinstance(value, ToolMessage):
         return _marked(value).copy_with(role="tool", tool_call_id=call_id)
     return Message.tool(_content(value, texts), call_id, is_tool_call_error=value.is_error or None)
+
+
+def value_in(message: Message) -> ToolReturnValue:
+    """What a tool message says, as far as it tells: the way back."""
+    is_text = all(type(part) is TextPart and not part.extra for part in message.content) and len(message.content) < 2
+    output = message.text if is_text else message.content
+    return ToolReturnValue(is_error=bool(message.is_tool_call_error), output=output)
 
 
 def _is_empty(piece: str | ContentPart) -> bool:

@@ -55,10 +55,13 @@ class FunctionCallResult:
     Args:
         is_model_turn: whether the model speaks next; else the round ends and it is the user's turn.
         message: the result for the history.
+        value: what the function gave, if the hook tells. `Agent.call_tool` gives it as long as it says the same as the
+            message; so who changes the message need not change the value.
     """
 
     is_model_turn: bool
     message: Message
+    value: ToolReturnValue | None = None
 
 
 @dataclass(frozen=True, slots=True)
