@@ -11,12 +11,12 @@ from kimi_agent import (
     Append,
     End,
     Kimi,
+    StreamFrame,
     ToolCall,
     ToolCallFinished,
     ToolResult,
     ai_function,
     collect_text,
-    text_only,
     to_messages,
 )
 
@@ -31,7 +31,7 @@ class Weather(Agent):
 async def main() -> None:
     async with Weather(Kimi(), "You are terse.") as agent:
         agent.on(ToolCallFinished, lambda event: print(f"[event] {event.call.name} took {event.duration:.1f} s"))
-        frames = []
+        frames: list[StreamFrame] = []
         async for frame in agent.full_round_frames("What is the weather in Oslo?"):
             frames.append(frame)
             match frame:
@@ -43,12 +43,11 @@ async def main() -> None:
                     print(f"[result] {value.output}")
                 case End(finish_reason=why, usage=usage):
                     print(f"[end] {why}, {usage.output if usage else 0} tokens")
-        # Functions over frames: they take lists as well as streams.
-        print("all text:", collect_text(frames))
+                case _:
+                    pass
+        print("all text:", collect_text(frames))  # functions over frames take lists and streams
         print("messages:", [message.role for message in to_messages(frames)])
-        async for text in text_only(agent.chat_round_stream("Thank you.")):
-            print(text, end="", flush=True)
-        print()
+        print(await collect_text(agent.chat_round_stream("Thank you.")))
 
 
 if __name__ == "__main__":

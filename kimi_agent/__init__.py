@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from .events import (
         Append,
         End,
+        Event,
         HistoryCompacted,
         Reasoning,
         RequestRetried,
@@ -150,6 +151,8 @@ if TYPE_CHECKING:
         ThematicBreak,
         parse_markdown,
     )
+    from .structured.output import Snapshot
+    from .structured.parsing import Parsed
     from .structured.records import Records, records
     from .structured.sections import Section, sections
     from .terminal.chat import chat_in_terminal, chat_in_terminal_async
@@ -315,7 +318,10 @@ __all__ = [
     "HtmlBlock",
     "MarkdownHandlers",
     "MarkdownEnd",
+    "Parsed",
+    "Snapshot",
     # events
+    "Event",
     "RoundStarted",
     "RoundFinished",
     "StreamStarted",
@@ -411,6 +417,8 @@ _ROOMS = (
     "structured.handlers",
     "structured.format",
     "structured.records",
+    "structured.parsing",
+    "structured.output",
     "terminal.chat",
     "terminal.formatters",
     "terminal.text",

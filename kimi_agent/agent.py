@@ -10,10 +10,12 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any, Self, TypeAlias, TypeVar, Unpack, cast
+from types import UnionType
+from typing import Any, Self, TypeAlias, Unpack, cast
 from uuid import uuid4
 
 from loguru import logger
+from typing_extensions import TypeVar
 
 from . import asking, calls, history, spending
 from .errors import FunctionCallException
@@ -39,7 +41,8 @@ from .turns import Turn, Turns
 __all__ = ["Agent"]
 
 Item = TypeVar("Item")
-T = TypeVar("T")
+T = TypeVar("T", default=Any)
+A = TypeVar("A", bound=calls.Arguments)
 Query: TypeAlias = Content
 Advance: TypeAlias = Callable[[AsyncGenerator[Any, None]], Awaitable[Item]]
 Check: TypeAlias = Callable[[GenerateResult], Message | None] | None
@@ -198,7 +201,7 @@ class Agent:
 
     async def structured(
         self,
-        kind: type[T],
+        kind: type[T] | UnionType,
         query: Query,
         *,
         repair_attempts: int = 1,
@@ -218,13 +221,13 @@ class Agent:
             StructuredOutputError: the answer does not fit. It is in the history, and its text is in `raw`.
             TypeError: the type cannot be described as JSON, or the overrides have a format of their own.
         """
-        output = Output(kind, repair_attempts, self.texts)
+        output = Output[T](kind, repair_attempts, self.texts)
         asked = output.asked(overrides)
         return await output.at_end_of(self._round(query, max_function_rounds, asked, False, anext, output.check))
 
     def structured_stream(
         self,
-        kind: type[T],
+        kind: type[T] | UnionType,
         query: Query,
         *,
         repair_attempts: int = 1,
@@ -232,18 +235,18 @@ class Agent:
         **overrides: Unpack[Overrides],
     ) -> Round[T | Snapshot]:
         """Like `structured`, while it arrives: what there is of the JSON, again and again; the object comes last."""
-        output = Output(kind, repair_attempts, self.texts)
+        output = Output[T](kind, repair_attempts, self.texts)
         asked = output.asked(overrides)
         return self._round(query, max_function_rounds, asked, True, Snapshots(output), output.check)
 
     # ==== calls of your own ====
 
-    async def call_tool(self, name: str, args: Any = None) -> ToolResult:
+    async def call_tool(self, name: str, args: calls.Arguments = None) -> ToolResult:
         """Call a function yourself. What goes wrong in it is a result with `is_error`; nothing is in the history.
 
         Args:
             name: of the function.
-            args: a mapping, a pydantic model, a dataclass, or a JSON text; none unless given.
+            args: by name: a mapping, a model, a dataclass, JSON. A lone parameter of a model's type takes it whole.
 
         Raises:
             NoSuchFunction: there is none of this name.
@@ -251,13 +254,13 @@ class Agent:
         """
         return await calls.call_tool(self, name, args)
 
-    async def call_tool_raw(self, name: str, args: Any = None) -> str:
+    async def call_tool_raw(self, name: str, args: calls.Arguments = None) -> str:
         """Like `call_tool`, but only the text that a model would read."""
         return await calls.call_tool_raw(self, name, args)
 
     def map_tool(
-        self, name: str, items: AsyncIterable[T] | Iterable[T], *, concurrency: int = 16, ordered: bool = False
-    ) -> MappedCalls[T]:
+        self, name: str, items: AsyncIterable[A] | Iterable[A], *, concurrency: int = 16, ordered: bool = False
+    ) -> MappedCalls[A]:
         """Call a function for each item of a stream, several at a time. Closing or dropping it cancels them.
 
         Args:
@@ -382,8 +385,7 @@ class Agent:
     def on(self, event_type: type[E], handler: Handler[E]) -> Callable[[], None]:
         """Call `handler` with each event of a type; returns a function that unsubscribes it.
 
-        Several handlers are called in order; async ones are awaited. What a handler raises is logged and stops nothing,
-        unless the agent has `strict_hooks`.
+        Several are called in order, async ones awaited. What one raises is logged, unless there are `strict_hooks`.
         """
         return self._handlers.add(event_type, handler)
 

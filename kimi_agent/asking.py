@@ -88,7 +88,7 @@ def _instructions(overrides: Mapping[str, Any]) -> list[Message]:
 
 def _instructed(messages: list[Message], wanted: list[Message]) -> list[Message]:
     """The messages with the instructions behind them, once; what the model is to go on writing stays the last."""
-    if wanted and not any(message is wanted[0] for message in messages[-2:]):
+    if wanted and not any(message.role == wanted[0].role and message == wanted[0] for message in messages):
         place = len(messages) - (1 if messages and history.is_begun(messages[-1]) else 0)
         messages = [*messages[:place], *wanted, *messages[place:]]
     return messages

@@ -25,13 +25,14 @@ from .limits import Spent, as_spent
 from .message import Message, ToolCall
 from .tools.allowance import Allowance, CallOutcome
 from .tools.base import ToolLike, ToolResult, ToolReturnValue
+from .tools.function import AIFunction
 from .tools.mapping import MappedCalls
 from .tools.results import shortened
 from .tools.texts import ToolTexts, answering, result_message, tool_error_from, value_in
 from .tools.toolset import ExceptionHandleResult, FunctionCallResult
 from .turns import Turn, Turns
 
-__all__ = ["Caller", "answer", "call_tool", "call_tool_raw", "map_tool", "result_for"]
+__all__ = ["Arguments", "Caller", "answer", "call_tool", "call_tool_raw", "map_tool", "result_for"]
 
 T = TypeVar("T")
 
@@ -116,7 +117,8 @@ async def call_tool(agent: Caller, name: str, args: Arguments = None) -> ToolRes
     Args:
         agent: whose function it is.
         name: of the function, which need not be enabled.
-        args: by name: a mapping, a pydantic model, or an instance of a dataclass; a string is JSON already.
+        args: by name: a mapping, a pydantic model, or an instance of a dataclass; a string is JSON already. The fields
+            of a model are the arguments; a function with a single parameter of its type takes it whole.
 
     Raises:
         NoSuchFunction: there is none of this name.
@@ -218,8 +220,15 @@ def _check_name(agent: Caller, name: str) -> None:
 
 def _call_of(agent: Caller, name: str, args: object) -> ToolCall:
     _check_name(agent, name)
-    body = ToolCall.FunctionBody(name=name, arguments=_as_json(name, args))
+    tool = agent.functions[name]
+    only = tool.takes_whole(args) if isinstance(tool, AIFunction) and _is_whole(args) else None
+    body = ToolCall.FunctionBody(name=name, arguments=_as_json(name, {only: args} if only else args))
     return ToolCall(id=f"call_{uuid4().hex}", function=body)
+
+
+def _is_whole(args: object) -> bool:
+    """Whether it is an object, and no bundle of arguments."""
+    return isinstance(args, BaseModel) or (is_dataclass(args) and not isinstance(args, type))
 
 
 def _as_json(name: str, args: object) -> str:
@@ -227,7 +236,7 @@ def _as_json(name: str, args: object) -> str:
         return "{}"
     if isinstance(args, str):
         return args
-    if isinstance(args, type) or not (isinstance(args, Mapping | BaseModel) or is_dataclass(args)):
+    if not (isinstance(args, Mapping) or _is_whole(args)):
         kind = args.__name__ if isinstance(args, type) else type(args).__name__
         raise TypeError(f"{name!r} is called with a mapping, a model, a dataclass or JSON, not with {kind}")
     try:

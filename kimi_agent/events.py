@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import reprlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
 from functools import cache, partial
@@ -233,10 +234,11 @@ Event: TypeAlias = (
 
 E = TypeVar("E", bound=Event)
 T = TypeVar("T")
-Handler: TypeAlias = Callable[[E], Awaitable[None] | None]
+Handler: TypeAlias = Callable[[E], object]
+"""A function of an event, sync or async. What it returns is passed over."""
 
 
-async def tell(callback: Callable[[T], Awaitable[None] | None], value: T) -> None:
+async def tell(callback: Callable[[T], object], value: T) -> None:
     """Call a sync or async callback and wait for it."""
     if isawaitable(told := callback(value)):
         await told
@@ -263,8 +265,10 @@ class Handlers:
         """Add a handler behind the others of its type; returns a function that takes it away again.
 
         Raises:
-            TypeError: there are no events of this type.
+            TypeError: there are no events of this type, or the handler cannot be called.
         """
+        if not callable(handler):
+            raise TypeError(f"a handler is a function of the event, not {handler!r}")
         if event_type not in _EVENTS:
             raise TypeError(f"{event_type!r} is no type of event; these are: {', '.join(k.__name__ for k in _EVENTS)}")
         handlers = self._by_type.setdefault(event_type, {})
@@ -365,17 +369,24 @@ def from_dict(data: Mapping[str, Any]) -> Event | StreamFrame:
     Raises:
         ValueError: it is of no known type, or a field is missing or wrong.
     """
-    kind = _KINDS.get(str(name := data.get("type")))
+    kind = _KINDS.get(str(name := data.get("type") if isinstance(data, Mapping) else None))
     if kind is None:
         raise ValueError(f"type {name!r} is neither an event nor a frame; there are {', '.join(_KINDS)}")
     given = {name: value for name, value in data.items() if name != "type"}
-    if kind is StreamFrameReceived and isinstance(frame := given.get("frame"), Mapping):
-        given["frame"] = from_dict(cast(Mapping[str, Any], frame))
+    if kind is StreamFrameReceived:
+        given["frame"] = _frame_from(given.get("frame"))
     try:
         return _reader_of(kind).validate_python(given, context=KEEP_UNKNOWN)
     except ValidationError as error:
         wrong = [f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors(include_url=False)]
         raise ValueError(f"this is no {kind.__name__}: {'; '.join(wrong)}") from error
+
+
+def _frame_from(data: object) -> Event | StreamFrame:
+    given: Mapping[str, Any] = cast(Any, data) if isinstance(data, Mapping) else {}
+    if given.get("type") not in {frame.__name__ for frame in get_args(StreamFrame)}:
+        raise ValueError(f"this is no StreamFrameReceived: frame: {reprlib.repr(data)} is none")
+    return from_dict(given)
 
 
 @cache

@@ -6,7 +6,7 @@ Frames that are there give a value or an iterator; frames that arrive give somet
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, Self, TypeAlias, TypeVar, cast, overload
 
 from .events import Append, End, Reasoning, StreamFrame
@@ -106,8 +106,11 @@ def to_messages(frames: Iterable[StreamFrame] | Arriving) -> list[Message] | Cor
 
 def _messages(frames: Iterable[StreamFrame]) -> list[Message]:
     messages: list[Message] = []
+    names: dict[str, str] = {}
     for turn in _turns(frames):
-        messages += [_result(turn, messages)] if isinstance(turn, ToolResult) else _answer(turn)
+        new = [_result(turn, names)] if isinstance(turn, ToolResult) else _answer(turn)
+        names |= {call.id: call.name for message in new for call in message.tool_calls or ()}
+        messages += new
     return messages
 
 
@@ -132,12 +135,10 @@ def _answer(turn: Sequence[StreamFrame]) -> list[Message]:
     return [] if says_nothing and not message.tool_calls else [message]
 
 
-def _result(result: ToolResult, before: Sequence[Message]) -> Message:
+def _result(result: ToolResult, names: Mapping[str, str]) -> Message:
     """The message of a result, with the name of the function, which the call before it knows."""
     message = tool_result_to_message(result, DEFAULT_TEXTS)
-    calls = (call for caller in reversed(before) for call in caller.tool_calls or ())
-    name = next((call.name for call in calls if call.id == result.tool_call_id), None)
-    return message if message.name else message.copy_with(name=name)
+    return message if message.name else message.copy_with(name=names.get(result.tool_call_id))
 
 
 # ==== calls ====

@@ -337,7 +337,11 @@ class _Reading(Generic[Item]):
         while True:
             for item in self._ready:
                 return item
-            if not (new := await self._stream.frames_from(self._position)):
+            position = self._position
+            new = await self._stream.frames_from(position)
+            if position != self._position:  # another task has read them
+                continue
+            if not new:
                 raise StopAsyncIteration
             self._position += len(new)
             self._ready = iter(self._pick(new))

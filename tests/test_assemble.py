@@ -825,3 +825,26 @@ def test_frames_without_an_end_fold_to_what_came() -> None:
         [ThinkPart(think=""), TextPart(text="a")], tool_calls=[call]
     )
     assert fold([ToolCallDelta(0, "c", "f", "{}"), call]).tool_calls == (call,)
+
+
+def test_with_an_id_another_name_after_a_whole_object_starts_a_call() -> None:
+    chunks = [
+        {
+            "choices": [
+                {
+                    "delta": {
+                        "tool_calls": [{"index": 0, "id": "c1", "function": {"name": "add", "arguments": '{"a":1}'}}]
+                    }
+                }
+            ]
+        },
+        {"choices": [{"delta": {"tool_calls": [{"index": 0, "function": {"name": "sub", "arguments": '{"b":2}'}}]}}]},
+        {"choices": [{"delta": {}, "finish_reason": "tool_calls"}]},
+    ]
+    assembler = Assembler()
+    for chunk in chunks:
+        assembler.feed(chunk, [])
+    assert [(call.name, call.arguments) for call in assembler.message.tool_calls or ()] == [
+        ("add", '{"a":1}'),
+        ("sub", '{"b":2}'),
+    ]

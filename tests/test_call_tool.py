@@ -523,3 +523,27 @@ async def test_many_calls_may_run_side_by_side():
     agent = Shop()
     given = await asyncio.gather(*(agent.call_tool_raw("price", {"item": "a", "pieces": n}) for n in range(50)))
     assert given == [f"{n} a: {3 * n} euros" for n in range(50)]
+
+
+async def test_a_function_with_a_single_parameter_of_the_type_takes_a_model_whole():
+    class Title(BaseModel):
+        text: str
+
+    @dataclass
+    class Place:
+        name: str
+
+    def shelve(book: Title) -> str:
+        return book.text
+
+    def visit(place: Place) -> str:
+        return place.name
+
+    def spread(text: str) -> str:
+        return text
+
+    agent = Agent(ScriptedKimi([]), functions=[shelve, visit, spread])
+    assert await agent.call_tool_raw("shelve", Title(text="Emma")) == "Emma"
+    assert await agent.call_tool_raw("shelve", {"book": {"text": "Emma"}}) == "Emma"
+    assert await agent.call_tool_raw("visit", Place("Oslo")) == "Oslo"
+    assert await agent.call_tool_raw("spread", Title(text="Emma")) == "Emma"

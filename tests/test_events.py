@@ -629,7 +629,7 @@ def test_every_kind_of_event_is_drawn_above():
         ({"type": "Append", "text": 5}, "this is no Append: text: "),
         ({"type": "ToolCall", "id": "a"}, "this is no ToolCall: function: Field required"),
         ({"type": "RoundFinished", "outcome": "won"}, "this is no RoundFinished: outcome: "),
-        ({"type": "StreamFrameReceived"}, "this is no StreamFrameReceived: frame: Field required"),
+        ({"type": "StreamFrameReceived"}, "this is no StreamFrameReceived: frame: None is none"),
         ({"type": "StreamFrameReceived", "frame": {"type": "Append"}}, "this is no Append: text: Field required"),
         ({"type": "StreamFrameReceived", "frame": {"type": "RequestSent", "body": ""}}, "StreamFrameReceived: frame"),
         ({"type": "StreamFrameReceived", "frame": "a"}, "this is no StreamFrameReceived: frame"),

@@ -6,7 +6,7 @@ import json
 import random
 import weakref
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import FrozenInstanceError, dataclass, fields
 from itertools import pairwise
 from typing import Any
 
@@ -38,6 +38,7 @@ from kimi_agent import (
     ToolArgumentsError,
     ToolCall,
     ToolCallDelta,
+    ToolOk,
     ToolResult,
     ToolReturnValue,
     ai_function,
@@ -558,3 +559,17 @@ async def test_a_stream_of_a_message_that_is_there_has_its_frames():
     assert [piece async for piece in stream] == ["a few words"]
     assert [piece async for piece in stream.reasoning()] == ["think"]
     assert await stream == message
+
+
+@pytest.mark.parametrize(
+    "frame", [Append("a"), Reasoning("a"), ToolCallDelta(0, None, None, ""), End(None, None, said(["a"]))], ids=str
+)
+def test_a_frame_is_frozen_and_slotted(frame: Any):
+    with pytest.raises(FrozenInstanceError):
+        setattr(frame, fields(frame)[0].name, None)
+    assert not hasattr(frame, "__dict__")
+
+
+def test_many_results_take_linear_time():
+    frames = [ToolResult(tool_call_id=f"c{n}", return_value=ToolOk(output="x")) for n in range(20_000)]
+    assert len(to_messages(frames)) == 20_000  # a scan of all calls for each result would take minutes

@@ -1041,3 +1041,25 @@ async def test_a_function_that_asks_for_a_round_is_refused_while_a_round_waits_f
         outcomes += [outcome async for outcome in agent.map_tool("ask", [None])]
     assert [(outcome.ok, "another round" in outcome.content) for outcome in outcomes] == [(False, True)]
     assert [outcome.content async for outcome in agent.map_tool("ask", [None])] == ["b"]
+
+
+async def test_sixteen_calls_run_at_once_unless_it_is_said_otherwise():
+    reached, enough = 0, asyncio.Event()
+
+    class Waiting(Agent):
+        @ai_function()
+        async def wait(self) -> None:
+            """Wait."""
+            nonlocal reached
+            reached += 1
+            if reached == 16:
+                enough.set()
+            await asyncio.get_running_loop().create_future()
+
+    async with Waiting(ScriptedKimi([])).map_tool("wait", [None] * 40) as calls:
+        reader = asyncio.ensure_future(anext(calls))
+        await enough.wait()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert reached == 16
+        reader.cancel()

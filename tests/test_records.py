@@ -14,6 +14,8 @@ from loguru import logger
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from kimi_agent.errors import StructuredOutputError
+from kimi_agent.events import Append, End, Reasoning, StreamFrame
+from kimi_agent.message import Message
 from kimi_agent.structured.format import MarkdownFormat
 from kimi_agent.structured.records import RecordParser, Records, records
 
@@ -254,6 +256,47 @@ CASES: dict[str, tuple[str, str, list[dict[str, str]]]] = {
         "I\n\n## Pro\n- P\n\n# Other\n- no",
         [{"i": "I", "p": "P"}],
     ),
+    "another item ends a nested one": (
+        "1. {a} ({y})\n   - {b}",
+        "1. A (1)\n2. What?\n   - no\n3. B (2)\n   - x",
+        [{"a": "A", "y": "1"}, {"a": "B", "y": "2", "b": "x"}],
+    ),
+    "nor where some are deeper": (
+        "- Name: {a}\n  - {b}\n- Year: {y}",
+        "- Name: A\n- no\n- Year: 1",
+        [{"a": "A", "y": "1"}],
+    ),
+    "nor where the anchor is deeper": (
+        "- Facts\n  - Name: {a}\n- Year: {y}",
+        "- Facts\n  - Name: A\n  - no\n- Year: 1",
+        [{"a": "A", "y": "1"}],
+    ),
+    "another item ends nothing where items stand side by side": (
+        "- Name: {a}\n- Year: {y}",
+        "- Name: A\n- Note: no\n- Year: 1",
+        [{"a": "A", "y": "1"}],
+    ),
+    "wide signs": ("# {t}\n- 作者: {a} ({y})", "# T\n- **作者**：鲁迅（1923）", [{"t": "T", "a": "鲁迅", "y": "1923"}]),
+    "lines as records": (
+        "**{a}**: {b}",
+        "Hm.\n\n**A**: 1\n**B**: 2\nmore\n\nC: 3\n\nno",
+        [{"a": "A", "b": "1"}, {"a": "B", "b": "2\nmore"}, {"a": "C", "b": "3"}],
+    ),
+    "a line goes on below its words": (
+        "# {t}\nAuthor: {a}\nYear {y} AD",
+        "# T\nAuthor:\nA\n and B\n\nno\n\nyear 1 AD\nno",
+        [{"t": "T", "a": "A\nand B", "y": "1"}],
+    ),
+    "words are found in the middle of a paragraph": (
+        "# {t}\n{d}\n\nYear: {y}",
+        "# T\none\nyear: 1\n\ntwo",
+        [{"t": "T", "d": "one", "y": "1"}],
+    ),
+    "a paragraph is not parted between two places": (
+        "{d}\n\n{e}",
+        "one\nmore\n\ntwo\nmore\n\nthree",
+        [{"d": "one\nmore", "e": "two\nmore"}, {"d": "three"}],
+    ),
     "any heading ends what has none": ("- {a}\n\n{b}", "- A\n\n###### X\n\nno", [{"a": "A"}]),
     "another heading is passed where the anchor is none": (
         "{i}\n\n## Pro\n- {p}\n### More\n- {m}",
@@ -272,7 +315,7 @@ CASES: dict[str, tuple[str, str, list[dict[str, str]]]] = {
     ),
     "lines that go on": (
         "# {t}\nYear: {y}\n{d}",
-        "# T\none\nmore\nagain\n\ntwo\nmore",
+        "# T\none\nmore  \nagain  \n\ntwo\nmore",
         [{"t": "T", "d": "one\nmore\nagain\n\ntwo\nmore"}],
     ),
     "a line of words parts two lists": (
@@ -329,6 +372,8 @@ LISTS: dict[str, tuple[str, str, list[dict[str, list[str]]]]] = {
         "Pros:\n\n- a\n- b\n\n**Cons:**\n\n- c\n- d",
         [{"p": ["a", "b"], "c": ["c", "d"]}],
     ),
+    "another item ends nothing": ("- Tag: {p}", "- tag: a\n- b\n- tag: c", [{"p": ["a", "c"]}]),
+    "nor below a heading": ("# Tags\n- Tag: {p}", "# Tags\n- tag: a\n- b\n- tag: c", [{"p": ["a", "c"]}]),
     "another heading ends what stands below one": (
         "# {t}\n## Con\n- {c}",
         "# T\n## Con\n- a\n### More\n- b\n## Verdict\n- no\n### Con\n- no",
@@ -402,6 +447,14 @@ async def test_an_invalid_section_is_an_error_with_its_markdown_and_iterating_go
     assert isinstance(caught.value.__cause__, ValidationError)
     assert "line 3" in str(caught.value)
     assert [film.title async for film in found] == ["C"]
+
+
+async def test_the_markdown_of_a_section_ends_where_the_section_does():
+    format = MarkdownFormat("films", "## Film: {title}\n- {year}")
+    text = "## Film: A\r\n- x\r\n\r\n  - y \r\n\r\n\r\n## Notes\n- z\n## Film: B\n- x\n# End\n"
+    errors: list[StructuredOutputError] = []
+    await collect(records(list(text), Film, format, on_invalid=errors.append))
+    assert [error.raw for error in errors] == ["## Film: A\n- x\n\n  - y ", "## Film: B\n- x"]
 
 
 async def test_what_is_missing_is_named():
@@ -510,8 +563,51 @@ async def test_a_chapter_list_within_each_record():
 
 
 async def test_pieces_that_are_no_text_are_refused():
-    with pytest.raises(TypeError, match="takes text, not bytes"):
+    with pytest.raises(TypeError, match="stream of text or of frames"):
         await anext(records([b"# A"], Film, FILMS))  # pyright: ignore[reportArgumentType]
+
+
+def frames(text: str, finish_reason: str) -> list[StreamFrame]:
+    return [Reasoning("Hm."), *map(Append, text), End(finish_reason, None, Message.assistant(text))]
+
+
+async def test_a_stream_of_frames_will_do():
+    found = await collect(records(frames(GOOD_BAD_GOOD, "stop"), Film, FILMS, on_invalid="skip"))
+    assert [film.title for film in found] == ["A", "C"]
+
+
+async def test_the_last_record_of_an_answer_that_was_cut_off_is_not_whole():
+    found = records(frames("# A\n- 1979\n# B\n- 19", "length"), Film, FILMS)
+    assert await anext(found) == Film(title="A", year=1979)
+    with pytest.raises(StructuredOutputError, match=r"line 3.*cut off \(length\)") as caught:
+        await anext(found)
+    assert caught.value.raw == "# B\n- 19"
+    assert await collect(found) == []
+
+
+async def test_a_record_that_was_cut_off_can_be_skipped_or_mended():
+    text = "# A\n- 1979\n# B\n- 19"
+    skipped = await collect(records(frames(text, "length"), Film, FILMS, on_invalid="skip"))
+    assert [film.title for film in skipped] == ["A"]
+    mended = records(frames(text, "length"), Film, FILMS, on_invalid=lambda error: Film(title=error.raw, year=0))
+    assert [film.title for film in await collect(mended)] == ["A", "# B\n- 19"]
+
+
+async def test_closing_the_iterator_closes_the_stream():
+    closed: list[bool] = []
+
+    async def pieces() -> AsyncIterator[str]:
+        try:
+            for piece in ("# A\n- 1\n# B\n", "- 2\n# C\n"):
+                yield piece
+        finally:
+            closed.append(True)
+
+    async with records(pieces(), Film, FILMS) as found:
+        assert (await anext(found)).title == "A"
+        assert closed == []
+    assert closed == [True]
+    assert await collect(found) == []
 
 
 async def test_dropping_the_iterator_leaves_nothing_behind():

@@ -11,7 +11,8 @@ How a piece of a tool call finds its call:
 | neither, alone                | the only call; with none or several: `StreamProtocolError` |
 
 A piece starts a call when its index or id is new, or when it has another id than the call that it would belong to.
-Where there are no ids at all, a name starts one if the arguments collected so far are a whole JSON object. Blank ids
+Where it has no id, a name starts one if the arguments collected so far are a whole JSON object: another name always,
+the same one if the call has no id either, because hosts repeat names. Blank ids
 and names are absent. Late ones fill in. Calls stand in the order in which they were first seen; in the end every id
 is unique.
 """
@@ -359,7 +360,7 @@ class _Call:
         """Whether a piece with this id and name starts a new call instead of going on with this one."""
         if call_id is not None:
             return self.id is not None and call_id != self.id
-        return name is not None and self.id is None and self._is_whole()
+        return name is not None and (self.id is None or name != self.name) and self._is_whole()
 
     def made(self, call_id: str) -> ToolCall:
         body = ToolCall.FunctionBody(name=self.name or "", arguments=_joined(self.pieces))

@@ -7,12 +7,15 @@ entry. The other blocks of an entry find their places by these rules:
    words around its placeholders must be there.
 2. Headings steer. What stands below a heading of the template has its place below that heading only. Another heading
    changes nothing if it is deeper, ends the part that it stands in if it is not, and ends the entry if it is not deeper
-   than the anchor.
+   than the anchor. So does another item, where the anchor is an item and all other items of the template are deeper.
 3. A place is taken once, or as often as something comes for it if it collects.
 4. Of several places, one with words goes before one without, and one to come goes before one that was passed.
 5. A block that has a place belongs to the entry even if it fits the anchor, unless the anchor has words and the place
    has none.
-6. A paragraph without a place goes on with the one before it, if a placeholder takes that as a whole.
+6. Rows have their places in a table whose header has the words of the template's.
+7. A paragraph is taken line by line. A line without a place goes on with the line before it, if a placeholder was the
+   end of that. A paragraph goes on with the one before it, if a placeholder was the whole of that; its lines then have
+   no places but those with words.
 
 An anchor that collects tells no entries apart: of `## Pros`, `- {pros}`, `## Cons`, `- {cons}` all items belong to one
 entry. There the first heading of the template begins a new entry, when it comes again.
@@ -24,13 +27,14 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from itertools import islice
+from functools import cached_property
+from itertools import chain, islice
 from typing import Final
 
 from .lines import LineSplitter
-from .markdown import Heading, ListItem, MarkdownEvent, MarkdownStream, Paragraph, ThematicBreak
+from .markdown import Heading, ListItem, MarkdownEvent, MarkdownStream, Paragraph, TableRow, ThematicBreak
 from .placeholders import Text
-from .template import Place, Template, Texts, Values, texts_of
+from .template import BlockTexts, Place, Template, Values, line_by_line, texts_of
 
 __all__ = ["Entry", "EntryParser"]
 
@@ -69,25 +73,37 @@ class Plan:
 
     def __init__(self, template: Template, collecting: AbstractSet[str]) -> None:
         self._collecting = collecting
-        self.split = template.split
         anchor = next(place for place in template.places if place.names)
-        headings = [place for place in template.places[: anchor.index] if place.steers]
-        self.opener = headings[0] if headings and self.collects(anchor) else anchor
+        above = [place for place in template.places[: anchor.index] if place.steers]
+        self.opener = above[0] if above and self.collects(anchor) else anchor
         """What begins a new entry."""
         self.places = template.places[self.opener.index :]
-        """Where the blocks of an entry can be, the opener among them."""
-        steering = [place for place in self.places if place.steers]
-        self.starters = [self.opener] if self.opener is anchor else steering
+        """Where the blocks of an entry can be, the opener first."""
+        headings = [place for place in self.places if place.steers]
+        self.starters = [anchor] if self.opener is anchor else headings
         """What begins an entry where none is open."""
-        highest = min((_level(place) for place in steering), default=DEEPEST + 1)
+        highest = min((_level(place) for place in headings), default=DEEPEST + 1)
         self.level = _level(self.opener) if self.opener.steers else highest - 1
         """A heading that is not deeper ends an entry."""
         self._parts = _parts(self.places)
+        rows = [place.names for place in self.places if len(place.names) > 1 and self.collects(place)]
+        self._paired = set(chain.from_iterable(rows))
+
+    @cached_property
+    def is_nested(self) -> bool:
+        """Whether an entry is an item and what stands below it."""
+        depths = [depth for place in self.places[1:] if (depth := _deeper(self.opener, place.block)) is not None]
+        is_item = isinstance(self.opener.block, ListItem) and not self.collects(self.opener)
+        return is_item and min(depths, default=1) > 0
 
     def collects(self, place: Place) -> bool:
         """Whether a place is never full."""
         is_open = bool(place.names) or place is not self.opener
         return is_open and self._collecting >= set(place.names)
+
+    def kept(self, name: str, values: Iterable[str]) -> tuple[str, ...]:
+        """The values of a placeholder without blank ones; with them where those of a row stay beside each other."""
+        return tuple(values if name in self._paired else filter(None, values))
 
     def part_of(self, place: Place) -> int:
         """The part of the template that a place is in: the index of the place that it begins with."""
@@ -136,7 +152,8 @@ class Draft:
         self._part = plan.part_of(plan.opener)
         self._taken: set[int] = set()
         self._latest = plan.opener
-        self._goes_on = False
+        self._ending: Place | None = None
+        """Where the latest line of a paragraph is, if another line may go on with it."""
         self._next_line = 0
         self._depth: int | None = None
         """How much deeper its items are than those of the template."""
@@ -146,9 +163,10 @@ class Draft:
     @property
     def values(self) -> dict[str, tuple[str, ...]]:
         """What was found so far."""
-        return {name: tuple("".join(pieces) for pieces in values) for name, values in self._values.items()}
+        found = {name: ["".join(pieces) for pieces in values] for name, values in self._values.items()}
+        return {name: kept for name, values in found.items() if (kept := self._plan.kept(name, values))}
 
-    def fit(self, block: MarkdownEvent, texts: Texts) -> Fit | None:
+    def fit(self, block: MarkdownEvent, texts: BlockTexts) -> Fit | None:
         """The best place for a block, if there is one."""
         fits = [
             fit for place in self._plan.places if self._has_room(place, block) and (fit := _fit(place, block, texts))
@@ -163,30 +181,47 @@ class Draft:
         """Put a block into its place."""
         place = self._latest = fit.place
         self._taken.add(place.index)
-        self._goes_on = place.goes_on
+        self._ending = place if place.is_line and place.patterns[0].is_open else None
         self._next_line = block.line + 1
         if place.steers:
             self._part = place.index
         if (depth := _deeper(place, block)) is not None:
             self._depth = depth
-        is_row = len(fit.values) > 1 and self._plan.collects(place)
         for name, value in fit.values.items():
-            if value or is_row:
-                self._values.setdefault(name, []).append([value])
+            self._values.setdefault(name, []).append([value])
+
+    def is_within(self, block: MarkdownEvent) -> bool:
+        """Whether a block is a line in the middle of a paragraph that one placeholder takes as a whole."""
+        return self._ending is not None and self._ending.is_whole and self._is_next(block)
+
+    def is_ended_by(self, block: MarkdownEvent) -> bool:
+        """Whether a block that has no place belongs to the entry no more."""
+        match block:
+            case Heading(level=level):
+                return level <= self._plan.level
+            case ListItem():
+                return self._plan.is_nested and self._is_not_below(self._plan.opener, block)
+            case _:
+                return False
 
     def pass_by(self, block: MarkdownEvent) -> None:
         """Take notice of a block that has no place."""
         match block:
-            case Paragraph(text=text) if self._goes_on:
-                joint = "\n" if block.line == self._next_line else "\n\n"
-                self._values[self._latest.names[0]][-1] += [joint, text]
+            case Paragraph(text=text) if self._ending and (self._is_next(block) or self._ending.is_whole):
+                pieces = self._values[self._ending.names[-1]][-1]
+                joint = "\n" if self._is_next(block) else "\n\n"
+                pieces += [joint, text.strip()] if any(pieces) else [text.strip()]
                 self._next_line = block.line + 1
             case ThematicBreak():
-                self._goes_on = False
+                self._ending = None
             case Heading(level=level) if self._part != ELSEWHERE and level <= self._plan.level_of(self._part):
-                self._part, self._goes_on = ELSEWHERE, False
+                self._part, self._ending = ELSEWHERE, None
             case _:
                 pass
+
+    def _is_next(self, block: MarkdownEvent) -> bool:
+        """Whether it is the next line of the same paragraph."""
+        return isinstance(block, Paragraph) and block.line == self._next_line
 
     def _has_room(self, place: Place, block: MarkdownEvent) -> bool:
         is_free = place.index not in self._taken or self._plan.collects(place)
@@ -203,9 +238,13 @@ class Draft:
         return fit.likeness, index >= self._latest.index, -index
 
 
-def _fit(place: Place, block: MarkdownEvent, texts: Texts) -> Fit | None:
+def _fit(place: Place, block: MarkdownEvent, texts: BlockTexts) -> Fit | None:
     values = None if (_deeper(place, block) or 0) < 0 else place.values_in(block, texts)
     return None if values is None else Fit(place, values, place.likeness(block))
+
+
+def _at_least(likeness: int, fit: Fit | None) -> Fit | None:
+    return fit if fit and fit.likeness >= likeness else None
 
 
 def _deeper(place: Place, block: MarkdownEvent) -> int | None:
@@ -231,6 +270,8 @@ class EntryParser:
         self._markdown = MarkdownStream()
         self._source = _Source()
         self._draft: Draft | None = None
+        self._template = template
+        self._is_own_table = False
         self.has_found = False
         """Whether there was an entry."""
 
@@ -251,18 +292,27 @@ class EntryParser:
         return [*self._taken(self._markdown.close()), *self._end()]
 
     def _taken(self, blocks: Iterable[MarkdownEvent]) -> list[Entry]:
-        return [entry for block in self._plan.split(blocks) for entry in self._take(block)]
+        return [entry for block in line_by_line(blocks) if self._concerns(block) for entry in self._take(block)]
+
+    def _concerns(self, block: MarkdownEvent) -> bool:
+        """Whether the template may have a place for a block: rows of other tables have none."""
+        if not isinstance(block, TableRow):
+            return True
+        if block.header:
+            self._is_own_table = self._template.has_table(block)
+        return self._is_own_table
 
     def _take(self, block: MarkdownEvent) -> list[Entry]:
         """Put a block into the entry that it belongs to; the one that it ends."""
         texts = tuple(Text(text) for text in texts_of(block))
-        fit = self._draft and self._draft.fit(block, texts)
-        first = self._first(block, texts)
+        likeness = 1 if self._draft and self._draft.is_within(block) else 0
+        fit = _at_least(likeness, self._draft and self._draft.fit(block, texts))
+        first = _at_least(likeness, self._first(block, texts))
         if first and not (fit and fit.likeness >= first.likeness):
             return self._begin(first, block)
         if self._draft and fit:
             self._draft.fill(fit, block)
-        elif isinstance(block, Heading) and block.level <= self._plan.level:
+        elif self._draft and self._draft.is_ended_by(block):
             return self._end(block.line)
         elif self._draft:
             self._draft.pass_by(block)
@@ -270,7 +320,7 @@ class EntryParser:
             self._source.forget_before(block.line)
         return []
 
-    def _first(self, block: MarkdownEvent, texts: Texts) -> Fit | None:
+    def _first(self, block: MarkdownEvent, texts: BlockTexts) -> Fit | None:
         """The place of a block that begins an entry, if it may."""
         opener = self._plan.opener
         if self._draft and not self._draft.may_be_followed(opener, block):

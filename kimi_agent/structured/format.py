@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from textwrap import dedent
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from ..message import Message
 from .entries import Entry, EntryParser
@@ -29,7 +29,7 @@ class MarkdownFormat:
     Args:
         id: names the format to the model.
         schema: markdown that looks like the answer, with placeholders. It may be indented as a whole.
-        examples: one or more answers in this format, likewise.
+        examples: one or more answers in this format, likewise. Each has something for every placeholder.
         instructions: what the model is told, or what makes it from the format, in place of the usual text.
 
     Raises:
@@ -58,9 +58,13 @@ class MarkdownFormat:
             return _usual_wording(self)
         return self._wording if isinstance(self._wording, str) else self._wording(self)
 
-    @cached_property
+    @property
     def message(self) -> Message:
-        """The instructions as a message, for the end of a prompt."""
+        """The instructions as a message, for the end of a prompt; always the same object."""
+        return self._message
+
+    @cached_property
+    def _message(self) -> Message:
         return Message.system(self.instructions())
 
     @cached_property
@@ -76,7 +80,7 @@ class MarkdownFormat:
     def _problems(self) -> Iterator[str]:
         if not self.id.strip():
             yield "a format needs an id"
-        if not self.schema.strip():
+        if not self.schema:
             yield f"the format {self.id!r} needs a schema"
         try:
             names = self.template.names
@@ -118,7 +122,7 @@ def _usual_wording(format: MarkdownFormat) -> str:
     return "\n\n".join(paragraphs)
 
 
-_PLACEHOLDERS = (
+_PLACEHOLDERS: Final = (
     "Each name in braces is a placeholder: put the text that it names in its place, and no braces. Repeat the "
     "structure for each thing that you describe. Where a list item or a table row stands for several, write each."
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias, TypeVar
@@ -11,13 +11,13 @@ from typing import Any, TypeAlias, TypeVar
 from ..events import tell
 from .lines import LineSplitter
 from .markdown import CodeBlock, Heading, Line, ListItem, MarkdownEvent, MarkdownStream
-from .parsing import Pieces, pulled
+from .parsing import Pieces, Texts
 from .sections import checked_level
 
 __all__ = ["MarkdownEnd", "MarkdownHandlers"]
 
 T = TypeVar("T")
-Told: TypeAlias = Callable[[T], Awaitable[None] | None]
+Told: TypeAlias = Callable[[T], object]
 OfText = TypeVar("OfText", bound=Told[str])
 OfCode = TypeVar("OfCode", bound=Told[CodeBlock])
 OfEnd = TypeVar("OfEnd", bound="Told[MarkdownEnd]")
@@ -43,7 +43,7 @@ class MarkdownHandlers:
         @books.on_header(1)
         async def title(text: str) -> None: ...
 
-        await books.run(stream.text())
+        await books.run(stream)
 
     Handlers are sync or async. Several of a kind are called in order. Nothing of a run is kept here, so there may be
     many runs, also at the same time.
@@ -83,12 +83,17 @@ class MarkdownHandlers:
     def on_line(self, pattern: str | re.Pattern[str] | None = None) -> Callable[[OfText], OfText]:
         """Call the decorated function with each line outside of code that is not blank.
 
-        The line is one of source, without the space around it. The function is called after that of the block which
-        the line is in.
+        It gets the line as it is written, marks and all, without the space around it, and is called after the handlers
+        of the block that the line is in.
 
         Args:
             pattern: what the whole line must match; `None` for any line.
+
+        Raises:
+            TypeError: the decorator has no brackets.
         """
+        if callable(pattern):
+            raise TypeError("write @on_line() or @on_line(pattern), with brackets")
         wanted = re.compile("(?s).*" if pattern is None else pattern)
 
         def decorate(handler: OfText) -> OfText:
@@ -102,19 +107,19 @@ class MarkdownHandlers:
         self._on(MarkdownEnd, handler)
         return handler
 
-    async def run(self, stream: Pieces[str]) -> None:
+    async def run(self, stream: Pieces) -> None:
         """Call the handlers for the blocks of a text.
 
         What a handler or the stream raises ends the run and is raised here, after the handlers of the end were called.
         If one of those raises as well, its error is the context of the first.
 
         Args:
-            stream: pieces of text, async or not, such as `MessageStream.text()`.
+            stream: of text or of frames, async or not.
 
         Raises:
-            TypeError: `stream` is a text, and not a stream of texts.
+            TypeError: `stream` is a text, and not a stream.
         """
-        pieces = pulled(stream)
+        pieces = Texts(stream)
         reading = _Reading(self._lenient_headings)
         try:
             async for piece in pieces:
@@ -126,6 +131,8 @@ class MarkdownHandlers:
         await self._finish(reading.end(None))
 
     def _on(self, kind: type[T], handler: Told[T]) -> None:
+        if not callable(handler):
+            raise TypeError(f"a handler is a function, not {handler!r}")
         self._handlers.setdefault(kind, []).append(handler)
 
     async def _tell(self, events: Iterable[MarkdownEvent]) -> None:

@@ -91,16 +91,17 @@ class MarkdownStream:
         return self._output.taken()
 
 
-def parse_markdown(stream: Pieces[str]) -> Parsed[str, MarkdownEvent]:
-    """The blocks of markdown while it arrives, as an async iterator.
+def parse_markdown(stream: Pieces, *, lenient_headings: bool = False) -> Parsed[MarkdownEvent]:
+    """The blocks of markdown while it arrives, as an async iterator. Closing it closes the stream.
 
     Args:
-        stream: pieces of text, async or not, such as `MessageStream.text()`.
+        stream: of text or of frames, async or not.
+        lenient_headings: whether `#Heading` is a heading too, without a space.
 
     Raises:
-        TypeError: `stream` is a text, and not a stream of texts.
+        TypeError: `stream` is a text, and not a stream.
     """
-    return Parsed(stream, MarkdownStream())
+    return Parsed(stream, MarkdownStream(lenient_headings=lenient_headings))
 
 
 # ==== what comes out ====

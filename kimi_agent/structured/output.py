@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from functools import lru_cache
+from types import UnionType
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
 from pydantic import BaseModel, TypeAdapter, ValidationError, create_model
@@ -19,7 +20,7 @@ from ..errors import StructuredOutputError
 from ..generate import GenerateResult
 from ..message import Message
 from ..stream import MessageStream, Round
-from ..tools.texts import ToolTexts, fields_of
+from ..tools.texts import ToolTexts, described, fields_of
 
 __all__ = ["Output", "Snapshot", "Snapshots"]
 
@@ -42,10 +43,10 @@ class Shape(Generic[T]):
         TypeError: the type cannot be described as JSON.
     """
 
-    def __init__(self, kind: type[T]) -> None:
+    def __init__(self, kind: type[T] | UnionType) -> None:
         self.name: str = getattr(kind, "__name__", "") or "answer"
         try:
-            self._adapter: TypeAdapter[Any] = TypeAdapter(kind)
+            self._adapter: TypeAdapter[Any] = TypeAdapter(cast(Any, kind))
             schema = self._adapter.json_schema()
             self._wrapped = not _is_object(schema)
             if self._wrapped:
@@ -62,7 +63,12 @@ class Shape(Generic[T]):
         Raises:
             ValidationError: it is none.
         """
-        value = self._adapter.validate_json(_without_fence(text))
+        try:
+            value = self._adapter.validate_json(text)
+        except ValidationError as error:
+            if not _is_no_json(error) or (object_in_it := _OBJECT.search(text)) is None:
+                raise
+            value = self._adapter.validate_json(object_in_it[0])
         return value.value if self._wrapped else value
 
     def so_far(self, text: str) -> Snapshot:
@@ -71,7 +77,7 @@ class Shape(Generic[T]):
         Raises:
             ValueError: nothing, or no JSON.
         """
-        value = from_json(_without_fence(text), allow_partial="trailing-strings")
+        value = from_json(text[text.find("{") :] if "{" in text else text, allow_partial="trailing-strings")
         if not self._wrapped:
             return value
         if not isinstance(value, dict) or "value" not in value:
@@ -93,32 +99,32 @@ def _with_value(kind: Any) -> type[BaseModel]:
     return create_model("Answer", value=(kind, ...))
 
 
-_FENCE: Final = re.compile(r"\s*```[^\n`]*\n")
+_OBJECT: Final = re.compile(r"\{.*\}", re.DOTALL)
+"""What is left of an answer without the fence and the words that some hosts put around JSON."""
 
 
-def _without_fence(text: str) -> str:
-    """The text without the code fence that some hosts put around JSON; its end may not have come yet."""
-    if not (fence := _FENCE.match(text)):
-        return text
-    return text[fence.end() :].rstrip().removesuffix("```")
+def _is_no_json(error: ValidationError) -> bool:
+    return error.errors(include_url=False, include_context=False, include_input=False)[0]["type"] == "json_invalid"
 
 
 @lru_cache(maxsize=256)
-def _shape_of(kind: type[T]) -> Shape[T]:
+def _shape_of(kind: type[T] | UnionType) -> Shape[T]:
     return Shape(kind)
 
 
-def shape_of(kind: type[T]) -> Shape[T]:
-    """The shape of a type, made once.
+def shape_of(kind: type[T] | UnionType) -> Shape[T]:
+    """The shape of a type; that of a class is made once. Unions in another order are equal, and read otherwise.
 
     Raises:
         TypeError: the type cannot be described as JSON.
     """
-    try:
-        hash(kind)
-    except TypeError:  # an annotation with a list in it
-        return Shape(kind)
-    return _shape_of(kind)
+    return _shape_of(kind) if isinstance(kind, type) else Shape(kind)
+
+
+def _reason(error: ValidationError) -> str:
+    """What is wrong, by field; of what is no JSON at all there is no field."""
+    said = error.errors(include_url=False, include_context=False, include_input=False)
+    return said[0]["msg"] if _is_no_json(error) else fields_of(error)
 
 
 # ==== an object that is wanted ====
@@ -137,7 +143,7 @@ class Output(Generic[T]):
         ValueError: `repair_attempts` is negative.
     """
 
-    def __init__(self, kind: type[T], repair_attempts: int, texts: ToolTexts) -> None:
+    def __init__(self, kind: type[T] | UnionType, repair_attempts: int, texts: ToolTexts) -> None:
         if repair_attempts < 0:
             raise ValueError(f"repair_attempts is 0 or more, not {repair_attempts}")
         self.shape = shape_of(kind)
@@ -170,9 +176,13 @@ class Output(Generic[T]):
             self._found = [self.shape.read(text)]
             return None
         except ValidationError as error:
-            wrong = StructuredOutputError(f"The answer is no {self.shape.name}: {fields_of(error)}.", text)
+            wrong = StructuredOutputError(f"The answer is no {self.shape.name}: {_reason(error)}.", text)
             if not self._left:
                 raise wrong from error
+        except Exception as error:  # of a validator of the caller's: the model cannot mend that
+            raise StructuredOutputError(
+                f"The answer cannot be read as {self.shape.name}: {described(error)}", text
+            ) from error
         self._left -= 1
         return Message.user(self._texts.wrong_shape(wrong))
 

@@ -1,8 +1,8 @@
 """Text with `{placeholders}`, and what stands in their places in another text. No I/O.
 
-The words around a placeholder are found whatever their case, white space and decoration (`*`, `_`, backticks), in the
-template as in the other text. Everything here takes time that grows with the text and no faster, whatever stands in
-it: a model wrote it.
+The words around a placeholder are found whatever their case, width, white space and decoration (`*`, `_`, backticks),
+in the template as in the other text. Everything here takes time that grows with the text and no faster, whatever stands
+in it: a model wrote it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ __all__ = ["Pattern", "Text", "without_doubled_braces"]
 _BRACES: Final = re.compile(r"\{\{|\}\}|\{[^{}]*+\}|[{}]")
 _DOUBLED: Final = ("{{", "}}")
 _DECORATION: Final = "*_`"
-_CLOSING: Final = tuple(")]}>）】」》")
+_CLOSING: Final = tuple(")]}>】」》")
+_HALF_WIDTH: Final = {chr(0xFF01 + number): chr(0x21 + number) for number in range(94)}
+"""What `：` and `（` are beside Latin letters. A text in Chinese has them where its template has the others."""
 _IN_WORDS: Final = tuple("-–'’.,/&+")
 """Signs that stand within words and numbers, too: without white space around them they part nothing."""
 
@@ -45,7 +47,7 @@ class Text:
 
     @property
     def folded(self) -> str:
-        """Without case, decoration and needless white space."""
+        """Without case, width, decoration and needless white space."""
         return self._folding[0]
 
     def original(self, span: Span) -> str:
@@ -76,7 +78,7 @@ def _fold(text: str) -> tuple[str, array[int]]:
 def _folded_char(char: str, before: str) -> str:
     if char.isspace():
         return "" if before == " " else " "
-    return "" if char in _DECORATION else char.casefold()
+    return "" if char in _DECORATION else _HALF_WIDTH.get(char, char).casefold()
 
 
 # ==== decoration ====
@@ -125,7 +127,7 @@ class Pattern:
     Args:
         names: of the placeholders.
         words: what stands before, between and behind them; one more than names.
-        exact: whether case, white space and decoration of the words matter.
+        exact: whether the words are to be found as they are.
     """
 
     names: tuple[str, ...]
@@ -159,6 +161,11 @@ class Pattern:
     def is_whole(self) -> bool:
         """Whether it is one placeholder and nothing else."""
         return len(self.names) == 1 and not self.has_words
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a placeholder is the end of it."""
+        return bool(self.names) and not self._folded_words[-1].strip()
 
     @cached_property
     def has_words(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from inspect import isawaitable
@@ -12,7 +13,7 @@ from pydantic import AliasChoices, AliasPath, BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from ..errors import StructuredOutputError
-from ..tools.texts import fields_of
+from ..tools.texts import described, fields_of
 from .entries import Entry, EntryParser
 from .format import MarkdownFormat
 from .parsing import Parsed, Pieces
@@ -25,7 +26,7 @@ OnInvalid: TypeAlias = Literal["raise", "skip"] | Answer[Model]
 
 
 def records(
-    stream: Pieces[str], model: type[Model], format: MarkdownFormat, *, on_invalid: OnInvalid[Model] = "raise"
+    stream: Pieces, model: type[Model], format: MarkdownFormat, *, on_invalid: OnInvalid[Model] = "raise"
 ) -> Records[Model]:
     """Objects out of markdown while it arrives, each as soon as its section closes, as an async iterator.
 
@@ -35,28 +36,35 @@ def records(
     records that were whole.
 
     Args:
-        stream: pieces of text, async or not, such as `MessageStream.text()`.
+        stream: of text or of frames, async or not.
         model: of a record. Its fields are the placeholders of the format, by name or alias.
         format: what the text looks like.
-        on_invalid: what to do about a section that is no valid record, and about a text without any: raise the error,
-            after which iterating goes on with the next record; skip it; or call a function with the error, sync or
-            async, whose result takes the place of the record, unless it is `None`.
+        on_invalid: what to do about a section that is no valid record, about the last one of an answer that was cut
+            off, and about a text without any: raise the error, after which iterating goes on with the next record; skip
+            it; or call a function with the error, sync or async, whose result takes the place of the record, unless it
+            is `None`.
 
     Raises:
         StructuredOutputError: while iterating, with `on_invalid="raise"`. `raw` is the markdown of the section, and the
             cause is pydantic's error; of a text without records `raw` is the whole text.
-        TypeError: `stream` is a text, and not a stream of texts.
+        TypeError: `stream` is a text, and not a stream, or the records are to be something else than pydantic models.
         ValueError: the format has no placeholders, a placeholder is no field, a required field has no placeholder, or
             `on_invalid` is something else.
     """
-    return Records(Parsed(stream, RecordParser(model, format)), model, _answer(on_invalid))
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        raise TypeError(f"records are pydantic models, and {model!r} is none")
+    parser = RecordParser(model, format)
+    return Records(Parsed(stream, parser, parser.cut_off), model, _answer(on_invalid))
 
 
 class Records(Generic[Model]):
-    """Objects out of markdown while it arrives. An object, so that dropping it leaves nothing to clean up."""
+    """Objects out of markdown while it arrives.
+
+    Closing it closes the stream. It is an object and no generator, so that dropping it leaves nothing to clean up.
+    """
 
     def __init__(
-        self, found: Parsed[str, Model | StructuredOutputError], model: type[Model], on_invalid: Answer[Model]
+        self, found: Parsed[Model | StructuredOutputError], model: type[Model], on_invalid: Answer[Model]
     ) -> None:
         self._found = found
         self._model = model
@@ -72,6 +80,16 @@ class Records(Generic[Model]):
                 return found
             if (instead := await self._instead_of(found)) is not None:
                 return instead
+
+    async def aclose(self) -> None:
+        """Close the stream, and end here."""
+        await self._found.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
 
     async def _instead_of(self, error: StructuredOutputError) -> Model | None:
         answer = self._on_invalid(error)
@@ -122,30 +140,80 @@ class RecordParser(Generic[Model]):
         self._model = model
         self._format = format
         self._lists = _lists_of(model)
+        self._wrapping = Wrapping(format.template.has_code)
         self._entries = EntryParser(format.template, self._lists)
+        self._cut_off: str | None = None
+
+    def cut_off(self, reason: str) -> None:
+        """The text has ended before its end, so the record that is open is not whole. `close` comes next."""
+        self._cut_off = reason
 
     def feed(self, piece: str) -> list[Model | StructuredOutputError]:
         """More markdown; the records that are whole now and were not before."""
-        return [self._record(entry) for entry in self._entries.feed(piece)]
+        return [self._record(entry) for entry in self._entries.feed(self._wrapping.feed(piece))]
 
     def close(self) -> list[Model | StructuredOutputError]:
         """The text has ended; the record that was open, or an error if there was text and no record in it."""
-        found = [self._record(entry) for entry in self._entries.close()]
-        return found if self._entries.has_found else [*self._nothing()]
+        entries = [*self._entries.feed(self._wrapping.close()), *self._entries.close()]
+        if not self._entries.has_found:
+            return [*self._nothing()]
+        found = [self._record(entry) for entry in entries]
+        if entries and self._cut_off is not None:
+            text = f"{_named(entries[-1])} is not whole: the answer was cut off ({self._cut_off})."
+            found[-1] = StructuredOutputError(text, entries[-1].raw)
+        return found
 
     def _record(self, entry: Entry) -> Model | StructuredOutputError:
         values = {name: values if name in self._lists else values[0] for name, values in entry.values.items()}
         try:
-            return self._model.model_validate(values, by_alias=True, by_name=True)
-        except ValidationError as error:
-            text = f"The section in line {entry.line} is no {self._model.__name__}: {fields_of(error)}."
-            invalid = StructuredOutputError(text, entry.raw)
+            return self._model.model_validate(values, strict=False, by_alias=True, by_name=True)
+        except Exception as error:  # of pydantic, or of a validator of the caller's
+            reason = fields_of(error) if isinstance(error, ValidationError) else described(error)
+            invalid = StructuredOutputError(f"{_named(entry)} is no {self._model.__name__}: {reason}.", entry.raw)
             invalid.__cause__ = error
             return invalid
 
     def _nothing(self) -> Iterator[StructuredOutputError]:
         if (text := self._entries.unread).strip():
             yield StructuredOutputError(f"The text has nothing in the format {self._format.id!r}.", text)
+
+
+def _named(entry: Entry) -> str:
+    return f"The section in line {entry.line}"
+
+
+class Wrapping:
+    """Takes away the code fence that some models put around the whole of an answer in markdown.
+
+    What is left of its end is an empty block of code, for which a template without code has no place.
+
+    Args:
+        is_content: whether code belongs to the format, so that nothing is taken away.
+    """
+
+    def __init__(self, is_content: bool) -> None:
+        self._held: str | None = None if is_content else ""
+
+    def feed(self, piece: str) -> str:
+        """What can be passed on of the text, now that there is more of it."""
+        if self._held is None or not (self._held or piece.strip()):
+            return piece
+        self._held += piece
+        if fence := _OPENING.match(self._held):
+            return self._passed()[fence.end() :]
+        return "" if _MAY_OPEN.fullmatch(self._held) else self._passed()
+
+    def close(self) -> str:
+        """What was held back."""
+        return self._passed()
+
+    def _passed(self) -> str:
+        held, self._held = self._held or "", None
+        return held
+
+
+_OPENING: Final = re.compile(r"\s*```+(?:markdown|md)?[ \t]*\r?\n", re.IGNORECASE)
+_MAY_OPEN: Final = re.compile(r"\s{0,99}`{1,9}[a-z]{0,9}[ \t]{0,9}\r?", re.IGNORECASE)
 
 
 # ==== the model ====

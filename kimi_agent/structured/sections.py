@@ -54,21 +54,22 @@ class Section:
         return tuple(event for event in self.events if isinstance(event, kind))
 
 
-def sections(stream: Pieces[str], level: int = 1) -> Parsed[str, Section]:
+def sections(stream: Pieces, level: int = 1, *, lenient_headings: bool = False) -> Parsed[Section]:
     """The sections of markdown while it arrives, as an async iterator.
 
     A section is out as soon as a heading of its level or a higher one comes, or the text ends. What stands before the
     first heading of the level, or below a higher one, is in no section and is passed over.
 
     Args:
-        stream: pieces of text, async or not, such as `MessageStream.text()`.
+        stream: of text or of frames, async or not.
         level: of the headings that begin a section, 1 to 6.
+        lenient_headings: whether `#Heading` is a heading too, without a space.
 
     Raises:
-        TypeError: `stream` is a text, and not a stream of texts.
+        TypeError: `stream` is a text, and not a stream.
         ValueError: there are no headings of this level.
     """
-    return Parsed(stream, SectionParser(level))
+    return Parsed(stream, SectionParser(level, lenient_headings=lenient_headings))
 
 
 class SectionParser:
@@ -76,14 +77,15 @@ class SectionParser:
 
     Args:
         level: of the headings that begin a section, 1 to 6.
+        lenient_headings: whether `#Heading` is a heading too, without a space.
 
     Raises:
         ValueError: there are no headings of this level.
     """
 
-    def __init__(self, level: int = 1) -> None:
+    def __init__(self, level: int = 1, *, lenient_headings: bool = False) -> None:
         self._level = checked_level(level)
-        self._markdown = MarkdownStream()
+        self._markdown = MarkdownStream(lenient_headings=lenient_headings)
         self._open: list[_OpenSection] = []
         """The section, its last child, the last child of that, and so on."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -11,9 +11,9 @@ from typing import TypeAlias
 from .markdown import CodeBlock, Heading, MarkdownEvent, MarkdownStream, Paragraph, TableRow, ThematicBreak
 from .placeholders import Pattern, Text
 
-__all__ = ["Place", "Template", "Texts", "Values", "texts_of"]
+__all__ = ["Place", "Template", "BlockTexts", "Values", "line_by_line", "texts_of"]
 
-Texts: TypeAlias = tuple[Text, ...]
+BlockTexts: TypeAlias = tuple[Text, ...]
 """What a block says, as far as a template looks at it."""
 Values: TypeAlias = dict[str, str]
 """What stands in placeholders, by their names."""
@@ -50,11 +50,13 @@ def _language(block: MarkdownEvent) -> str | None:
     return block.language if isinstance(block, CodeBlock) else None
 
 
-def _lines_of(block: MarkdownEvent) -> list[MarkdownEvent]:
-    """A paragraph as one of each of its lines; any other block as it is."""
-    if not isinstance(block, Paragraph):
-        return [block]
-    return [Paragraph(text, block.line + number) for number, text in enumerate(block.text.split("\n"))]
+def line_by_line(blocks: Iterable[MarkdownEvent]) -> Iterator[MarkdownEvent]:
+    """The same blocks, with a paragraph for each line of one."""
+    for block in blocks:
+        if isinstance(block, Paragraph):
+            yield from (Paragraph(text, block.line + number) for number, text in enumerate(block.text.split("\n")))
+        else:
+            yield block
 
 
 # ==== the template ====
@@ -85,11 +87,16 @@ class Place:
         return isinstance(self.block, Heading)
 
     @property
-    def goes_on(self) -> bool:
-        """Whether more than one paragraph can be in it."""
-        return isinstance(self.block, Paragraph) and self.patterns[0].is_whole
+    def is_line(self) -> bool:
+        """Whether it is a line of a paragraph."""
+        return isinstance(self.block, Paragraph)
 
-    def values_in(self, block: MarkdownEvent, texts: Texts) -> Values | None:
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is one placeholder and nothing else."""
+        return len(self.patterns) == 1 and self.patterns[0].is_whole
+
+    def values_in(self, block: MarkdownEvent, texts: BlockTexts) -> Values | None:
         """What of a block stands in the placeholders; `None` when this is no place for it."""
         if _looks(block) != _looks(self.block):
             return None
@@ -124,17 +131,21 @@ class Template:
     """
 
     def __init__(self, markdown: str) -> None:
-        blocks = _parsed(markdown)
-        self.by_lines = any(isinstance(block, Paragraph) and "\n" in block.text for block in blocks)
-        """Whether each line of a paragraph has a place of its own."""
-        self.places = tuple(_place(index, block) for index, block in enumerate(self.split(blocks)))
+        blocks = line_by_line(_parsed(markdown))
+        self.places = tuple(_place(index, block) for index, block in enumerate(blocks))
         self.names = tuple(name for place in self.places for name in place.names)
         """The placeholders, in order."""
         self._refuse_what_never_fits()
 
-    def split(self, blocks: Iterable[MarkdownEvent]) -> list[MarkdownEvent]:
-        """Blocks as this template takes them."""
-        return [line for block in blocks for line in _lines_of(block)] if self.by_lines else list(blocks)
+    @property
+    def has_code(self) -> bool:
+        """Whether code belongs to it."""
+        return any(isinstance(place.block, CodeBlock) for place in self.places)
+
+    def has_table(self, header: TableRow) -> bool:
+        """Whether a table with this header is one of its own: the words of each column are in it, or the other way."""
+        own = [place.block for place in self.places if isinstance(place.block, TableRow) and place.block.header]
+        return any(_are_alike(known.cells, header.cells) for known in own)
 
     def _refuse_what_never_fits(self) -> None:
         for name, number in Counter(self.names).items():
@@ -145,6 +156,15 @@ class Template:
                 raise ValueError(
                     f"the row with {{{place.names[0]}}} is no table: it needs a header and a line of dashes"
                 )
+
+
+def _are_alike(some: tuple[str, ...], others: tuple[str, ...]) -> bool:
+    pairs = [(_letters(one), _letters(other)) for one, other in zip(some, others, strict=False)]
+    return len(some) <= len(others) and all(one in other or other in one for one, other in pairs)
+
+
+def _letters(text: str) -> str:
+    return "".join(filter(str.isalnum, text.casefold()))
 
 
 def _parsed(markdown: str) -> list[MarkdownEvent]:

@@ -87,12 +87,13 @@ class Function:
     """
 
     def __init__(self, definition: Body) -> None:
-        schema = cast(Schema, definition.get("parameters") or {})
+        root = cast(Schema, definition.get("parameters") or {})
+        schema = _plain(root, root)
         required = cast(Values, schema.get("required") or ())
         properties = cast(Schema, schema.get("properties") or {})
         self.name = str(definition["name"])
-        self._root = schema
-        self.parameters = [Parameter(name, _plain(part, schema), name in required) for name, part in properties.items()]
+        self._root = root
+        self.parameters = [Parameter(name, _plain(part, root), name in required) for name, part in properties.items()]
         self._name_words = meaningful_words(self.name)
         told = [definition.get("description") or "", *(parameter.description for parameter in self.parameters)]
         options = [str(option) for parameter in self.parameters for option in parameter.options]

@@ -158,6 +158,11 @@ class AIFunction:
         """Whether it runs in a thread, where it cannot be stopped."""
         return self._spec.in_thread
 
+    def takes_whole(self, value: object) -> str | None:
+        """The name of the only parameter, if that takes `value` as it is; else its fields are the arguments."""
+        only = self._spec.signature.only
+        return only[0] if only is not None and isinstance(value, only[1]) else None
+
     async def __call__(self, /, **arguments: Any) -> Any:
         """Run the function with checked arguments and give what it returns.
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MethodType, SimpleNamespace
-from typing import Annotated, Any, Final, cast, get_origin, get_type_hints
+from typing import Annotated, Any, Final, cast, get_args, get_origin, get_type_hints
 
 from pydantic import (
     BaseModel,
@@ -51,12 +51,14 @@ class Signature:
     Args:
         description: of the function, from its docstring; `""` without one.
         json_schema: of its arguments; the root is an object.
+        only: its only parameter and the class that it takes, if it has only one and that takes a class.
     """
 
     description: str
     json_schema: dict[str, Any]
     _adapter: TypeAdapter[Any] = field(repr=False)
     _names: tuple[str, ...]
+    only: tuple[str, type] | None = None
 
     def validate(self, arguments: Any, *, retry: bool = True) -> Any:
         """The arguments as python values: of a function ready to be passed by name, of a model an instance of it.
@@ -107,7 +109,13 @@ def read_signature(function: Callable[..., Any], *, json_schema: Mapping[str, An
         for parameter in _parameters(function, where)
     }
     adapter, schema = _described(fields, where, json_schema)
-    return Signature(description, schema, adapter, tuple(schema.get("properties", fields)))
+    return Signature(description, schema, adapter, tuple(schema.get("properties", fields)), _only(fields))
+
+
+def _only(fields: Mapping[str, Any]) -> tuple[str, type] | None:
+    """The parameter that is alone, and its class."""
+    kinds: list[tuple[str, Any]] = [(name, get_args(annotated)[0]) for name, annotated in fields.items()]
+    return kinds[0] if len(kinds) == 1 and isinstance(kinds[0][1], type) else None
 
 
 def model_signature(model: type[BaseModel]) -> Signature:
