@@ -8,8 +8,8 @@ RUN := $(VENV)/bin/python
 demo: $(VENV)/ready  ## an agent with tools, in the terminal
 	@$(RUN) -m kimi_agent demo
 
-test: $(VENV)/dev-ready  ## the whole suite
-	$(RUN) -m pytest -q
+test: $(VENV)/dev-ready  ## the whole suite, on all cores
+	$(RUN) -m pytest -q --numprocesses auto --dist worksteal
 
 nightly: $(VENV)/dev-ready  ## answers damaged in 100,000 ways
 	KIMI_AGENT_FUZZ=100000 $(RUN) -m pytest -q tests/test_sse_fuzz.py

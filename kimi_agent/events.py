@@ -385,7 +385,7 @@ def from_dict(data: Mapping[str, Any]) -> Event | StreamFrame:
 def _frame_from(data: object) -> Event | StreamFrame:
     given: Mapping[str, Any] = cast(Any, data) if isinstance(data, Mapping) else {}
     if given.get("type") not in {frame.__name__ for frame in get_args(StreamFrame)}:
-        raise ValueError(f"this is no StreamFrameReceived: frame: {reprlib.repr(data)} is none")
+        raise ValueError(f"this is no StreamFrameReceived: frame: {reprlib.repr(cast(Any, data))} is none")
     return from_dict(given)
 
 

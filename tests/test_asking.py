@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from naming import without_address
 
 from kimi_agent import Agent, Message, PromptTooLong, ai_function
 from kimi_agent.history import problems
@@ -100,7 +101,7 @@ async def test_the_beginning_of_the_prompt_is_the_same_with_and_without():
     assert sent(kimi, 1)[:-1] == sent(kimi, 2)[: len(sent(kimi, 1)) - 1]
 
 
-@pytest.mark.parametrize("wrong", ["markdown", 3, object()], ids=str)
+@pytest.mark.parametrize("wrong", ["markdown", 3, object()], ids=without_address)
 async def test_what_is_no_format_is_refused_at_once(wrong: Any):
     agent = Agent(ScriptedKimi([]))
     for entry in (agent.chat_round_stream, agent.full_round, agent.full_round_frames):

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Generic, Optional, TypeVar, Union
 
 import pytest
+from naming import without_address
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 from typing_extensions import TypeAliasType
 
@@ -804,7 +805,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize("annotation", ACCEPTED, ids=str)
+@pytest.mark.parametrize("annotation", ACCEPTED, ids=without_address)
 def test_a_return_value_its_subclasses_unions_and_strings_of_them_are_accepted(annotation: Any) -> None:
     assert len(SimpleToolset([returning(annotation)]).tools) == 1
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import pytest
+from naming import without_address
 from pydantic import BaseModel, BeforeValidator, Field
 
 from kimi_agent.errors import FunctionSpecError, ModelRetry, ToolArgumentsError, WrappedCallException
@@ -125,7 +126,7 @@ def test_only_enabled_can_be_changed():
         (Adder(1), "Adder", "Adds.", False),
         (functools.lru_cache(add), "add", "Add two numbers.", True),
     ],
-    ids=str,
+    ids=without_address,
 )
 async def test_any_callable_becomes_a_function(inner: Any, name: str, desc: str, in_thread: bool):
     function = AIFunction(inner)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from naming import without_address
 from pydantic import BaseModel, Field
 
 from kimi_agent.message import ContentPart, ImageURLPart, Message, TextPart
@@ -139,7 +140,7 @@ CONVERSIONS = [
 ]
 
 
-@pytest.mark.parametrize(("value", "expected"), CONVERSIONS, ids=lambda value: repr(value)[:40])
+@pytest.mark.parametrize(("value", "expected"), CONVERSIONS, ids=lambda value: without_address(value)[:40])
 def test_a_value_becomes_text_or_json(value: Any, expected: str):
     text = output(value)
     if expected.startswith(("[", "{")):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from naming import without_address
 from pydantic import BaseModel
 
 from kimi_agent import (
@@ -291,7 +292,7 @@ async def test_a_decorated_plain_function_keeps_its_options() -> None:
         [add],
         CallableTool2[Numbers],
     ],
-    ids=repr,
+    ids=without_address,
 )
 def test_what_is_no_tool_is_refused_in_every_way_in(candidate: Any) -> None:
     ways: list[Callable[[], Any]] = [
