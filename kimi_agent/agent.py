@@ -33,7 +33,6 @@ from .structured.output import Output, Snapshot, Snapshots
 from .tools.allowance import Allowance, CallOutcome
 from .tools.base import ToolLike, ToolResult
 from .tools.function import functions_of
-from .tools.mapping import MappedCalls
 from .tools.texts import ToolTexts, tool_error_from
 from .tools.toolset import ExceptionHandleResult, FunctionCallResult, by_name, invoke, merged
 from .turns import Turn, Turns
@@ -260,7 +259,7 @@ class Agent:
 
     def map_tool(
         self, name: str, items: AsyncIterable[A] | Iterable[A], *, concurrency: int = 16, ordered: bool = False
-    ) -> MappedCalls[A]:
+    ) -> calls.MappedCalls[A]:
         """Call a function for each item of a stream, several at a time. Closing or dropping it cancels them.
 
         Args:

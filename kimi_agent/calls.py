@@ -11,7 +11,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import is_dataclass, replace
 from functools import partial
 from time import monotonic
-from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypeVar, cast
 from uuid import uuid4
 
 from loguru import logger
@@ -26,11 +26,13 @@ from .message import Message, ToolCall
 from .tools.allowance import Allowance, CallOutcome
 from .tools.base import ToolLike, ToolResult, ToolReturnValue
 from .tools.function import AIFunction
-from .tools.mapping import MappedCalls
 from .tools.results import shortened
 from .tools.texts import ToolTexts, answering, result_message, tool_error_from, value_in
 from .tools.toolset import ExceptionHandleResult, FunctionCallResult
 from .turns import Turn, Turns
+
+if TYPE_CHECKING:
+    from .tools.mapping import MappedCalls
 
 __all__ = ["Arguments", "Caller", "answer", "call_tool", "call_tool_raw", "map_tool", "result_for"]
 
@@ -157,6 +159,8 @@ def map_tool(
         ValueError: `concurrency` is less than 1.
     """
     _check_name(agent, name)
+    from .tools.mapping import MappedCalls
+
     start = partial(_performed_beside, agent, name, _suspended_turn(agent))
     return MappedCalls(items, start, concurrency=concurrency, ordered=ordered)
 

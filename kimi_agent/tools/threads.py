@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from ..errors import KimiAgentError
-from .signature import qualified_name_of
 
 __all__ = ["TOOL_THREADS", "DaemonThreads"]
 
@@ -50,7 +49,6 @@ class _Job:
     """A call on its way through a thread."""
 
     function: Callable[[], Any]
-    name: str
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     done: asyncio.Future[_Outcome] = field(init=False)
@@ -58,6 +56,13 @@ class _Job:
 
     def __post_init__(self) -> None:
         self.done = self.loop.create_future()
+
+    @property
+    def name(self) -> str:
+        """Of the function, for error texts."""
+        from .signature import qualified_name_of  # seldom needed
+
+        return qualified_name_of(self.function)
 
     @property
     def abandoned(self) -> bool:
@@ -123,7 +128,7 @@ class DaemonThreads:
             KimiAgentError: abandoned functions occupy all threads; the text names them.
             BaseException: what `function` raised.
         """
-        job = _Job(functools.partial(function, *args, **kwargs), qualified_name_of(function))
+        job = _Job(functools.partial(function, *args, **kwargs))
         self._submit(job)
         try:
             outcome = await job.done
