@@ -11,7 +11,7 @@ import json
 import operator
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from loguru import logger
 
@@ -20,8 +20,10 @@ from ..kimi.wire import tool_json
 from ..message import Message, once_per_value
 from ..tools.base import Tool
 from . import tokens
-from .exact import KimiTokenCounter, rendering_of
 from .ranks import PATH_NAME, ranks_path
+
+if TYPE_CHECKING:
+    from .exact import KimiTokenCounter
 
 __all__ = ["ESTIMATE", "ExactCounter", "TokenCounter", "cost", "counter_for", "counter_in_time"]
 
@@ -117,14 +119,23 @@ def _are_same(some: Sequence[Tool], others: Sequence[Tool]) -> bool:
 
 @functools.lru_cache(maxsize=16)
 def _exact(model: str, path: str) -> ExactCounter:
+    from .exact import KimiTokenCounter  # not before there is a rank file
+
     return ExactCounter(KimiTokenCounter.from_file(path, model))
+
+
+def _is_countable(model: str) -> bool:
+    """Whether it is known how a model shows a request."""
+    from .exact import rendering_of
+
+    return rendering_of(model) is not None
 
 
 async def counter_in_time(model: str) -> TokenCounter:
     """`counter_for`, in a thread the first time that somebody asks."""
     where = model, os.environ.get(PATH_NAME)
     counter = _known.get(where)
-    if counter is None or (counter is ESTIMATE and rendering_of(model) is not None and _ranks_are_there()):
+    if counter is None or (counter is ESTIMATE and _ranks_are_there() and _is_countable(model)):
         counter = _known[where] = await asyncio.to_thread(counter_for, model)
     return counter
 
@@ -141,11 +152,11 @@ def _ranks_are_there() -> bool:
 
 def counter_for(model: str) -> TokenCounter:
     """The best counter that there is for a model. The first exact one reads the rank file, which takes 0.3 s."""
-    if rendering_of(model) is None:
-        return ESTIMATE
     if not _ranks_are_there():
-        if named := os.environ.get(PATH_NAME):
+        if (named := os.environ.get(PATH_NAME)) and _is_countable(model):
             logger.warning("tokens are estimated: {} names {:.200}, and no file is there", PATH_NAME, named)
+        return ESTIMATE
+    if not _is_countable(model):
         return ESTIMATE
     try:
         return _exact(model, str(ranks_path()))
