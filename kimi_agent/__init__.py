@@ -83,6 +83,7 @@ if TYPE_CHECKING:
         RequestSent,
         RoundFinished,
         RoundStarted,
+        SessionRestored,
         StreamCancelled,
         StreamCompleted,
         StreamFailed,
@@ -135,6 +136,9 @@ if TYPE_CHECKING:
     )
     from .prompt.exact import KimiTokenCounter
     from .provider import ChatProvider, Format, GenerationKwargs, Overrides, StreamedMessage
+    from .session.journal import JournalSession
+    from .session.sqlite import SQLiteSessionStore
+    from .session.state import Session, SessionState
     from .stream import MessageStream, Round
     from .structured.format import MarkdownFormat
     from .structured.handlers import MarkdownEnd, MarkdownHandlers
@@ -200,6 +204,11 @@ __all__ = [
     "Agent",
     "Round",
     "MessageStream",
+    # where it lasts
+    "Session",
+    "SessionState",
+    "JournalSession",
+    "SQLiteSessionStore",
     # functions
     "ai_function",
     "AIFunction",
@@ -335,6 +344,7 @@ __all__ = [
     "ToolCallFinished",
     "HistoryCompacted",
     "TokenCountDrifted",
+    "SessionRestored",
     "to_dict",
     "from_dict",
     # the terminal
@@ -412,6 +422,9 @@ _ROOMS = (
     "prompt.exact",
     "stream",
     "agent",
+    "session.state",
+    "session.journal",
+    "session.sqlite",
     "structured.markdown",
     "structured.sections",
     "structured.handlers",

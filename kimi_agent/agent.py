@@ -6,12 +6,10 @@ with a default, and may be overridden.
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack
 from functools import partial
 from types import UnionType
-from typing import Any, Self, TypeAlias, Unpack, cast
+from typing import Any, TypeAlias, Unpack
 from uuid import uuid4
 
 from loguru import logger
@@ -28,6 +26,9 @@ from .prompt.counting import cost, counter_in_time
 from .prompt.window import Fit, Window
 from .provider import ChatProvider, Overrides, StreamedMessage, checked
 from .resume import joined
+from .session.keeping import Keeper
+from .session.lasting import Lasting
+from .session.state import Session
 from .stream import FormattedMessages, FrameByFrame, MessageStream, Recording, Round, assistant_text, on_batch
 from .structured.output import Output, Snapshot, Snapshots
 from .tools.allowance import Allowance, CallOutcome
@@ -47,7 +48,7 @@ Advance: TypeAlias = Callable[[AsyncGenerator[Any, None]], Awaitable[Item]]
 Check: TypeAlias = Callable[[GenerateResult], Message | None] | None
 
 
-class Agent:
+class Agent(Lasting):
     """One conversation with a model, and the functions that the model may call in it.
 
     Args:
@@ -64,6 +65,8 @@ class Agent:
         compaction: what makes a long history shorter before it is sent: compactors, tried in order when the prompt
             fills four fifths of the window, or a `Compaction` that says when; none unless given.
         limits: how far the conversation may go; no limits unless given.
+        session: where the conversation lasts while it goes on. What is there is restored first, in place of
+            `chat_history`; pinned messages that are given here are kept.
         strict_hooks: whether what a handler of `on` raises fails what it was told of; else it is logged.
 
     Raises:
@@ -88,6 +91,7 @@ class Agent:
         resume_interrupted: bool = False,
         compaction: Compaction | Compactor | Iterable[Compactor] = (),
         limits: UsageLimits | None = None,
+        session: Session | None = None,
         strict_hooks: bool = False,
     ) -> None:
         self.provider = provider
@@ -113,8 +117,9 @@ class Agent:
         self.compaction = compaction if isinstance(compaction, Compaction) else Compaction(compaction)
         self._window = Window()
         self._turns = Turns()
+        self._keeper = Keeper(session)
         self._handlers = Handlers(strict=strict_hooks)
-        self._entered: list[AsyncExitStack] = []
+        self._entered = []
         self._kept: Fit | None = None
         self._unknown = FrozenDict()
 
@@ -293,7 +298,7 @@ class Agent:
 
     async def compact(self) -> bool:
         """Make the history shorter now, as `compaction` says; whether that was possible."""
-        async with Turn(self, self._turns).whole():
+        async with Turn(self, self._turns).whole(is_round=False):
             return await spending.compact(self)
 
     async def prompt_token_len(
@@ -334,12 +339,15 @@ class Agent:
         await self.add_to_history(message)
         if begun is not None:
             history.remove(self.chat_history, begun)
+            await self._keep_up("join")
         return message
 
     async def add_to_history(self, message: Message) -> None:
-        """Add a message to `chat_history`. A result takes its place in the order of the calls."""
+        """Add a message to `chat_history`, and to the session. A result takes its place in the order of the calls."""
+        await self._keeper.restore(self)
         place = history.placed(self.chat_history, message) if message.role == "tool" else len(self.chat_history)
         self.chat_history.insert(place, message)
+        await self._keeper.keep(self, message, place)
 
     async def do_function_call(self, call: ToolCall) -> FunctionCallResult:
         """Run one call.
@@ -387,41 +395,6 @@ class Agent:
         Several are called in order, async ones awaited. What one raises is logged, unless there are `strict_hooks`.
         """
         return self._handlers.add(event_type, handler)
-
-    # ==== where it lasts ====
-
-    def save(self, path: str | bytes | os.PathLike[str]) -> None:
-        """Write the conversation to a `.json` (readable) or `.kimi` (zipped) file, whole or not at all.
-
-        Raises:
-            SessionError: it could not be written; the old file is as it was.
-        """
-        from .session import file, keeping
-
-        file.save(path, keeping.state_of(self))
-
-    def load(self, path: str | bytes | os.PathLike[str]) -> None:
-        """Go on with a saved conversation in place of this one. Calls that were left open are answered.
-
-        Raises:
-            SessionError: the file cannot be read, or is none of ours; the agent is as it was.
-            RoundInProgressError: a round is running.
-        """
-        from .session import file, keeping
-
-        state = file.load(path)
-        self._turns.end_suspended()
-        keeping.give_back(self, state)
-
-    async def __aenter__(self) -> Self:
-        stack = AsyncExitStack()
-        if hasattr(type(self.provider), "__aenter__"):
-            await stack.enter_async_context(cast(Any, self.provider))
-        self._entered.append(stack)
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self._entered.pop().aclose()
 
     # ==== internals: a round ====
 
@@ -479,6 +452,8 @@ class Agent:
         return request if request.get("include_functions") else {"tool_choice": "none", **request}
 
     async def _begin_round(self, query: Query) -> None:
+        await self._keeper.restore(self)
+        await self._keep_up("edit")
         message = None if query is None else Message.user(query)
         await self._handlers.emit(RoundStarted(message))
         if message is not None:
@@ -492,7 +467,15 @@ class Agent:
         if outcome.duration is not None:
             await self._handlers.emit(ToolCallFinished(outcome.call, outcome.message, outcome.duration))
 
-    # ==== internals: what a turn needs of its conversation ====
+    # ==== internals: what its turns and its spending need of a conversation ====
+
+    async def _keep_up(self, reason: str) -> None:
+        """The history was changed as a whole, and the session has to hear of it."""
+        await self._keeper.catch_up(self, reason)
+
+    async def _round_ended(self) -> None:
+        """Everything of a round is in the history."""
+        await self._keeper.round_ended(self)
 
     def _runs_in_thread(self, call: ToolCall) -> bool:
         """Whether the function of a call runs in a thread, which cannot be stopped."""

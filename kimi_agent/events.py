@@ -34,6 +34,7 @@ __all__ = [
     "RequestSent",
     "RoundFinished",
     "RoundStarted",
+    "SessionRestored",
     "StreamCancelled",
     "StreamCompleted",
     "StreamFailed",
@@ -202,6 +203,19 @@ class TokenCountDrifted:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionRestored:
+    """A conversation goes on where its session ended.
+
+    `repaired` counts the results that had to be made up, of calls that nobody had answered; `damage` says what of the
+    session could not be read.
+    """
+
+    messages: int
+    repaired: int
+    damage: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class HistoryCompacted:
     """Old messages were replaced by fewer tokens. `by` has the names of the compactors whose work it is."""
 
@@ -226,6 +240,7 @@ Event: TypeAlias = (
     | ToolCallStarted
     | ToolCallFinished
     | HistoryCompacted
+    | SessionRestored
 )
 """Something that happened."""
 

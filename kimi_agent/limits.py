@@ -58,7 +58,7 @@ def prices_of(provider: ChatProvider) -> Prices | None:
 
 def _cost_at_first(known: Mapping[str, Any]) -> float | None:
     """Nothing costs nothing; what something cost that nobody counted is not known."""
-    counted = ("input_other", "output", "input_cache_read", "input_cache_creation")
+    counted = ("input_other", "output", "input_cache_read", "input_cache_creation", "requests")
     return None if any(known.get(name) for name in counted) else 0.0
 
 

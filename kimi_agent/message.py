@@ -61,8 +61,15 @@ __all__ = [
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 """Who said a message."""
 
-KEEP_UNKNOWN: Final = "keep unknown fields"
-"""Validation context for saved files: fields of newer versions are kept, at every depth."""
+
+class KeepUnknown:
+    """Validation context for saved files: fields of newer versions are kept, at every depth."""
+
+    __slots__ = ()
+
+
+KEEP_UNKNOWN: Final = KeepUnknown()
+"""The plain one. Who needs more while a file is read subclasses `KeepUnknown`."""
 
 T = TypeVar("T")
 
@@ -163,7 +170,7 @@ class Value(BaseModel):
     """Whatever the owner wants to keep with this value: saved, never sent."""
 
     def model_post_init(self, context: Any, /) -> None:
-        if self.__pydantic_extra__ and context is not KEEP_UNKNOWN:
+        if self.__pydantic_extra__ and not isinstance(context, KeepUnknown):
             unknown = ", ".join(self.__pydantic_extra__)
             raise TypeError(f"{type(self).__name__} has no field {unknown}; keep your own data in `extra`")
 

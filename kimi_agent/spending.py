@@ -56,6 +56,10 @@ class Spender(Protocol):
         """The functions that the model is told of."""
         ...
 
+    async def _keep_up(self, reason: str) -> None:
+        """The history was changed as a whole: the session has to hear of it."""
+        ...
+
 
 def asked(agent: Spender, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """What a request asks for, by the provider and by the round."""
@@ -190,6 +194,7 @@ async def _run(agent: Spender, fixed: int) -> bool:
     result = await agent.compaction.run(tuple(agent.chat_history), task)
     changed = bool(result.by) and result.put_into(agent.chat_history)
     if changed:
+        await agent._keep_up("compaction")
         await agent._handlers.emit(result.event)
     return changed
 

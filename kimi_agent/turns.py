@@ -55,6 +55,10 @@ class Conversation(Protocol):
         """The hook through which every message goes."""
         ...
 
+    async def _round_ended(self) -> None:
+        """Everything of the round is in the history."""
+        ...
+
     def _runs_in_thread(self, call: ToolCall) -> bool:
         """Whether the function of a call runs in a thread, which cannot be stopped."""
         ...
@@ -184,6 +188,7 @@ class Turn:
         """A newer round of the same task took the turn; the old one cannot be resumed."""
         self._turns = turns
         self._began = False
+        self._is_round = True
         self._left_open: tuple[ToolCall, ...] = ()
         """Calls that had no result before this turn. They are not its to answer: what is sent is repaired."""
         self._busy = self._interrupted = self._winding_up = False
@@ -274,12 +279,13 @@ class Turn:
                 _inside.reset(token)
 
     @asynccontextmanager
-    async def whole(self) -> AsyncGenerator[None, None]:
-        """A turn that one task takes, uses and ends without a pause.
+    async def whole(self, *, is_round: bool = True) -> AsyncGenerator[None, None]:
+        """A turn that one task takes, uses and ends without a pause. If it is no round, nobody is told of its end.
 
         Raises:
             RoundInProgressError: asked from inside the round that has the turn.
         """
+        self._is_round = is_round
         with self.running():
             await self.begin()
             try:
@@ -356,7 +362,7 @@ class Turn:
                 self.close_now(outcome)
                 raise
             self._end(outcome)
-            if self._began:
+            if self._began and self._is_round:
                 handlers = self.conversation._handlers
                 await (handlers.emit if outcome == "completed" else handlers.emit_beside)(RoundFinished(outcome))
         return None
@@ -375,6 +381,8 @@ class Turn:
             await self._calls.drain()
         for answer in self._missing_answers():
             await self.conversation.add_to_history(answer)
+        if self._began:
+            await self.conversation._round_ended()
 
     def close_now(self, outcome: Outcome = "closed") -> None:
         """End the turn without waiting for anything. Twice is once."""
@@ -382,7 +390,7 @@ class Turn:
             return
         with self.inside():
             self._end(outcome)
-        if self._began:
+        if self._began and self._is_round:
             self.conversation._handlers.emit_later(RoundFinished(outcome))
 
     def _end(self, outcome: Outcome) -> None:

@@ -31,6 +31,7 @@ from kimi_agent import (
     RoundInProgressError,
     RoundStarted,
     ServerError,
+    SessionRestored,
     StreamCancelled,
     StreamCompleted,
     StreamFailed,
@@ -590,6 +591,7 @@ fields_of: dict[type[Any], tuple[st.SearchStrategy[Any], ...]] = {
     ToolCallFinished: (calls, messages, st.floats(0, 99)),
     TokenCountDrifted: (counts, counts),
     HistoryCompacted: (counts, counts, counts, counts, st.lists(names, max_size=2).map(tuple)),
+    SessionRestored: (counts, counts, st.lists(names, max_size=2).map(tuple)),
 }
 happened = st.one_of([st.builds(kind, *fields) for kind, fields in fields_of.items()])
 

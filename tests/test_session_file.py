@@ -1,18 +1,25 @@
 """Saving a conversation to a file and loading it again."""
 
+import base64
+import dataclasses
 import errno
 import json
 import os
+import random
 import stat
+import struct
 import time
+import warnings
 import zipfile
 from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kimi_agent import Agent, Kimi
 from kimi_agent.errors import SessionError
 from kimi_agent.message import (
     FrozenDict,
@@ -25,8 +32,10 @@ from kimi_agent.message import (
     ToolCall,
     UnknownPart,
 )
-from kimi_agent.session import file
-from kimi_agent.session.file import SessionState, load, save
+from kimi_agent.session import blobs, file
+from kimi_agent.session.file import load, save
+from kimi_agent.session.state import SessionState
+from kimi_agent.testing import KimiServer, say
 
 CALL = ToolCall(id="c1", function=ToolCall.FunctionBody(name="look", arguments='{"where": "Köln"}'))
 HISTORY = (
@@ -42,6 +51,7 @@ STATE = SessionState(
     usage=TokenUsage(input_other=10, output=5, input_cache_read=3),
     cut=1,
 )
+DAMAGES = int(os.environ.get("KIMI_AGENT_FUZZ", "300"))
 SUFFIXES = pytest.mark.parametrize("suffix", [".json", ".kimi", ".JSON", ".Kimi"])
 
 
@@ -133,7 +143,9 @@ states = st.builds(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None, max_examples=40
+)
 @given(states, st.sampled_from(["a.json", "a.kimi"]))
 def test_every_state_comes_back_as_it_was(tmp_path, state, name):
     save(tmp_path / name, state)
@@ -297,6 +309,7 @@ DAMAGED = {
     "no UTF-8": (b'{"format": "\xff"}', r"not UTF-8 at byte 12"),
     "too deep": (b"[" * 100_000, r"nested too deeply|line 1"),
     "NaN": (json.dumps(fields(x=float("nan"))).encode(), r"NaN"),
+    "a number beyond all": (json.dumps(fields(x=[])).replace("[]}", "[1e999]}").encode(), r"JSON has no number inf"),
     "a huge number": (b'{"x": ' + b"9" * 10_000 + b"}", r"cannot load"),
     "another object": (b'{"messages": []}', r'there is no "format": "kimi_agent"'),
     "a list": (b"[]", r"there is no"),
@@ -375,14 +388,16 @@ def test_a_truncated_file_is_refused_wherever_it_was_cut(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.kimi"])
-def test_a_file_with_a_flipped_byte_loads_or_is_refused(tmp_path, name):
-    save(tmp_path / name, STATE)
+def test_a_file_with_a_damaged_byte_loads_or_is_refused(tmp_path, name):
+    picture = Message.user(ImageURLPart(image_url=MediaURL(url="data:image/png;base64," + "A" * 5000)))
+    save(tmp_path / name, SessionState((), (picture, *HISTORY[1:3])) if name == "a.kimi" else conversation(*HISTORY))
     whole = (tmp_path / name).read_bytes()
-    for place in range(len(whole)):
-        for flip in (0x01, 0x80, 0xFF):
-            (tmp_path / name).write_bytes(whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :])
-            with suppress(SessionError):  # any other error fails the test
-                load(tmp_path / name)
+    chance = random.Random(name)
+    for place in chance.choices(range(len(whole)), k=DAMAGES):
+        damaged = bytes([whole[place] ^ chance.choice((0x01, 0x20, 0x80, 0xFF))])
+        (tmp_path / name).write_bytes(whole[:place] + damaged + whole[place + 1 :])
+        with suppress(SessionError):  # any other error fails the test
+            load(tmp_path / name)
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
@@ -404,6 +419,155 @@ def test_usage_and_window_may_be_missing(tmp_path):
     state = load(written(tmp_path, fields()))
     assert state.usage.total == 0
     assert state.cut == 0
+
+
+# ==== files from anybody ====
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes in folders here")
+def test_a_pipe_is_no_file_and_nobody_waits_for_it(tmp_path):
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(SessionError, match=r"a\.json: it is no file, but a folder, a pipe or a device"):
+        load(tmp_path / "a.json")
+    with pytest.raises(SessionError, match="no file"):
+        save(tmp_path / "a.json", STATE)
+    assert stat.S_ISFIFO((tmp_path / "a.json").stat().st_mode)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links need a privilege elsewhere")
+def test_a_link_is_followed_and_one_that_leads_nowhere_is_refused(tmp_path):
+    save(tmp_path / "a.json", STATE)
+    (tmp_path / "link.json").symlink_to("a.json")
+    (tmp_path / "folder.json").symlink_to(tmp_path)
+    (tmp_path / "round.json").symlink_to("round.json")
+    assert load(tmp_path / "link.json") == STATE
+    for name in ("folder.json", "round.json"):
+        with pytest.raises(SessionError, match="cannot load"):
+            load(tmp_path / name)
+
+
+def test_a_file_above_the_limit_is_not_read(tmp_path):
+    path = tmp_path / "a.json"
+    path.touch()
+    os.truncate(path, blobs.LARGEST + 1)  # a file of holes
+    start = time.process_time()
+    with pytest.raises(SessionError, match=f"{blobs.LARGEST + 1} bytes; more than {blobs.LARGEST} are not read"):
+        load(path)
+    assert time.process_time() - start < 0.2
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.kimi"])
+def test_what_could_not_be_loaded_is_not_saved(tmp_path, monkeypatch, name):
+    save(tmp_path / name, STATE)
+    monkeypatch.setattr(file, "LARGEST", 2000)
+    with pytest.raises(SessionError, match="more than 2000 could not be loaded"):
+        save(tmp_path / name, conversation(Message.user("x" * 2000)))
+    assert load(tmp_path / name) == STATE
+
+
+INDEX = json.dumps(fields()).encode()
+
+
+def zipped(path: Path, entries: list[tuple[str, bytes]], packed: int = zipfile.ZIP_DEFLATED, **forged: int) -> Path:
+    """A zip with these entries; what is forged is said of the first of them in the directory."""
+    with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(path, "w", packed) as archive:
+        for name, content in entries:
+            archive.writestr(name, content)
+        for field, value in forged.items():
+            setattr(archive.infolist()[0], field, value)
+    return path
+
+
+BAD_ZIPS = {
+    "two of one name": ([("index.json", INDEX), ("index.json", INDEX)], {}, "two entries of one name"),
+    "an absolute path": ([("index.json", INDEX), ("/etc/passwd", b"")], {}, "leads out of the file"),
+    "another drive": ([("index.json", INDEX), ("C:x", b"")], {}, "leads out of the file"),
+    "a folder above": ([("index.json", INDEX), ("blobs/../../x", b"")], {}, "'blobs/../../x' .* leads out"),
+    "a backslash": ([("index.json", INDEX), ("blobs\\..\\x", b"")], {}, "leads out of the file"),
+    "encrypted": ([("index.json", INDEX)], {"flag_bits": 1}, "the entry .* is encrypted"),
+    "another packing": ([("index.json", INDEX)], {"packed": zipfile.ZIP_BZIP2}, "packed in a way"),
+    "a bomb": ([("index.json", INDEX)], {"file_size": 2**30}, "unpacks to far more than text does"),
+    "a liar about its length": ([("index.json", INDEX)], {"file_size": 2**30, "compress_size": 2**29}, "overlap"),
+    "a liar about its text": ([("index.json", b"[" * 10**6)], {"file_size": 100}, "damaged: Bad CRC-32"),
+    "a nest": ([("index.json", b"[" * 10**6)], {}, "nested too deeply"),
+    "no names": ([("index.json", INDEX), ("blobs/zz/" + "z" * 64, b"")], {}, None),
+}
+
+
+@pytest.mark.parametrize(("entries", "options", "reason"), BAD_ZIPS.values(), ids=BAD_ZIPS.keys())
+def test_a_zip_that_was_made_to_do_harm_is_refused(tmp_path, entries, options, reason):
+    path = zipped(tmp_path / "a.kimi", entries, **options)
+    if reason is None:
+        assert load(path) == SessionState()
+        return
+    with pytest.raises(SessionError, match=reason):
+        load(path)
+
+
+def test_a_zip_that_unpacks_to_more_than_the_limit_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(file, "LARGEST", 5000)
+    with pytest.raises(SessionError, match="unpacks to 5001 bytes; more than 5000 are not read"):
+        load(zipped(tmp_path / "a.kimi", [("index.json", INDEX), ("x", b"x" * (5001 - len(INDEX)))]))
+
+
+def test_what_does_not_fit_into_the_memory_is_a_session_error(tmp_path, monkeypatch):
+    def fail(*arguments: object) -> None:
+        raise MemoryError
+
+    save(tmp_path / "a.json", STATE)
+    monkeypatch.setattr(file, "parse", fail)
+    with pytest.raises(SessionError, match="more memory than there is"):
+        load(tmp_path / "a.json")
+
+
+def test_a_zip_with_very_many_entries_is_refused_before_its_directory_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(zipfile, "ZipFile", failing(errno.EIO))
+    end = b"PK\5\6" + struct.pack("<4H2LH", 0, 0, 7, 7, 2**24 + 1, 0, 0)
+    many = b"PK\5\6" + struct.pack("<4H2LH", 0, 0, 65535, 65535, 0, 0, 0)
+    other = b"PK\6\7" + b"\0" * 16 + b"PK\5\6" + b"\0" * 18
+    for content in (end, many, other):
+        with pytest.raises(SessionError, match="more than 65534 entries"):
+            load(written(tmp_path, b"PK" + content))
+    with pytest.raises(SessionError, match="it has no end"):
+        load(written(tmp_path, b"PK" + end[:-2] + b"\7\0comment"))
+
+
+def test_more_entries_than_a_zip_has_are_neither_saved_nor_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(file, "_MOST_ENTRIES", 2)
+    with pytest.raises(SessionError, match="more than 2 entries"):
+        load(zipped(tmp_path / "a.kimi", [("index.json", INDEX), ("x", b""), ("y", b"")]))
+    pictures = [ImageURLPart(image_url=MediaURL(url="data:" + letter * 5000)) for letter in "ab"]
+    with pytest.raises(SessionError, match="3 entries"):
+        save(tmp_path / "b.kimi", conversation(Message.user(pictures)))
+
+
+def test_a_text_that_packs_as_well_as_a_bomb_is_saved_and_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(file, "_SMALL", 1000)
+    state = conversation(Message.user("a" * 100_000))
+    save(tmp_path / "a.kimi", state)
+    assert load(tmp_path / "a.kimi") == state
+    assert zipfile.ZipFile(tmp_path / "a.kimi").infolist()[0].compress_type == zipfile.ZIP_STORED
+
+
+def test_bytes_of_parts_count_for_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(file, "LARGEST", 2000)
+    kept = FrozenDict({blobs.blob_name(b"x" * 1900): base64.b64encode(b"x" * 1900).decode()})
+    state = conversation(Message.user(UnknownPart(type="sound", data={"name": blobs.blob_name(b"x" * 1900)})))
+    with pytest.raises(SessionError, match="more than 2000 could not be loaded"):
+        save(tmp_path / "a.kimi", dataclasses.replace(state, unknown=FrozenDict(blobs=kept)))
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.kimi"])
+async def test_a_saved_conversation_has_no_key_and_no_header(tmp_path, name):
+    async with KimiServer([say("hello")]) as server, httpx.AsyncClient(headers={"x-team": "secret"}) as client:
+        kimi = Kimi(api_key=server.api_key, base_url=server.base_url, http_client=client)
+        async with Agent(kimi, "be terse") as agent:
+            await agent.chat_round("hi")
+            agent.save(tmp_path / name)
+    content = (tmp_path / name).read_bytes()
+    text = content if name == "a.json" else zipfile.ZipFile(tmp_path / name).read("index.json")
+    assert b"hello" in text
+    assert not any(word in text.lower() for word in (b"sk-test", b"bearer", b"authorization", b"x-team", b"secret"))
 
 
 # ==== all or nothing ====
@@ -469,7 +633,7 @@ def test_a_write_protected_file_is_not_replaced(tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_synced_does_not_spoil_the_save(tmp_path, monkeypatch):
     monkeypatch.setattr(file.os, "open", failing(errno.EACCES))
-    file._sync_folder(str(tmp_path))
+    blobs.sync_folder(str(tmp_path))
 
 
 def test_the_whole_content_reaches_the_disk_before_the_old_file_goes(tmp_path, monkeypatch):

@@ -7,92 +7,94 @@ is damaged. What JSON cannot say (an object in `extra`, NaN, infinity) is refuse
     {"format": "kimi_agent", "version": "1.0", "always_included_messages": [...], "chat_history": [...],
      "usage": {...}, "window": {"cut": 0, "scale": 1.0}, "prompt_cache_key": "..."}
 
+In a `.kimi` file long data URLs, and bytes of a user's own parts, are entries `blobs/<2 hex digits>/<SHA-256>`, each
+once; `index.json` then has names in their places, as `blobs.py` says. Without any, it is the same text as in `.json`.
+Bytes that a part of an unknown type names stay with the file: among the blobs there, in `.json` under `"blobs"`.
+
 A newer minor version adds fields: they are kept, wherever they stand, and written back. A newer major version is
 refused. Only a process that is killed during a save can leave its temporary file (`.kimi_agent-*.tmp`) behind.
+
+A file is read as data from anybody: no code in it runs, and its size is bounded before it is unpacked.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import re
 import stat
-import tempfile
+import struct
 import zipfile
 import zlib
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from io import BytesIO
-from typing import Any, Final, TypeAlias, TypeVar, cast
-
-from pydantic import ValidationError
-from pydantic_core import from_json, to_json, to_jsonable_python
+from typing import Any, Final, TypeAlias, cast
 
 from ..errors import SessionError
 from ..limits import Spent
-from ..message import KEEP_UNKNOWN, FrozenDict, Message, Value, freeze
+from ..message import KEEP_UNKNOWN, FrozenDict, KeepUnknown, Message, freeze
+from .blobs import (
+    LARGEST,
+    BlobMissingError,
+    Blobs,
+    SaveContext,
+    blob_name,
+    blob_path,
+    checked,
+    extract,
+    named,
+    read_whole,
+    restore,
+    write_whole,
+)
+from .codec import encode, kind_of, parse, value_of, values_of
+from .state import SessionState
 
-__all__ = ["SessionState", "load", "save"]
+__all__ = ["load", "save"]
 
 FORMAT: Final = "kimi_agent"
 VERSION: Final = (1, 0)
 INDEX: Final = "index.json"
 
 FilePath: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
-V = TypeVar("V", bound=Value)
 
 
-@dataclass(frozen=True, slots=True)
-class SessionState:
-    """Everything about a conversation that lasts.
-
-    Args:
-        always_included_messages: the pinned messages.
-        chat_history: the conversation.
-        usage: what it has cost so far.
-        cut: index in `chat_history` of the first message that the window keeps.
-        scale: how many tokens an estimated one really is, as the window has learnt.
-        prompt_cache_key: under which the provider caches the prompt; `None` for none.
-        unknown: fields of the file that only a newer version knows. The next save writes them back.
-        counted: what the server counted last, as `Window.counted` has it.
-    """
-
-    always_included_messages: tuple[Message, ...]
-    chat_history: tuple[Message, ...]
-    usage: Spent = Spent()  # noqa: RUF009 - frozen
-    cut: int = 0
-    scale: float = 1.0
-    prompt_cache_key: str | None = None
-    unknown: FrozenDict = FrozenDict()  # noqa: RUF009 - frozen
-    counted: Mapping[str, Any] | None = None
-
-
-def save(path: FilePath, state: SessionState) -> None:
+def save(path: FilePath, state: SessionState, *, blobs: Blobs | None = None) -> None:
     """Write `state` to `path`, which ends in `.json` or `.kimi` (upper case will do).
 
     A new file is readable by its owner alone; an existing one keeps its mode. A symbolic link stays, what it points to
     is replaced.
+
+    Args:
+        path: of the file.
+        state: what to write.
+        blobs: where the bytes are that parts of unknown types name, if `state` comes from there.
 
     Raises:
         SessionError: the file cannot be written, or something in `state` cannot be said in JSON.
     """
     with _session_errors("save", path):
         pack = _packing(os.fsdecode(path))
-        _replace(os.path.realpath(os.fsdecode(path)), pack(_encode(state)))
+        target = os.path.realpath(os.fsdecode(path))
+        write_whole(target, pack(state, _sources(state, blobs)), mode=_mode_for(target))
 
 
-def load(path: FilePath) -> SessionState:
+def load(path: FilePath, *, blobs: Blobs | None = None) -> SessionState:
     """Read what `save` wrote. The content decides how, not the suffix.
 
+    Args:
+        path: of the file.
+        blobs: where to put the bytes that parts of unknown types name. Without it they stay with the state.
+
     Raises:
-        SessionError: there is no such file, or it is damaged, foreign or of a newer major version.
+        SessionError: there is no such file, or it is damaged, foreign, too large or of a newer major version.
     """
     with _session_errors("load", path):
-        with open(path, "rb") as file:
-            content = file.read()
-        return _decode(_unzipped(content) if content.startswith(b"PK") else content)
+        content = read_whole(path)
+        return _from_zip(content, blobs) if content.startswith(b"PK") else _from_text(content, _Shelf({}), blobs)
 
 
 @contextmanager
@@ -106,138 +108,268 @@ def _session_errors(verb: str, path: FilePath) -> Generator[None]:
         raise SessionError(f"cannot {verb} {os.fsdecode(path)}: {error}") from error
     except RecursionError as error:
         raise SessionError(f"cannot {verb} {os.fsdecode(path)}: it is nested too deeply") from error
+    except MemoryError as error:
+        raise SessionError(f"cannot {verb} {os.fsdecode(path)}: it needs more memory than there is") from error
+
+
+# ==== blobs ====
+
+
+class _Shelf:
+    """Blobs of one file: those that it had, fetched when they are asked for, and those that it is to have."""
+
+    def __init__(self, had: Mapping[str, Callable[[], bytes]]) -> None:
+        self.had = dict(had)
+        self.taken: dict[str, bytes] = {}
+
+    def put(self, data: bytes, /) -> str:
+        self.taken[name := blob_name(data)] = data
+        return name
+
+    def get(self, name: str, /) -> bytes:
+        if name not in self.taken:
+            if name not in self.had:
+                raise BlobMissingError(f"the blob {name} is missing")
+            self.taken[name] = checked(name, self.had[name]())
+        return self.taken[name]
+
+
+def _in_text(blobs: Mapping[str, Any]) -> dict[str, Callable[[], bytes]]:
+    """The blobs of a `.json` file."""
+    return {name: partial(_from_base64, name, text) for name, text in blobs.items()}
+
+
+def _from_base64(name: str, text: object) -> bytes:
+    if not isinstance(text, str):
+        raise ValueError(f"the blob {name} must be a string, not {kind_of(text)}")
+    try:
+        return b64decode(text, validate=True)
+    except ValueError as error:
+        raise ValueError(f"the blob {name} is damaged: {error}") from error
+
+
+def _sources(state: SessionState, blobs: Blobs | None) -> list[Blobs]:
+    """Where the bytes may be that parts of unknown types name."""
+    kept = _Shelf(_in_text(_object(state.unknown, "blobs")))
+    return [*([kept] if kept.had else []), *([blobs] if blobs is not None else [])]
+
+
+def _wanted(text: bytes, sources: Sequence[Blobs], shelf: _Shelf) -> Generator[bytes]:
+    """What of the sources is named in the text and not on the shelf. Not all that looks like a name is one."""
+    for name in sorted(named(text) - shelf.taken.keys()) if sources else ():
+        for source in sources:
+            with suppress(BlobMissingError):
+                yield source.get(name)
+                break
+
+
+def _with_rest(state: SessionState, rest: Mapping[str, bytes], blobs: Blobs | None) -> SessionState:
+    """`state`, after what nobody has asked for was put away."""
+    if blobs is not None:
+        for data in rest.values():
+            blobs.put(data)
+        return state
+    kept = {name: b64encode(data).decode() for name, data in rest.items()}
+    return replace(state, unknown=FrozenDict({**state.unknown, "blobs": FrozenDict(kept)})) if kept else state
 
 
 # ==== the container ====
 
 
-def _as_is(content: bytes) -> bytes:
-    return content
+def _as_text(state: SessionState, sources: Sequence[Blobs]) -> bytes:
+    fields = _encode(state)
+    if kept := {blob_name(data): b64encode(data).decode() for data in _wanted(_joined(fields), sources, _Shelf({}))}:
+        fields["blobs"] = encode(kept)
+    return _bounded(_joined(fields))
 
 
-def _zipped(content: bytes) -> bytes:
-    buffer = BytesIO()
-    entry = zipfile.ZipInfo(INDEX)  # without the time of day: the same conversation is the same file
-    entry.compress_type = zipfile.ZIP_DEFLATED
-    entry.external_attr = 0o600 << 16
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr(entry, content)
-    return buffer.getvalue()
+def _from_text(content: bytes, shelf: _Shelf, blobs: Blobs | None) -> SessionState:
+    fields = _fields(content)
+    shelf.had |= _in_text(_object(fields, "blobs"))
+    state = _decode(fields, SaveContext(shelf) if shelf.had else KEEP_UNKNOWN)
+    if not (unasked := shelf.had.keys() - shelf.taken.keys()):
+        return state
+    return _with_rest(state, {name: shelf.get(name) for name in sorted(unasked & named(content))}, blobs)
 
 
-def _unzipped(content: bytes) -> bytes:
-    try:
-        with zipfile.ZipFile(BytesIO(content)) as archive:
-            return archive.read(INDEX)
-    except KeyError as error:
-        raise ValueError(f"it is a zip file without {INDEX}, which kimi_agent does not write") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
-        raise ValueError(f"the zip file is damaged: {error}") from error
+def _as_zip(state: SessionState, sources: Sequence[Blobs]) -> bytes:
+    shelf = _Shelf({})
+    text = _bounded(_joined(_encode(state, SaveContext(shelf))))
+    index = extract(text, shelf.put)
+    for data in _wanted(index, sources, shelf):
+        shelf.put(data)
+    blobs = {_BLOBS + blob_path(name): shelf.taken[name] for name in sorted(shelf.taken)}
+    return _zipped({INDEX: index if blobs else text, **blobs})
 
 
-_PACKINGS: Final[Mapping[str, Callable[[bytes], bytes]]] = {".json": _as_is, ".kimi": _zipped}
+def _from_zip(content: bytes, blobs: Blobs | None) -> SessionState:
+    with _opened(content) as archive:
+        had = {name[-64:]: partial(_entry, archive, name) for name in archive.namelist() if _BLOB.fullmatch(name)}
+        shelf = _Shelf(had)
+        index = _entry(archive, INDEX)
+        return _from_text(restore(index, shelf.get) if had else index, shelf, blobs)
 
 
-def _packing(path: str) -> Callable[[bytes], bytes]:
+_PACKINGS: Final[Mapping[str, Callable[[SessionState, Sequence[Blobs]], bytes]]] = {".json": _as_text, ".kimi": _as_zip}
+
+
+def _packing(path: str) -> Callable[[SessionState, Sequence[Blobs]], bytes]:
     suffix = os.path.splitext(path)[1].lower()
     if suffix not in _PACKINGS:
         raise ValueError(f"the name must end in {' or '.join(_PACKINGS)}, not {suffix or 'without a suffix'}")
     return _PACKINGS[suffix]
 
 
+def _bounded(content: bytes) -> bytes:
+    _check_size(len(content))
+    return content
+
+
+def _check_size(length: int) -> None:
+    if length > LARGEST:
+        raise ValueError(f"it would have {length} bytes; more than {LARGEST} could not be loaded")
+
+
+# ==== the zip ====
+
+_BLOBS: Final = "blobs/"
+_BLOB: Final = re.compile(r"blobs/([0-9a-f]{2})/\1[0-9a-f]{62}")
+_MOST_ENTRIES: Final = 65_534  # more need another kind of directory
+_LARGEST_DIRECTORY: Final = 2**24
+_RATIO: Final = 200
+"""How many times as large as its zip an entry of more than `_SMALL` bytes may be. Text and pictures are below 20."""
+_SMALL: Final = 2**26
+_END: Final = 22  # bytes at the end of a zip without a comment: number, place and length of its directory
+
+
+def _zipped(entries: Mapping[str, bytes]) -> bytes:
+    if len(entries) > _MOST_ENTRIES:
+        raise ValueError(f"it would have {len(entries)} entries; more than {_MOST_ENTRIES} could not be loaded")
+    _check_size(sum(map(len, entries.values())))
+    buffer = BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in entries.items():
+            entry = zipfile.ZipInfo(name)  # without the time of day: the same conversation is the same file
+            entry.compress_type = zipfile.ZIP_STORED if _would_be_a_bomb(content) else zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o600 << 16
+            archive.writestr(entry, content)
+    return _bounded(buffer.getvalue())
+
+
+def _would_be_a_bomb(content: bytes) -> bool:
+    return len(content) > _SMALL and 2 * len(content) > _RATIO * len(zlib.compress(content))
+
+
+@contextmanager
+def _opened(content: bytes) -> Generator[zipfile.ZipFile]:
+    """The zip, after its directory was looked through: nothing is unpacked that is not bounded."""
+    _check_end(content)
+    with _zip_errors():
+        archive = zipfile.ZipFile(BytesIO(content))
+    with archive:
+        _check_entries(archive.infolist(), len(content))
+        yield archive
+
+
+def _check_end(content: bytes) -> None:
+    """Bound the directory before it becomes objects."""
+    signature, _, _, _, number, length, _, comment = _END_RECORD.unpack(content[-_END:].rjust(_END, b"\0"))
+    if signature != b"PK\5\6" or comment:
+        raise ValueError("the zip file is damaged: it has no end")
+    if number > _MOST_ENTRIES or length > _LARGEST_DIRECTORY or content[-_END - 20 : -_END - 16] == b"PK\6\7":
+        raise ValueError(f"the zip file has more than {_MOST_ENTRIES} entries")
+
+
+_END_RECORD: Final = struct.Struct("<4s4H2LH")
+
+
+def _check_entries(entries: Sequence[zipfile.ZipInfo], length: int) -> None:
+    names = [entry.orig_filename for entry in entries]
+    if len(names) > _MOST_ENTRIES:
+        raise ValueError(f"the zip file has more than {_MOST_ENTRIES} entries")
+    if len(set(names)) < len(names):
+        raise ValueError("the zip file has two entries of one name")
+    for entry in entries:
+        _check_entry(entry)
+    if sum(entry.compress_size for entry in entries) > length:
+        raise ValueError("the zip file is damaged: its entries overlap")
+    if (total := sum(entry.file_size for entry in entries)) > LARGEST:
+        raise ValueError(f"the zip file unpacks to {total} bytes; more than {LARGEST} are not read")
+
+
+def _check_entry(entry: zipfile.ZipInfo) -> None:
+    name = entry.orig_filename
+    for reason, is_so in {
+        "leads out of the file": _OUT.search(name),
+        "is encrypted": entry.flag_bits & 0x41,
+        "is packed in a way that kimi_agent does not use": entry.compress_type not in _METHODS,
+        "unpacks to far more than text does": entry.file_size > max(_SMALL, _RATIO * entry.compress_size),
+    }.items():
+        if is_so:
+            raise ValueError(f"the entry {name[:80]!r} of the zip file {reason}")
+
+
+_OUT: Final = re.compile(r"^/|\\|^[A-Za-z]:|(^|/)\.\.(/|$)|\0")
+_METHODS: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
+
+
+def _entry(archive: zipfile.ZipFile, name: str) -> bytes:
+    with _zip_errors():
+        return archive.read(name)
+
+
+@contextmanager
+def _zip_errors() -> Generator[None]:
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"it is a zip file without {INDEX}, which kimi_agent does not write") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+        raise ValueError(f"the zip file is damaged: {error}") from error
+
+
 _KNOWN: Final = frozenset(
-    {"format", "version", "always_included_messages", "chat_history", "usage", "window", "prompt_cache_key"}
+    {"format", "version", "always_included_messages", "chat_history", "usage", "window", "prompt_cache_key", "blobs"}
 )
 
 
 # ==== writing ====
 
 
-def _encode(state: SessionState) -> bytes:
-    """The file: one line per message, so that a longer conversation is a small diff."""
+def _encode(state: SessionState, context: SaveContext | None = None) -> dict[str, bytes]:
+    """The fields of the file as JSON. A message is a line, so that a longer conversation is a small diff."""
     window = {**state.unknown.get("window", {}), "cut": state.cut, "scale": state.scale}
     window |= {"counted": state.counted} if state.counted else {}
-    fields = {
-        "format": to_json(FORMAT),
-        "version": to_json("{}.{}".format(*VERSION)),
-        "always_included_messages": _lines("always_included_messages", state.always_included_messages),
-        "chat_history": _lines("chat_history", state.chat_history),
+    pinned = _lines("always_included_messages", state.always_included_messages, context)
+    return {
+        "format": encode(FORMAT),
+        "version": encode("{}.{}".format(*VERSION)),
+        "always_included_messages": pinned,
+        "chat_history": _lines("chat_history", state.chat_history, context),
         "usage": _json(state.usage, "usage"),
         "window": _json(window, "window"),
         **({"prompt_cache_key": _json(key, "prompt_cache_key")} if (key := state.prompt_cache_key) else {}),
         **{key: _json(value, key) for key, value in state.unknown.items() if key not in _KNOWN},
     }
-    return b"{\n" + b",\n".join(_json(key, key) + b": " + value for key, value in fields.items()) + b"\n}\n"
 
 
-def _lines(name: str, messages: Sequence[Message]) -> bytes:
+def _joined(fields: Mapping[str, bytes]) -> bytes:
+    return b"{\n" + b",\n".join([_json(key, key) + b": " + value for key, value in fields.items()]) + b"\n}\n"
+
+
+def _lines(name: str, messages: Sequence[Message], context: SaveContext | None) -> bytes:
     if not messages:
         return b"[]"
-    return b"[\n  " + b",\n  ".join([_json(message, name, index) for index, message in enumerate(messages)]) + b"\n]"
+    lines = [_json(message, name, index, context) for index, message in enumerate(messages)]
+    return b"[\n  " + b",\n  ".join(lines) + b"\n]"
 
 
-def _json(value: Any, name: str, index: int | None = None) -> bytes:
+def _json(value: Any, name: str, index: int | None = None, context: SaveContext | None = None) -> bytes:
     try:
-        line = _strict_json(value)
+        return encode(value, context)
     except Exception as error:  # a serialiser of the caller's own types may raise anything
         where = name if index is None else f"message {index} of {name}"
         raise ValueError(f"{where} is not JSON: {error}. Keep only what JSON can say in `extra`") from error
-    return line
-
-
-def _strict_json(value: Any) -> bytes:
-    try:
-        line = to_json(value)
-    except ValueError:  # a lone surrogate, which pydantic cannot write; or something that nobody can
-        return _json_with_surrogates(value)
-    if _LOST in line:
-        return _json_with_surrogates(value)
-    if b"null" in line:  # what pydantic writes for NaN and infinity too
-        _refuse_not_finite(_plain(value))
-    return line
-
-
-_LOST: Final = "\ufffd".encode() * 3  # what pydantic makes of a lone surrogate in the key of a mapping
-
-
-def _json_with_surrogates(value: Any) -> bytes:
-    plain = _plain(value)
-    _refuse_not_finite(plain)
-    text = json.dumps(plain, ensure_ascii=False, separators=(",", ":"), default=to_jsonable_python)
-    return text.encode("utf-8", "backslashreplace")  # its escape for a surrogate, \udXXX, is JSON's
-
-
-def _plain(value: Any) -> Any:
-    return value.model_dump() if isinstance(value, Value) else value
-
-
-def _refuse_not_finite(value: Any) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"JSON has no number {value}")
-    if isinstance(value, Mapping):
-        value = list(cast(Mapping[Any, Any], value).values())
-    if isinstance(value, list | tuple | set | frozenset):
-        for item in cast(Sequence[Any], value):
-            _refuse_not_finite(item)
-
-
-def _replace(target: str, content: bytes) -> None:
-    """Put `content` in the place of `target` in one step."""
-    folder = os.path.dirname(target)
-    mode = _mode_for(target)
-    descriptor, temporary = tempfile.mkstemp(prefix=".kimi_agent-", suffix=".tmp", dir=folder)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.chmod(temporary, mode)
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
-    _sync_folder(folder)
 
 
 def _mode_for(target: str) -> int:
@@ -246,64 +378,40 @@ def _mode_for(target: str) -> int:
         mode = os.stat(target).st_mode
     except FileNotFoundError:
         return 0o600
+    if not stat.S_ISREG(mode):
+        raise FileExistsError("there is something that is no file")
     if not os.access(target, os.W_OK):  # a rename would not ask
         raise PermissionError("the file is write-protected")
     return stat.S_IMODE(mode)
 
 
-def _sync_folder(folder: str) -> None:
-    """Make the rename itself last. Not every platform can open a folder, and the file is in place by now."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 # ==== reading ====
 
 
-def _decode(content: bytes) -> SessionState:
-    fields = _parse(content)
+def _fields(content: bytes) -> dict[str, Any]:
+    fields = parse(content)
     if not isinstance(fields, dict) or cast(dict[str, Any], fields).get("format") != FORMAT:
         raise ValueError(f'it is no conversation of kimi_agent: there is no "format": "{FORMAT}" at its top')
-    fields = cast(dict[str, Any], fields)
-    _check_version(fields.get("version"))
-    history = _messages(fields, "chat_history")
+    _check_version((known := cast(dict[str, Any], fields)).get("version"))
+    return known
+
+
+def _decode(fields: dict[str, Any], context: KeepUnknown) -> SessionState:
+    history = _messages(fields, "chat_history", context)
     window = _object(fields, "window")
     unknown = {key: value for key, value in fields.items() if key not in _KNOWN}
     if new := {key: value for key, value in window.items() if key not in ("cut", "scale", "counted")}:
         unknown["window"] = new
     return SessionState(
-        always_included_messages=_messages(fields, "always_included_messages"),
+        always_included_messages=_messages(fields, "always_included_messages", context),
         chat_history=history,
-        usage=_value(Spent, _object(fields, "usage"), "usage"),
+        usage=value_of(Spent, _object(fields, "usage"), "usage"),
         cut=_cut(window, len(history)),
         scale=_scale(window),
         prompt_cache_key=_cache_key(fields),
         unknown=freeze(unknown),
         counted=_counted(window, len(history)),
     )
-
-
-def _parse(content: bytes) -> Any:
-    try:
-        return from_json(content, allow_inf_nan=False)
-    except ValueError:
-        pass  # the decoder of the standard library takes lone surrogates, and says line and column
-    try:
-        return json.loads(content, parse_constant=_refuse_constant)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON at line {error.lineno}, column {error.colno}: {error.msg}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 at byte {error.start}") from error
-    except RecursionError as error:
-        raise ValueError("not JSON that can be read: nested too deeply") from error
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"not JSON: {name}")
 
 
 def _check_version(version: object) -> None:
@@ -323,39 +431,21 @@ def _shown(value: object) -> str:
 def _object(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
     value = fields.get(name, {})
     if not isinstance(value, dict):
-        raise ValueError(f"`{name}` must be an object, not {_kind(value)}")
+        raise ValueError(f"`{name}` must be an object, not {kind_of(value)}")
     return cast(dict[str, Any], value)
 
 
-def _messages(fields: Mapping[str, Any], name: str) -> tuple[Message, ...]:
+def _messages(fields: Mapping[str, Any], name: str, context: KeepUnknown) -> tuple[Message, ...]:
     values = fields.get(name)
     if not isinstance(values, list):
-        raise ValueError(f"`{name}` must be a list of messages, not {_kind(values)}")
-    return tuple([_value(Message, value, name, index) for index, value in enumerate(cast(list[Any], values))])
-
-
-def _value(kind: type[V], fields: Any, name: str, index: int | None = None) -> V:
-    try:
-        return kind.model_validate(fields, context=KEEP_UNKNOWN)
-    except Exception as error:  # a validator of the caller's own parts may raise anything
-        where = f"`{name}`" if index is None else f"message {index} of `{name}`"
-        raise ValueError(f"{where}{_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    """The first thing that is wrong, and how many there are; never the content itself."""
-    if not isinstance(error, ValidationError):
-        return f": {type(error).__name__}: {error}"
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    field = ".".join(map(str, first["loc"]))
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{f', field {field}' if field else ''}: {first['msg']}{more}"
+        raise ValueError(f"`{name}` must be a list of messages, not {kind_of(values)}")
+    return values_of(Message, cast(list[Any], values), name, context)
 
 
 def _cut(window: Mapping[str, Any], length: int) -> int:
     cut = window.get("cut", 0)
     if not isinstance(cut, int) or isinstance(cut, bool):
-        raise ValueError(f"`window.cut` must be a whole number, not {_kind(cut)}")
+        raise ValueError(f"`window.cut` must be a whole number, not {kind_of(cut)}")
     return max(0, min(cut, length - 1))
 
 
@@ -371,31 +461,21 @@ def _counted(window: Mapping[str, Any], length: int) -> dict[str, Any] | None:
     fields = _object(window, "counted")
     for name in _COUNTED:
         if type(fields.get(name)) is not int or not 0 <= fields[name] < _MOST:
-            raise ValueError(f"`window.counted.{name}` must be a whole number from 0, not {_kind(fields.get(name))}")
+            raise ValueError(f"`window.counted.{name}` must be a whole number from 0, not {kind_of(fields.get(name))}")
     if not isinstance(by := fields.get("by"), str):
-        raise ValueError(f"`window.counted.by` must be a string, not {_kind(by)}")
+        raise ValueError(f"`window.counted.by` must be a string, not {kind_of(by)}")
     return {**{name: fields[name] for name in _COUNTED}, "by": by} if fields["answer"] < length else None
 
 
 def _scale(window: Mapping[str, Any]) -> float:
     scale = window.get("scale", 1.0)
     if not isinstance(scale, int | float) or isinstance(scale, bool) or scale <= 0:
-        raise ValueError(f"`window.scale` must be a number above 0, not {_kind(scale)}")
+        raise ValueError(f"`window.scale` must be a number above 0, not {kind_of(scale)}")
     return float(scale)
 
 
 def _cache_key(fields: Mapping[str, Any]) -> str | None:
     key = fields.get("prompt_cache_key")
     if key is not None and not isinstance(key, str):
-        raise ValueError(f"`prompt_cache_key` must be a string, not {_kind(key)}")
+        raise ValueError(f"`prompt_cache_key` must be a string, not {kind_of(key)}")
     return key
-
-
-def _kind(value: object) -> str:
-    """What JSON calls it."""
-    if value is None:
-        return "absent"
-    return _KINDS.get(type(value), "a number")
-
-
-_KINDS: Final[Mapping[type, str]] = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}

@@ -125,7 +125,16 @@ def _show_ranks_path(arguments: argparse.Namespace) -> None:
     print(ranks_path())
 
 
-COMMANDS: Final[tuple[Callable[[Commands], None], ...]] = (_add_demo, _add_chat, _add_tokenizer)
+# ==== sessions ====
+
+
+def _add_sessions(commands: Commands) -> None:
+    from .sessions import add_sessions
+
+    add_sessions(commands)
+
+
+COMMANDS: Final[tuple[Callable[[Commands], None], ...]] = (_add_demo, _add_chat, _add_tokenizer, _add_sessions)
 
 
 # ==== who answers ====
