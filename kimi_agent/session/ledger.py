@@ -392,6 +392,8 @@ class Ledger:
 
     def _after(self, fields: Fields) -> list[int]:
         """The serial numbers of the history once these messages are added."""
+        if not fields.get("messages"):
+            return self._line.serials
         new = dict(enumerate(fields.get("messages", ()), self._last + 1))
         line = _Line(self._line.serials.copy(), self._line.caller)
         for serial in new:
