@@ -17,15 +17,20 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
-from kimi_agent import history
+from kimi_agent import Agent, ai_function, history
 from kimi_agent.message import Message, ToolCall
 from kimi_agent.session.state import Session, SessionState
+from kimi_agent.testing import Reply, ScriptedKimi, call
 
 Ids = list[int]
 Change = tuple[list[Message], Callable[[], Awaitable[Any]]]
+
+TALKS = {"rounds, journal": "journal", "rounds, sqlite": "sqlite"}
+"""The kinds whose child is an agent."""
 
 LONG = 30
 """In messages. A longer history is replaced by a summary and its end."""
@@ -119,6 +124,39 @@ class Writer:
         return self.said, getattr(self.session, "compact", self.session.flush)
 
 
+class Talking(Agent):
+    """An agent whose rounds have two calls each."""
+
+    @ai_function()
+    async def look(self, what: str) -> str:
+        """Look."""
+        await asyncio.sleep(0)
+        return f"{what} was seen"
+
+
+async def talk(session: Session, seed: int, say: Callable[[str, Any], None]) -> None:
+    """Rounds of an agent; says which messages were handed out, by their texts."""
+    handed: list[str] = []
+    turns = count()
+
+    def answer(body: Any) -> Reply:
+        turn = f"{seed}.{next(turns)}"
+        if body["messages"][-1]["role"] == "tool":
+            return Reply(f"{turn} done")
+        return Reply(f"{turn} calls", tool_calls=[call("look", what=f"{turn} {each}") for each in "ab"])
+
+    async with Talking(ScriptedKimi(answer), "Be terse.", session=session) as agent:
+        say("lasts", handed)
+        while True:
+            query = f"{seed}.{next(turns)} question"
+            async for message in agent.full_round(query):
+                handed += [query, message.text]
+                say("lasts", handed)
+            async for stream in agent.full_round_stream(query):
+                handed.append((await stream).text)
+                say("lasts", handed)
+
+
 _write = os.write
 
 
@@ -136,7 +174,10 @@ def be_a_child(kind: str, folder: str, seed: int) -> None:
     if seed % 2:
         os.write = write_slowly
     try:
-        asyncio.run(Writer(open_session(kind, folder), seed).work(say))
+        if kind in TALKS:
+            asyncio.run(talk(open_session(TALKS[kind], folder), seed, say))
+        else:
+            asyncio.run(Writer(open_session(kind, folder), seed).work(say))
     except BaseException as error:
         say("error", repr(error))
     os._exit(1)
@@ -166,8 +207,13 @@ def warm_up() -> None:
     ledger = Ledger()
     ledger.replay([ledger.appending(messages).body])
     ledger.replacing(ledger.state())
-    asyncio.run(asyncio.sleep(0))
+    asyncio.run(_warm_round())
     gc.freeze()
+
+
+async def _warm_round() -> None:
+    async for _ in Talking(ScriptedKimi([call("look", what="x"), Reply("done")])).full_round("warm"):
+        pass
 
 
 # ==== whoever kills it ====

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from killing import Nursery, ids_of, open_session
+from killing import TALKS, Nursery, ids_of, open_session
 
 from kimi_agent import history
 
@@ -35,6 +35,22 @@ async def test_nothing_is_lost_that_was_said_before_a_kill(tmp_path: Path, kind:
             folder = tmp_path / str(seed // LIVES)
             folder.mkdir(exist_ok=True)
             await live_and_look(nursery, kind, folder, seed)
+
+
+@pytest.mark.parametrize("kind", TALKS)
+async def test_nothing_is_lost_that_a_round_has_handed_out_before_a_kill(tmp_path: Path, kind: str):
+    with Nursery() as nursery:
+        for seed in range(KILLS // 2):
+            chance = random.Random(seed)
+            folder = tmp_path / str(seed // LIVES)
+            folder.mkdir(exist_ok=True)
+            life = nursery.life(kind, folder, seed, changes=chance.randint(-1, 12), delay=chance.random() / 500)
+            session = open_session(TALKS[kind], folder)
+            state = await session.load()
+            await session.aclose()
+            said = {message.text for message in state.chat_history}
+            assert set(life.lasts or ()) <= said, f"seed {seed}: {life}"
+            assert not history.problems(history.repair(state.chat_history, interrupted="interrupted"))
 
 
 async def live_and_look(nursery: Nursery, kind: str, folder: Path, seed: int) -> None:
