@@ -196,12 +196,14 @@ class Wrapping:
 
     def feed(self, piece: str) -> str:
         """What can be passed on of the text, now that there is more of it."""
-        if self._held is None or not (self._held or piece.strip()):
+        if self._held is None:
             return piece
-        self._held += piece
-        if fence := _OPENING.match(self._held):
-            return self._passed()[fence.end() :]
-        return "" if _MAY_OPEN.fullmatch(self._held) else self._passed()
+        held = self._held + piece
+        text = held.lstrip() if not self._held else held
+        blank, self._held = held[: len(held) - len(text)], text
+        if fence := _OPENING.match(text):
+            return blank + self._passed()[fence.end() :]
+        return blank + ("" if not text or _MAY_OPEN.fullmatch(text) else self._passed())
 
     def close(self) -> str:
         """What was held back."""
@@ -212,8 +214,8 @@ class Wrapping:
         return held
 
 
-_OPENING: Final = re.compile(r"\s*```+(?:markdown|md)?[ \t]*\r?\n", re.IGNORECASE)
-_MAY_OPEN: Final = re.compile(r"\s{0,99}`{1,9}[a-z]{0,9}[ \t]{0,9}\r?", re.IGNORECASE)
+_OPENING: Final = re.compile(r"`{3,9}(?:markdown|md)?[ \t]{0,9}\r?\n", re.IGNORECASE)
+_MAY_OPEN: Final = re.compile(r"`{1,9}[a-z]{0,8}[ \t]{0,9}\r?", re.IGNORECASE)
 
 
 # ==== the model ====
