@@ -294,6 +294,7 @@ class Agent(Lasting):
             PromptTooLong: the always included messages and the functions do not fit.
             MessageTooLong: the newest user message and the newest exchange do not fit.
         """
+        await self._keeper.restore(self)
         return await asking.prompt(self, include_functions, overrides)
 
     async def compact(self) -> bool:
@@ -452,8 +453,7 @@ class Agent(Lasting):
         return request if request.get("include_functions") else {"tool_choice": "none", **request}
 
     async def _begin_round(self, query: Query) -> None:
-        await self._keeper.restore(self)
-        await self._keep_up("edit")
+        await self._keeper.begin(self)
         message = None if query is None else Message.user(query)
         await self._handlers.emit(RoundStarted(message))
         if message is not None:
@@ -464,6 +464,7 @@ class Agent(Lasting):
     async def _commit(self, outcome: CallOutcome) -> None:
         """A result is in the history before anybody hears of it."""
         await self.add_to_history(outcome.message)
+        await self._settle()
         if outcome.duration is not None:
             await self._handlers.emit(ToolCallFinished(outcome.call, outcome.message, outcome.duration))
 
@@ -472,6 +473,10 @@ class Agent(Lasting):
     async def _keep_up(self, reason: str) -> None:
         """The history was changed as a whole, and the session has to hear of it."""
         await self._keeper.catch_up(self, reason)
+
+    async def _settle(self) -> None:
+        """Whatever is in the history has to last before it is handed out."""
+        await self._keeper.settle(self)
 
     async def _round_ended(self) -> None:
         """Everything of a round is in the history."""

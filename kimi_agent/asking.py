@@ -49,6 +49,10 @@ class Asker(Spender, Protocol):
         """The hook through which every answer goes."""
         ...
 
+    async def _settle(self) -> None:
+        """Whatever is in the history has to last before it is handed out."""
+        ...
+
 
 # ==== the prompt ====
 
@@ -156,6 +160,7 @@ async def model_turn(agent: Asker, request: Mapping[str, Any], recording: Record
         result = await _answer(agent, request, recording)
         spending.pay(agent, result)
         result = replace(result, message=await agent.add_completion_to_history(result))
+        await agent._settle()
         drift = spending.learn(agent, result)
     except BaseException as error:
         spending.pay_for_broken(agent, error)

@@ -19,6 +19,7 @@ from typing import Any, Final, Generic, Self, TypeAlias, TypeVar
 from .errors import RoundInProgressError, StreamInterruptedError
 from .events import (
     Append,
+    End,
     Handlers,
     Reasoning,
     StreamCancelled,
@@ -30,7 +31,7 @@ from .events import (
 from .frames import to_frames
 from .generate import BatchCallback, GenerateResult
 from .kimi.assemble import fold
-from .message import Message, Role
+from .message import Message, Role, ToolCall
 from .tools.base import ToolResult
 from .tools.running import is_being_cancelled
 from .turns import Turn, outcome_of
@@ -50,7 +51,7 @@ Produce: TypeAlias = Callable[["Recording"], Awaitable[GenerateResult]]
 class Recording:
     """What has come of a stream, and who waits for more."""
 
-    __slots__ = ("_traceback", "_waiting", "closed", "error", "frames", "result")
+    __slots__ = ("_held", "_traceback", "_waiting", "closed", "error", "frames", "result")
 
     def __init__(self, frames: list[StreamFrame] | None = None, result: GenerateResult | None = None) -> None:
         self.frames: list[StreamFrame] = frames if frames is not None else []
@@ -59,6 +60,7 @@ class Recording:
         self.closed = False
         """Ended by its reader, before the end of the answer."""
         self._traceback: TracebackType | None = None
+        self._held: list[StreamFrame] = []
         self._waiting: set[asyncio.Future[None]] = set()
 
     @property
@@ -67,7 +69,10 @@ class Recording:
         return self.result is not None or self.error is not None
 
     def extend(self, frames: list[StreamFrame]) -> None:
-        """More has come."""
+        """More has come. Whole calls and the `End` have the message: they are held back until it is committed."""
+        if frames and type(frames[-1]) is End:
+            place = next(place for place, frame in enumerate(frames) if isinstance(frame, End | ToolCall))
+            frames, self._held = frames[:place], frames[place:]
         self.frames += frames
         self._wake()
 
@@ -77,6 +82,7 @@ class Recording:
             self.error, self._traceback = result, result.__traceback__
         else:
             self.result = result
+            self.frames += self._held
         self._wake()
 
     def close(self) -> None:

@@ -157,22 +157,22 @@ async def talk(session: Session, seed: int, say: Callable[[str, Any], None]) -> 
                 say("lasts", handed)
 
 
-_write = os.write
+_write = os.pwrite
 
 
 def say(what: str, value: Any) -> None:
-    _write(1, json.dumps([what, value]).encode() + b"\n")
+    os.write(1, json.dumps([what, value]).encode() + b"\n")
 
 
-def write_slowly(descriptor: int, content: Any) -> int:
+def write_slowly(descriptor: int, content: Any, offset: int) -> int:
     """A piece of it, so that there is time to be killed in the middle."""
     time.sleep(0)
-    return _write(descriptor, content[: random.randint(1, 500)])
+    return _write(descriptor, content[: random.randint(1, 500)], offset)
 
 
 def be_a_child(kind: str, folder: str, seed: int) -> None:
     if seed % 2:
-        os.write = write_slowly
+        os.pwrite = write_slowly
     try:
         if kind in TALKS:
             asyncio.run(talk(open_session(TALKS[kind], folder), seed, say))

@@ -20,6 +20,7 @@ from kimi_agent.session import blobs
 from kimi_agent.session.blobs import (
     BlobMissingError,
     FolderBlobs,
+    Room,
     SaveContext,
     blob_name,
     extract,
@@ -160,6 +161,21 @@ def test_one_blob_that_stands_in_many_places_cannot_fill_the_memory():
 
 def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_belongs_together_has_room_together():
+    shelf = Shelf()
+    whole = encode([URL, URL])
+    line = extract(whole, shelf.put)
+    room = Room(2 * len(whole) + 1)
+    assert [room.restore(line, shelf.get), room.restore(b"[]", shelf.get)] == [whole, b"[]"]
+    assert room.without(line, whole) == 1
+    room.restore(line, shelf.get)
+    assert room.restore(b"[]", shelf.get) == b"[]"
+    for attempt in (lambda: room.restore(line, shelf.get), lambda: room.without(line, whole)):
+        with pytest.raises(ValueError, match="are left"):
+            attempt()
+    assert room.left == 1
 
 
 def test_a_folder_keeps_each_blob_once_as_a_private_file(tmp_path):

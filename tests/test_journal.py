@@ -4,11 +4,13 @@ import asyncio
 import errno
 import gc
 import os
+import signal
 import stat
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -25,7 +27,7 @@ from kimi_agent.errors import SessionConflictError, SessionError
 from kimi_agent.limits import Spent
 from kimi_agent.message import ContentPart, ImageURLPart, MediaURL, Message, ToolCall
 from kimi_agent.session import journal
-from kimi_agent.session.blobs import get_ctx
+from kimi_agent.session.blobs import Room, get_ctx
 from kimi_agent.session.codec import encode
 from kimi_agent.session.journal import JournalSession, contents, framed
 from kimi_agent.session.ledger import BEGIN, Ledger
@@ -174,6 +176,23 @@ async def test_used_again_it_opens_again_and_knows_its_messages(path):
     await session.aclose()
 
 
+async def test_a_path_stays_the_same_file_when_the_process_changes_its_folder(path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(path.parent)
+    session = JournalSession(path.name)
+    (path.parent / "elsewhere").mkdir()
+    monkeypatch.chdir(path.parent / "elsewhere")
+    await session.append([said("one")])
+    await session.aclose()
+    assert texts_of(await loaded(path)) == ["one"]
+    assert repr(session) == f"JournalSession({str(path)!r}, fsync='round')"
+
+
+@pytest.mark.parametrize("path", ["", b"", "a\0b"])
+def test_what_is_no_path_is_refused(path: Any):
+    with pytest.raises(ValueError, match="is no path of a file"):
+        JournalSession(path)
+
+
 def test_a_policy_that_nobody_knows_is_refused(path: Path):
     with pytest.raises(ValueError, match="fsync is"):
         JournalSession(path, fsync="sometimes")  # pyright: ignore[reportArgumentType]
@@ -209,7 +228,7 @@ async def test_a_long_data_url_is_kept_once_beside_the_file(path):
     await session.aclose()
     blob.unlink()
     state = await go_on(path)
-    assert texts_of(state) == ["on"]
+    assert texts_of(state) == [*["[image_url is lost]"] * 3, "on"]
     assert ["blob" in damage.reason for damage in state.damage] == [True, True]
 
 
@@ -232,6 +251,56 @@ class Sound(ContentPart):
     def _fetch(cls, value: Any, info: ValidationInfo) -> Any:
         context = get_ctx(info)
         return context.load_bytes(value) if context and isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("change", [lambda blob: blob.unlink(), lambda blob: blob.write_bytes(b"data:,other")])
+async def test_what_was_said_with_a_picture_that_is_lost_is_kept(path, change: Callable[[Path], object]):
+    seen = picture().content
+    message = Message.user(["what is \ud83d", *seen, "and NaN?"], extra={"thumbnail": seen[0].image_url.url, "n": 1})
+    session = JournalSession(path)
+    await session.replace(SessionState(always_included_messages=(message,), chat_history=(message, said("on"))))
+    await session.aclose()
+    content = path.read_bytes()
+    (blob,) = blobs_of(path)
+    change(blob)
+    state = await loaded(path)
+    assert texts_of(state) == ["what is \ud83d[image_url is lost]and NaN?", "on"]
+    assert state.always_included_messages == state.chat_history[:1]
+    assert state.chat_history[0].extra == {"thumbnail": "data:,lost", "n": 1}
+    assert [(damage.length, blob.name in damage.reason) for damage in state.damage] == [
+        (len(content) - len(framed(BEGIN.body)), True)
+    ]
+    assert await everything(session) == texts_of(state)
+    await session.aclose()
+    assert path.read_bytes() == content
+    blob.unlink(missing_ok=True)
+    session = JournalSession(path)
+    await session.append([Message.user(seen)])
+    await session.aclose()
+    assert (await loaded(path)).chat_history == (message, said("on"), Message.user(seen))
+
+
+async def test_what_is_loaded_has_a_limit_however_often_a_picture_is_named(path, monkeypatch: pytest.MonkeyPatch):
+    session = JournalSession(path)
+    many = Message.user([ImageURLPart(image_url=MediaURL(url="data:image/png;base64," + "A" * 9000))] * 10)
+    for _ in range(4):
+        await session.append([said("x"), many])
+    await session.aclose()
+    monkeypatch.setattr(journal, "Room", lambda: Room(300_000))
+    state = await session.load()
+    assert len(state.chat_history) == 6
+    assert ["no more are left" in damage.reason for damage in state.damage] == [True]
+    with pytest.raises(SessionError, match="could not be loaded"):
+        await session.append([many])
+    await session.append([said("y")])
+    assert len([message async for message in session.everything_said()]) == 7
+    await session.replace(SessionState(chat_history=state.chat_history[:2]))
+    await session.compact(drop_damaged=True)
+    await session.append([many])
+    await session.aclose()
+    state = await session.load()
+    assert (len(state.chat_history), state.damage) == (3, ())
+    await session.aclose()
 
 
 async def test_a_part_of_ones_own_may_store_bytes_beside_the_file(path):
@@ -305,7 +374,7 @@ async def test_a_file_that_is_replaced_while_it_is_opened_is_opened_again(path, 
 @pytest.mark.skipif(journal.fcntl is None, reason="there are no locks")
 async def test_where_nothing_can_be_locked_somebody_elses_write_is_noticed(path, monkeypatch: pytest.MonkeyPatch):
     class NoLocks:
-        LOCK_EX = LOCK_NB = 0
+        LOCK_EX = LOCK_NB = LOCK_UN = 0
 
         def flock(self, *_: object) -> None:
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
@@ -527,7 +596,7 @@ class Disk:
         self.failing: dict[str, OSError] = {}
         self.calls: list[str] = []
         self.piece = sys.maxsize
-        """In bytes. No more are written at a time; what follows the first piece fails if `write` does."""
+        """In bytes. No more are written at a time; what follows the first piece fails if `pwrite` does."""
         self.written = 0
         monkeypatch.setattr(journal, "os", self)
 
@@ -537,18 +606,18 @@ class Disk:
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         self.calls.append(name)
-        is_first_piece = name == "write" and self.piece < sys.maxsize and self.calls.count("write") % 2
+        is_first_piece = name == "pwrite" and self.piece < sys.maxsize and self.calls.count("pwrite") % 2
         if name in self.failing and not is_first_piece:
             raise self.failing[name]
-        if name == "write":
-            return os.write(args[0], args[1][: self.piece])
+        if name == "pwrite":
+            return os.pwrite(args[0], args[1][: self.piece], args[2])
         return getattr(os, name)(*args, **kwargs)
 
     def fail(self, name: str, number: int = errno.EIO) -> None:
         self.failing[name] = OSError(number, os.strerror(number))
 
 
-FAULTY = {"write", "fsync", "ftruncate", "open", "replace"}
+FAULTY = {"pwrite", "fsync", "ftruncate", "open", "replace"}
 
 
 @pytest.fixture
@@ -560,7 +629,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 async def test_a_full_disk_leaves_what_was_there_and_the_session_goes_on(path, disk: Disk, piece: int):
     session = await written(path, "one")
     before = path.read_bytes()
-    disk.fail("write", errno.ENOSPC)
+    disk.fail("pwrite", errno.ENOSPC)
     disk.piece, disk.calls = piece, []
     for attempt in range(2):
         disk.calls = []
@@ -575,7 +644,7 @@ async def test_a_full_disk_leaves_what_was_there_and_the_session_goes_on(path, d
 
 
 async def test_a_disk_that_is_full_from_the_beginning(path, disk: Disk):
-    disk.fail("write", errno.ENOSPC)
+    disk.fail("pwrite", errno.ENOSPC)
     session = JournalSession(path)
     with pytest.raises(SessionError):
         await session.append([said("lost")])
@@ -587,7 +656,7 @@ async def test_a_disk_that_is_full_from_the_beginning(path, disk: Disk):
 
 async def test_a_write_that_can_neither_be_finished_nor_taken_back_leaves_a_doubt(path, disk: Disk):
     session = await written(path, "one")
-    disk.fail("write", errno.ENOSPC)
+    disk.fail("pwrite", errno.ENOSPC)
     disk.fail("ftruncate")
     disk.piece, disk.calls = 30, []
     with pytest.raises(SessionError, match="No space left"):
@@ -644,19 +713,8 @@ async def test_one_call_is_one_write(path, disk: Disk):
     session = JournalSession(path)
     await session.append([said("one"), said("two")])
     await session.replace(SessionState(always_included_messages=(Message.system("x"),), chat_history=(said("three"),)))
-    assert disk.calls.count("write") == 2
+    assert disk.calls.count("pwrite") == 2
     await session.aclose()
-
-
-async def test_a_forked_process_leaves_the_file_to_its_parent(path, disk: Disk, monkeypatch: pytest.MonkeyPatch):
-    session = await written(path, "one")
-    with monkeypatch.context() as patch:
-        patch.setattr(disk, "getpid", lambda: -1, raising=False)
-        with pytest.raises(SessionConflictError, match="forked"):
-            await session.append([said("two")])
-    await session.append([said("three")])
-    await session.aclose()
-    assert texts_of(await loaded(path)) == ["one", "three"]
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
@@ -775,11 +833,11 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """While it is not set, nothing is written."""
     opened = threading.Event()
 
-    def write(descriptor: int, content: Any) -> int:
+    def write(descriptor: int, content: Any, offset: int) -> int:
         assert opened.wait(10)
-        return os.write(descriptor, content)
+        return os.pwrite(descriptor, content, offset)
 
-    monkeypatch.setattr(Disk(monkeypatch), "write", write, raising=False)
+    monkeypatch.setattr(Disk(monkeypatch), "pwrite", write, raising=False)
     yield opened
     opened.set()
 
@@ -849,6 +907,117 @@ async def test_a_strand_gives_what_its_functions_give_and_raise():
     assert await strand.run(int, "8") == 8
 
 
+# ==== forks ====
+
+FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+
+
+class Child:
+    """A process that is forked now, and calls a function when it is told to."""
+
+    def __init__(self, function: Callable[[], object]) -> None:
+        wait, self._go = os.pipe()
+        self._answers, answer = os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the threads that are there
+            self.pid = os.fork()
+        if not self.pid:
+            os.close(self._go)
+            self._live(function, wait, answer)
+        os.close(wait)
+        os.close(answer)
+
+    def _live(self, function: Callable[[], object], wait: int, answer: int) -> None:
+        try:
+            signal.alarm(20)
+            os.read(wait, 1)
+            os.write(answer, repr(function()).encode())
+        except BaseException as error:
+            os.write(answer, f"{type(error).__name__}: {error}".encode())
+        os._exit(0)
+
+    def said(self) -> str:
+        """What the function gives or raises."""
+        os.write(self._go, b"x")
+        os.close(self._go)
+        answer = os.read(self._answers, 9999)
+        os.close(self._answers)
+        os.waitpid(self.pid, 0)
+        return answer.decode()
+
+
+def do(call: Any) -> Any:
+    return asyncio.run(call)
+
+
+async def everything(session: JournalSession) -> list[str]:
+    return [message.text async for message in session.everything_said()]
+
+
+@FORKS
+def test_a_forked_process_leaves_the_file_to_its_parent(path: Path):
+    session = do(written(path, "one"))
+    for attempt in (
+        lambda: do(everything(session)),
+        lambda: do(session.load()),
+        lambda: do(session.append([said("x")])),
+    ):
+        assert Child(attempt).said().startswith("SessionConflictError")
+        do(session.append([said("two")]))
+    do(session.aclose())
+    assert texts_of(do(loaded(path))) == ["one", "two", "two", "two"]
+
+
+@FORKS
+def test_two_processes_do_not_share_where_they_read_and_write(path: Path):
+    session = do(written(path, "one"))
+    file = session._file
+    assert file
+    assert Child(lambda: [len(file.read().lines), os.lseek(file.descriptor, 0, os.SEEK_SET)]).said() == "[2, 0]"
+    do(session.append([said("two")]))
+    do(session.aclose())
+    assert texts_of(do(loaded(path))) == ["one", "two"]
+
+
+@FORKS
+def test_the_lock_of_a_parent_does_not_live_on_in_its_children(path: Path):
+    session = do(written(path, "one"))
+    child = Child(lambda: texts_of(do(session.load())))
+    do(session.aclose())
+    do(session.append([said("two")]))
+    do(session.aclose())
+    assert child.said() == "['one', 'two']"
+
+
+@FORKS
+def test_a_forked_process_goes_on_when_its_parent_has_closed_the_file(path: Path):
+    session = do(written(path, "one"))
+    child = Child(lambda: do(session.append([said("two")])))
+    do(session.aclose())
+    assert child.said() == "None"
+    late = Child(lambda: do(session.append([said("lost")])))
+    assert texts_of(do(session.load())) == ["one", "two"]
+    do(session.append([said("three")]))
+    do(session.aclose())
+    assert "changed by somebody else" in late.said()
+    assert texts_of(do(loaded(path))) == ["one", "two", "three"]
+
+
+@FORKS
+def test_a_process_that_is_forked_during_a_write_does_not_hang(path: Path, gate: threading.Event):
+    gate.set()
+    session = do(written(path, "one"))
+    gate.clear()
+    done = session._strand.submit(session._write, lambda ledger: ledger.appending([said("two")]))
+    child = Child(lambda: [gate.set(), texts_of(do(session.load())), do(session.append([said("three")]))])
+    unsure = Child(lambda: do(session.append([said("lost")])))
+    gate.set()
+    done.result(10)
+    do(session.aclose())
+    assert "so does load()" in unsure.said()
+    assert child.said() == "[None, ['one', 'two'], None]"
+
+
 # ==== compact ====
 
 
@@ -878,11 +1047,81 @@ async def test_compact_removes_damage(path):
     session = JournalSession(path)
     state = await session.load()
     assert len(state.damage) == 2
-    await session.compact()
+    with pytest.raises(SessionError, match=r"1 of its pieces .* lost for good.*drop_damaged=True"):
+        await session.compact()
+    assert await session.load() == state
+    await session.compact(drop_damaged=True)
     state = await session.load()
     assert (texts_of(state), state.damage) == (["one", "three"], ())
     await session.aclose()
     assert await loaded(path) == state
+
+
+async def test_compact_removes_what_is_torn(path):
+    content = await closed(path, "one")
+    path.write_bytes(content + b"torn")
+    session = JournalSession(path)
+    await session.compact()
+    assert (await session.load()).damage == ()
+    await session.aclose()
+
+
+def picture(letter: str = "A") -> Message:
+    return Message.user(ImageURLPart(image_url=MediaURL(url="data:image/png;base64," + letter * 9000)))
+
+
+async def test_pictures_that_come_back_are_not_lost_meanwhile(path):
+    session = JournalSession(path)
+    await session.append([picture()])
+    await session.aclose()
+    os.rename(f"{path}.blobs", f"{path}.elsewhere")
+    session = JournalSession(path)
+    with pytest.raises(SessionError, match=r"the blob .* is missing .*drop_damaged=True"):
+        await session.compact()
+    await session.aclose()
+    os.rename(f"{path}.elsewhere", f"{path}.blobs")
+    session = JournalSession(path)
+    await session.compact()
+    assert (await session.load()).chat_history == (picture(),)
+    await session.aclose()
+
+
+async def test_compact_does_not_throw_away_what_only_a_newer_version_knows(path):
+    content = await closed(path, "one") + framed(b'{"type":"vote","for":1}')
+    path.write_bytes(content)
+    session = JournalSession(path)
+    with pytest.raises(SessionError, match=r"newer version knows \(vote\).*drop_damaged=True"):
+        await session.compact()
+    assert path.read_bytes() == content
+    await session.compact(drop_damaged=True)
+    await session.compact()
+    await session.aclose()
+    assert b"vote" not in path.read_bytes()
+
+
+@POSIX
+@pytest.mark.parametrize("is_link", [True, False])
+async def test_compact_removes_blobs_and_nothing_of_anybody_else(path, is_link: bool):
+    session = JournalSession(path)
+    await session.append([picture()])
+    folder, there = Path(f"{path}.blobs"), path.with_name("there")
+    (blob,) = blobs_of(path)
+    if is_link:
+        os.rename(folder, there)
+        os.symlink(there, folder)
+    else:
+        there.mkdir()
+        (there / blob.name).touch()
+        (folder / "ff").symlink_to(there)
+        foreign = [folder / blob.name, blob.parent / ("0" * 64), blob.with_name(f"{blob.name}.png")]
+        for file in foreign:
+            file.touch()
+    await session.replace(SessionState())
+    before = set(blobs_of(path))
+    await session.compact()
+    await session.aclose()
+    assert before - set(blobs_of(path)) == (set() if is_link else {blob})
+    assert (there / blob.name if not is_link else there / blob.parent.name / blob.name).exists()
 
 
 @POSIX
@@ -898,7 +1137,7 @@ async def test_compact_keeps_the_mode_and_the_link(path):
     assert texts_of(await loaded(path)) == ["one"]
 
 
-@pytest.mark.parametrize("fault", ["write", "fsync", "replace"])
+@pytest.mark.parametrize("fault", ["pwrite", "fsync", "replace"])
 async def test_a_compaction_that_fails_changes_nothing(path, disk: Disk, fault: str):
     session = await written(path, "one", "two")
     await session.flush()

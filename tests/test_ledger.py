@@ -14,7 +14,7 @@ from pydantic import field_serializer
 from kimi_agent import history
 from kimi_agent.limits import Spent
 from kimi_agent.message import ContentPart, FrozenDict, Message, TextPart, ToolCall, UnknownPart
-from kimi_agent.session.ledger import BEGIN, Ledger, Record, decoded, everything_said
+from kimi_agent.session.ledger import BEGIN, Ledger, Record, decoded, everything_said, without_lost
 from kimi_agent.session.state import SessionState, WindowState
 
 COUNTED = {"tokens": 30, "overhead": 4, "by": "a counter"}
@@ -398,9 +398,49 @@ def test_a_record_that_is_none_is_left_out(body: bytes):
 
 
 def test_ranges_cost_no_more_than_there_are_messages():
-    bodies = [record(type="append", first=2**62, messages=[{"role": "user", "content": "far"}])]
-    bodies.append(record(type="rollback", label="x", order=[[1, 2**63 - 1], *[[1, 2**61]] * 10_000]))
+    bodies = [record(type="append", first=2**32, messages=[{"role": "user", "content": "far"}])]
+    bodies.append(record(type="rollback", label="x", order=[[1, 2**63 - 1], *[[1, 2**31]] * 10_000]))
     assert texts_of(read(bodies)) == ["far"]
+
+
+@pytest.mark.parametrize("first", [2**32 + 2, 2**63 - 9, 2**63 - 1])
+def test_a_record_whose_numbers_leave_none_for_those_to_come_is_left_out(first: int):
+    far = record(type="append", first=first, messages=[{"role": "user", "content": "far"}])
+    book = Book()
+    book.append(said("one"))
+    book.bodies += [far, record(type="append", first=2**32 + 1, messages=[{"role": "user", "content": "late"}])]
+    ledger = Ledger()
+    assert [position for position, _ in ledger.replay(book.bodies)] == [2]
+    assert texts_of(ledger) == ["one", "late"]
+    ledger.apply(ledger.appending([said("on")]))
+    assert texts_of(ledger) == ["one", "late", "on"]
+
+
+NO_NUMBERS = ["NaN", "Infinity", "-Infinity", "1e999", "-1" + "0" * 400 + ".0"]
+
+
+@pytest.mark.parametrize("number", NO_NUMBERS)
+def test_a_record_with_a_number_that_json_does_not_have_is_left_out(number: str):
+    book = Book()
+    book.append(said("NaN 1e999"))
+    book.bodies.append(
+        b'{"type":"append","first":2,"messages":[{"role":"user","content":"x","a":%s}]}' % number.encode()
+    )
+    book.bodies.append(b'{"type":"settings","settings":{"always_included_messages":[],"b":[%s]}}' % number.encode())
+    book.bodies.append(b'{"type":"append","first":3,"messages":[{"role":"user","content":"NaN"}]}')
+    ledger = Ledger()
+    assert [position for position, _ in ledger.replay(book.bodies)] == [2, 3]
+    assert texts_of(ledger) == ["NaN 1e999", "NaN"]
+    _, records = ledger.condensed()
+    assert read([record.body for record in records]).state() == ledger.state()
+
+
+@pytest.mark.parametrize(
+    "body", [b"[]", b'{"messages":1}', b'{"settings":[]}', b'{"messages":[{"content":["data:,lost"]}]}']
+)
+def test_what_is_no_record_has_no_lost_parts(body: bytes):
+    with pytest.raises(ValueError, match="no record"):
+        without_lost(body)
 
 
 def test_a_lone_surrogate_is_kept():

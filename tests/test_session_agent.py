@@ -1,7 +1,9 @@
 """An agent with a session: what is written when, what becomes of a write that fails, and how a conversation goes on."""
 
 import asyncio
+import gc
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,12 @@ import pytest
 
 from kimi_agent import (
     Agent,
+    End,
     Message,
     RoundFinished,
+    RoundInProgressError,
     RoundStarted,
+    SessionConflictError,
     SessionError,
     SessionRestored,
     SummarizeHistory,
@@ -396,3 +401,202 @@ async def test_the_running_count_and_the_cut_go_on(tmp_path: Path):
             assert again._window.start_in(again.chat_history) == before.start_in(agent.chat_history)
             assert again._window.running.anchor == before.running.anchor
             assert again.usage == agent.usage
+
+
+# ==== others who write, and other orders ====
+
+
+@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+async def test_after_a_conflict_the_next_round_goes_on_from_what_the_other_one_wrote(kind: str, tmp_path: Path):
+    open_again = _sessions(kind, tmp_path / "one")
+    loser = Agent(ScriptedKimi([say("a1"), say("a2"), say("a3")]), "Mine.", session=(session := open_again()))
+    await loser.chat_round("q1")
+    await session.aclose()  # lets go of the journal's lock
+    async with Agent(ScriptedKimi([say("b1")]), session=open_again()) as winner:
+        await winner.chat_round("important")
+    with pytest.raises(SessionConflictError):
+        await loser.chat_round("q2")
+    await loser.chat_round("q3")
+    said = ["q1", "a1", "important", "b1", "q3", loser.chat_history[-1].text]
+    assert [message.text for message in loser.chat_history] == said
+    await session.aclose()
+    assert [message.text for message in (await open_again().load()).chat_history] == said
+    assert loser.always_included_messages == [Message.system("Mine.")]
+
+
+@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+async def test_entering_again_takes_up_what_another_one_wrote_meanwhile(kind: str, tmp_path: Path):
+    open_again = _sessions(kind, tmp_path / "one")
+    agent = Agent(ScriptedKimi([say("a1"), say("a2")]), session=open_again())
+    async with agent:
+        await agent.chat_round("q1")
+    async with Agent(ScriptedKimi([say("b1")]), session=open_again()) as other:
+        await other.chat_round("meanwhile")
+    async with agent:
+        assert [message.text for message in agent.chat_history] == ["q1", "a1", "meanwhile", "b1"]
+        await agent.chat_round("q2")
+
+
+async def test_what_is_edited_while_the_session_is_left_is_kept_when_nobody_else_wrote():
+    session = Memory()
+    agent = Agent(ScriptedKimi([say("a1")]), session=session)
+    async with agent:
+        await agent.chat_round("q1")
+    agent.chat_history.pop()
+    async with agent:
+        assert [message.text for message in agent.chat_history] == ["q1"]
+    assert [message.text for message in session.state.chat_history] == ["q1"]
+
+
+async def test_what_is_edited_last_is_written_on_leaving(tmp_path: Path):
+    session = Memory()
+    async with Agent(ScriptedKimi([say("a")]), session=session) as agent:
+        await agent.chat_round("secret")
+        agent.chat_history.clear()
+        agent.prompt_cache_key = "mine"
+    assert session.state.chat_history == ()
+    assert session.state.prompt_cache_key == "mine"
+
+
+async def test_leaving_an_inner_block_keeps_the_session():
+    session = Memory()
+    agent = Agent(ScriptedKimi([say("a")]), session=session)
+    async with agent:
+        async with agent:
+            pass
+        assert session.closed == 0
+    assert session.closed == 1
+
+
+async def test_a_file_that_is_loaded_first_takes_the_place_of_an_old_session(tmp_path: Path):
+    Agent(ScriptedKimi([]), chat_history=[Message.user("from file")]).save(tmp_path / "f.json")
+    session = Memory(OPEN)
+    agent = Agent(ScriptedKimi([say("a")]), session=session)
+    agent.load(tmp_path / "f.json")
+    await agent.chat_round("go")
+    assert [message.text for message in session.state.chat_history] == ["from file", "go", "a"]
+
+
+async def test_before_the_session_is_restored_nothing_is_saved_and_a_prompt_restores(tmp_path: Path):
+    agent = tools([], session=Memory(OPEN))
+    with pytest.raises(SessionError, match="within `async with agent`"):
+        agent.save(tmp_path / "empty.json")
+    assert not (tmp_path / "empty.json").exists()
+    assert len(await agent.get_prompt()) == 5
+
+
+async def test_a_checkpoint_before_the_first_round_has_what_was_given():
+    agent = Agent(
+        ScriptedKimi([say("a"), say("b")]), "Be terse.", chat_history=[Message.user("given")], session=Memory()
+    )
+    await agent.checkpoint("start")
+    await agent.chat_round("q")
+    await agent.rollback("start")
+    assert [message.text for message in agent.chat_history] == ["given"]
+    assert agent.always_included_messages == [Message.system("Be terse.")]
+
+
+async def test_a_rollback_brings_back_neither_the_old_system_prompt_nor_what_was_spent():
+    session = Memory()
+    async with Agent(ScriptedKimi([say("a")]), "Old.", session=session) as agent:
+        await agent.chat_round("q")
+        await agent.checkpoint("x")
+    async with Agent(ScriptedKimi([say("b")]), "New.", session=session) as agent:
+        await agent.chat_round("q2")
+        spent = agent.usage
+        await agent.rollback("x")
+        assert agent.always_included_messages == [Message.system("New.")]
+        assert agent.usage == spent
+        assert [message.text for message in agent.chat_history] == ["q", "a"]
+
+
+async def test_a_checkpoint_in_the_middle_of_a_round_is_refused_and_harms_nothing():
+    agent = tools([CALLS, say("done")], session=Memory())
+    agent.gate.set()
+    async for _ in agent.full_round("go"):
+        with pytest.raises(RoundInProgressError, match="not at its end"):
+            await agent.checkpoint("x")
+        with pytest.raises(RoundInProgressError, match="not at its end"):
+            await agent.rollback("x")
+    assert agent.chat_history[-1].text == "done"
+
+
+async def test_two_agents_cannot_keep_their_conversations_in_one_session():
+    session = Memory()
+    one = Agent(ScriptedKimi([say("a")]), session=session)
+    await one.chat_round("q")
+    other = Agent(ScriptedKimi([say("b")]), session=session)
+    with pytest.raises(SessionConflictError, match="another agent"):
+        await other.chat_round("q")
+    del one
+    gc.collect()
+    await other.chat_round("q")
+
+
+@pytest.mark.parametrize("wrong", ["x.journal", SQLiteSessionStore("x.db"), 5], ids=["path", "store", "number"])
+def test_what_is_no_session_is_refused_at_once(wrong: Any):
+    with pytest.raises(TypeError, match=r"is no session: that is a JournalSession\(path\), store.open\(id\)"):
+        Agent(ScriptedKimi([]), session=wrong)
+
+
+async def test_tasks_that_restore_at_once_lose_nothing():
+    class Slow(Memory):
+        async def load(self) -> SessionState:
+            for _ in range(5):
+                await asyncio.sleep(0)
+            return await super().load()
+
+    session = Slow(OPEN)
+    agent = tools([say("done")], session=session)
+    await asyncio.gather(*[agent.add_to_history(Message.user(text)) for text in "ABC"])
+    assert sorted(message.text for message in agent.chat_history[-3:]) == ["A", "B", "C"]
+    await agent.chat_round("next")
+    assert session.state.chat_history == tuple(agent.chat_history)
+
+
+@pytest.mark.parametrize("method", ["full_round_frames", "chat_round_stream"])
+async def test_an_end_frame_is_in_the_session_before_it_is_handed_out(method: str):
+    class Slow(Memory):
+        async def append(self, messages: Any, **more: Any) -> None:
+            for _ in range(20):
+                await asyncio.sleep(0)
+            await super().append(messages, **more)
+
+    session = Slow()
+    agent = Agent(ScriptedKimi([say("hello")]), session=session)
+    given = getattr(agent, method)("go")
+    async for frame in given if method == "full_round_frames" else given.frames():
+        if isinstance(frame, End):
+            assert [message.text for message in session.state.chat_history] == ["go", "hello"]
+
+
+async def test_a_hook_that_fills_the_history_by_itself_is_kept_before_anything_is_handed_out():
+    class Own(Tools):
+        async def add_to_history(self, message: Message) -> None:
+            self.chat_history.insert(placed(self.chat_history, message) if message.role == "tool" else 10**6, message)
+
+    session = Memory()
+    agent = Own(ScriptedKimi([CALLS, say("done")]), session=session)
+    agent.gate = asyncio.Event()
+    agent.gate.set()
+    async for message in agent.full_round("go"):
+        assert any(known is message for known in session.state.chat_history)
+
+
+async def test_a_restart_changes_no_byte_of_the_next_request(tmp_path: Path):
+    bodies: list[Any] = []
+
+    def script(body: Any) -> Reply:
+        bodies.append(body)
+        return Reply("ok", reasoning="Because.") if body["messages"][-1]["role"] == "tool" else CALLS
+
+    for number in range(3):
+        async with Tools(ScriptedKimi(script), "Be terse.", session=JournalSession(tmp_path / "a")) as agent:
+            agent.gate = asyncio.Event()
+            agent.gate.set()
+            await agent.full_round_str(f"q{number}").aclose()
+            async for _ in agent.full_round(f"q{number}"):
+                pass
+    for before, after in pairwise(bodies):
+        assert after["messages"][: len(before["messages"])] == before["messages"]
+        assert after["prompt_cache_key"] == before["prompt_cache_key"]

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import random
+import re
 import signal
 import sqlite3
 import stat
@@ -23,7 +24,7 @@ from kimi_agent import history
 from kimi_agent.errors import SessionConflictError, SessionError
 from kimi_agent.limits import Spent
 from kimi_agent.message import ContentPart, ImageURLPart, MediaURL, Message, ToolCall
-from kimi_agent.session import rows, schema
+from kimi_agent.session import SQLiteSession, rows, schema
 from kimi_agent.session.blobs import get_ctx
 from kimi_agent.session.ledger import BEGIN, Ledger
 from kimi_agent.session.sqlite import SQLiteSessionStore
@@ -94,6 +95,8 @@ async def test_what_was_appended_is_loaded_by_another_store(path):
 
 async def test_a_session_of_the_store_is_a_session(store):
     assert isinstance(store.open("x"), Session)
+    assert isinstance(store.open("x"), SQLiteSession)
+    assert store.open("x").id == "x"
 
 
 async def test_nothing_is_opened_before_it_is_used(path):
@@ -252,11 +255,53 @@ async def test_what_is_no_database_is_refused_and_left_as_it_is(store, path):
     assert path.read_text() == "Dear diary, " * 100
 
 
-@pytest.mark.parametrize("place", ["", "no/such/folder/a.db"])
-async def test_where_no_file_can_be_the_error_names_it(tmp_path, place):
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("", "it is a folder"),
+        ("no/such/folder/a.db", "there is no folder {}/no/such/folder; make it first"),
+        ("file/a.db", "there is no folder {}/file; make it first"),
+        ("/dev/null", "it is no file"),
+        ("pipe", "it is no file"),
+    ],
+)
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this platform has no such files")
+async def test_where_no_file_can_be_the_error_says_why(tmp_path, place, reason):
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
     store = SQLiteSessionStore(tmp_path / place)
-    with pytest.raises(SessionError, match=tmp_path.name):
+    told = f"cannot write session 'x' in {tmp_path / place}: {reason.format(tmp_path)}"
+    with pytest.raises(SessionError, match=re.escape(told)):
         await store.open("x").append(said("a"))
+
+
+def test_a_path_with_a_zero_in_it_is_refused():
+    for path in ("a\0b.db", b"a\0b.db"):
+        with pytest.raises(SessionError, match="has no NUL"):
+            SQLiteSessionStore(path)
+
+
+async def test_who_only_looks_makes_no_file(store, path, tmp_path):
+    assert (await store.list(), await store.search("a"), await store.info("x")) == ([], [], None)
+    assert await SQLiteSessionStore(tmp_path / "no" / "folder.db").list() == []
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_write_protected_database_that_others_write_to_is_read_as_it_is_now(store, path, monkeypatch):
+    await store.open("x").append(said("a"))
+    monkeypatch.setattr(schema, "_protection", lambda path: "mode=ro")
+    async with SQLiteSessionStore(path) as reader:
+        assert await texts_of(reader.open("x")) == ["a"]
+        with pytest.raises(SessionError, match=r"cannot search .*: it is write-protected"):
+            await reader.search("a")  # there is no index
+        monkeypatch.undo()
+        await store.search("a")
+        await store.open("y").append(said("b"))
+        monkeypatch.setattr(schema, "_protection", lambda path: "mode=ro")
+        assert [hit.session for hit in await reader.search("a")] == ["x"]
+        assert {info.id for info in await reader.list()} == {"x", "y"}
+        with pytest.raises(SessionError, match=r"cannot delete session 'x' .*: it is write-protected"):
+            await reader.delete("x")
 
 
 async def test_a_session_of_a_newer_kimi_agent_is_refused(store, path):
@@ -289,7 +334,7 @@ async def test_of_two_writers_one_wins_and_the_other_goes_on_after_a_load(path):
         await yours.load()
         await mine.append(said("b"))
         for lost in (yours.append(said("lost")), yours.replace(SessionState()), yours.checkpoint("lost")):
-            with pytest.raises(SessionConflictError, match=r"'x' was written by somebody else.*load\(\)"):
+            with pytest.raises(SessionConflictError, match=r"'x' was written by .* next round .* load\(\)"):
                 await lost
         assert await texts_of(yours) == ["a", "b"]
         await yours.append(said("c"))
@@ -554,14 +599,21 @@ async def main(folder):
     await refused(session.append([Message.user("c" * 500_000)]))
     resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     await session.append([Message.user("d")])
+    await store.search("a")
     await store.aclose()
+    os.close(os.open(folder + "/secret.db", os.O_CREAT, 0))
     os.chmod(folder, 0o555)
+    os.chmod(folder + "/sessions.db", 0o444)
     if not os.getuid():
-        os.chmod(folder + "/sessions.db", 0o444)
         os.chdir(folder)
         os.setuid(65534)
     await refused(session.append([Message.user("e")]))
-    await refused(SQLiteSessionStore(folder + "/other.db").list())
+    await refused(SQLiteSessionStore(folder + "/other.db").open("x").append([Message.user("e")]))
+    await refused(SQLiteSessionStore(folder + "/secret.db").list())
+    listed, found, loaded = await store.list(), await store.search("d"), await store.open("x").load()
+    print([info.id for info in listed], [hit.index for hit in found], [message.text for message in loaded.chat_history])
+    await store.open("x").flush()
+    print(sorted(os.listdir(folder)))
 
 asyncio.run(main(sys.argv[1]))
 """
@@ -571,16 +623,20 @@ asyncio.run(main(sys.argv[1]))
 async def test_a_disk_that_is_full_or_read_only_is_an_error_and_harms_nothing(tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
-    for each in (tmp_path, *tmp_path.parents[:2]):
+    for each in (tmp_path, *[each for each in tmp_path.parents if each.name.startswith(("pytest-", "popen-"))]):
         each.chmod(0o755)
     output, errors = started(FAULTS, str(folder)).communicate()
     folder.chmod(0o755)
-    full, still_full, read_only, nowhere = output.splitlines()
     assert errors == ""
+    full, still_full, read_only, nowhere, secret, readable, files = output.splitlines()
     assert "sessions.db: the disk is full, or fails" in full
     assert "sessions.db: the disk is full, or fails" in still_full
-    assert "sessions.db: " in read_only
+    assert "cannot write session 'x' in" in read_only
+    assert "sessions.db: it is write-protected" in read_only
     assert "other.db: Permission denied" in nowhere
+    assert "secret.db: there is no permission to read it" in secret
+    assert readable == "['x'] [1] ['a', 'd']"
+    assert files == "['secret.db', 'sessions.db']"
     (folder / "sessions.db").chmod(0o600)
     async with SQLiteSessionStore(folder / "sessions.db") as store:
         assert await texts_of(store.open("x")) == ["a", "d"]
@@ -665,6 +721,9 @@ async def test_a_list_has_the_newest_first_in_pages(store, clock):
     assert (await store.list(1))[0].id == "s0"
     assert await store.list(0) == []
     assert await store.list(-1) == []
+    assert len(await store.list(10**30)) == 7
+    assert await store.info("s0") == (await store.list(1))[0]
+    assert await store.info("nobody") is None
 
 
 async def test_sessions_of_the_same_moment_are_listed_once_each(store, monkeypatch):

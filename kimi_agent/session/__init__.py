@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .blobs import SaveContext, get_ctx
     from .journal import JournalSession
-    from .sqlite import SessionHit, SessionInfo, SQLiteSessionStore
+    from .sqlite import SessionHit, SessionInfo, SQLiteSession, SQLiteSessionStore
     from .state import Damage, Session, SessionState, WindowState
 
 __all__ = [
     "Damage",
     "JournalSession",
+    "SQLiteSession",
     "SQLiteSessionStore",
     "SaveContext",
     "Session",

@@ -48,6 +48,7 @@ __all__ = [
     "BlobMissingError",
     "Blobs",
     "FolderBlobs",
+    "Room",
     "SaveContext",
     "blob_name",
     "blob_path",
@@ -192,8 +193,52 @@ def restore(line: bytes, get: Callable[[str], bytes], *, most: int = LARGEST) ->
         done = match.end()
         length += len(back) - (match.end() - match.start())
         if length > most:
-            raise ValueError(f"it would have more than {most} bytes with its blobs in their places")
+            raise ValueError(
+                f"with its blobs in their places it would have more than {most} bytes, and no more are left"
+            )
     return b"".join([*pieces, line[done:]])
+
+
+class Room:
+    """How long the texts of one session may be together that have blobs, with these in their places.
+
+    A blob that is named often is short in the file and long in memory: without a limit a small file fills it.
+
+    Args:
+        most: in bytes.
+    """
+
+    def __init__(self, most: int = LARGEST) -> None:
+        self.left = most
+        """In bytes."""
+
+    def restore(self, line: bytes, get: Callable[[str], bytes]) -> bytes:
+        """As `restore` does it, if there is room for it.
+
+        Raises:
+            ValueError: there is none, or a blob is missing or damaged.
+        """
+        whole = restore(line, get, most=self.left)
+        self.left = self.without(line, whole)
+        return whole
+
+    def without(self, line: bytes, whole: bytes) -> int:
+        """What is left when this text is there too.
+
+        Args:
+            line: as it is kept.
+            whole: as it was before `extract`.
+
+        Raises:
+            ValueError: there is no room for it.
+        """
+        left = self.left - len(whole) if b'$blob":' in line else self.left
+        if left < 0:
+            raise ValueError(
+                f"with its blobs in their places it would have {len(whole)} bytes, and no more than {self.left} are "
+                "left: it could not be loaded"
+            )
+        return left
 
 
 def _url(name: bytes | None, get: Callable[[str], bytes]) -> bytes:

@@ -13,14 +13,17 @@ dropped; the next write takes its place.
 
 While a journal is open it is locked, against other processes as against a second session of this one. Where there is no
 `fcntl` (Windows), or on a file system that cannot lock, there is no lock; a write of somebody else is noticed all the
-same, before the next one, by the length of the file.
+same, before the next one, by the length of the file. A process that is forked meanwhile has no part in it: its session
+is one of its own, which opens the file anew when the parent has closed it.
 
-Long `data:` URLs and the bytes of a user's own parts are kept in the folder `<path>.blobs`, each once.
+Long `data:` URLs and the bytes of a user's own parts are kept in the folder `<path>.blobs`, each once. In the place of
+a picture that is lost there is a text that says so, and the record is reported as damage.
 """
 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import stat
@@ -29,16 +32,16 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
-from functools import cached_property
-from typing import BinaryIO, Final, Literal, NamedTuple, TypeAlias
+from functools import partial
+from typing import Any, BinaryIO, Final, Literal, NamedTuple, TypeAlias
 from zlib import crc32
 
 from ..errors import SessionConflictError, SessionError
 from ..limits import Spent
 from ..message import Message
-from .blobs import FolderBlobs, SaveContext, extract, is_name, named, restore, sync_folder
+from .blobs import FolderBlobs, Room, SaveContext, extract, named, sync_folder
 from .codec import uncollected
-from .ledger import BEGIN, Ledger, Record, decoded, everything_said
+from .ledger import BEGIN, LOST, Ledger, Record, decoded, everything_said, without_lost
 from .state import Damage, SessionState, WindowState
 from .writing import Strand
 
@@ -185,23 +188,21 @@ class _OpenFile:
         self.unsynced = False
         self._newline = b""
         """What the last record lacks."""
-        self._process = os.getpid()
         self._folder_unsynced = is_new
-        self._close = weakref.finalize(self, os.close, descriptor)
+        self._close = weakref.finalize(self, _let_go, descriptor, os.getpid())
 
     def read(self) -> Content:
         """What it has."""
-        with open(self.descriptor, "rb", closefd=False) as file:
-            content = contents(file)
-            if not content.lines and content.damage and not _is_torn_beginning(file):
-                raise ValueError("it is no journal of kimi_agent: there is no record in it that is whole")
+        file = io.BufferedReader(_Reader(self.descriptor), _AT_ONCE)
+        content = contents(file)
+        if not content.lines and content.damage and not _is_torn_beginning(file):
+            raise ValueError("it is no journal of kimi_agent: there is no record in it that is whole")
         return content
 
     def go_on_at(self, end: int) -> None:
         """Let the next record go there, behind what is needed."""
         self.end, self.size = end, os.fstat(self.descriptor).st_size
-        os.lseek(self.descriptor, max(end - 1, 0), os.SEEK_SET)
-        self._newline = b"" if not end or os.read(self.descriptor, 1) == b"\n" else b"\n"
+        self._newline = b"" if not end or _read_at(self.descriptor, 1, end - 1) == b"\n" else b"\n"
 
     def append(self, lines: bytes, *, sync: bool) -> None:
         """Write at the end: all of it, or nothing.
@@ -235,8 +236,6 @@ class _OpenFile:
             raise SessionError(f"{self.path} is in doubt: {self.in_doubt}. Close the session and open it again")
         if not self.writable:
             raise PermissionError("the file is write-protected")
-        if self._process != os.getpid():
-            raise SessionConflictError(f"{self.path} was opened by the process that this one was forked from")
         now = os.fstat(self.descriptor)
         if not now.st_nlink or now.st_size != self.size:
             what = "was written to by somebody else" if now.st_nlink else "was deleted"
@@ -288,6 +287,12 @@ class _OpenFile:
         now = os.fstat(self.descriptor)
         return now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns
 
+    @property
+    def trace_when_forked(self) -> _Trace:
+        """The trace as it was when this process was forked: whoever has written since has changed the length."""
+        device, number, _, modified = self.trace
+        return device, number, self.size, modified
+
     def close(self) -> None:
         """Let go of the file and its lock."""
         self._close()
@@ -296,14 +301,66 @@ class _OpenFile:
 _Trace: TypeAlias = tuple[int, ...]
 
 
+def _let_go(descriptor: int, process: int) -> None:
+    """Close a file. Its lock would live on in processes that were forked meanwhile; in those it is the parent's."""
+    if fcntl is not None and process == os.getpid():
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
+
+
 def _write(descriptor: int, content: bytes, offset: int) -> None:
-    os.lseek(descriptor, offset, os.SEEK_SET)
     left = memoryview(content)
     while left:
-        written = os.write(descriptor, left)
+        written = _write_at(descriptor, left, offset)
         if not written:
             raise OSError("nothing could be written")
-        left = left[written:]
+        left, offset = left[written:], offset + written
+
+
+# Where there can be forks, a file is read and written without its offset, which they share.
+
+
+def _write_at(descriptor: int, content: memoryview, offset: int) -> int:
+    if hasattr(os, "pwrite"):
+        return os.pwrite(descriptor, content, offset)
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    return os.write(descriptor, content)
+
+
+def _read_at(descriptor: int, length: int, offset: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, length, offset)
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    return os.read(descriptor, length)
+
+
+class _Reader(io.RawIOBase):
+    """A file that is open, to be read from its beginning."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._offset = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        self._offset = offset + (self._offset if whence == os.SEEK_CUR else 0)
+        return self._offset
+
+    def readinto(self, buffer: Any, /) -> int:
+        content = _read_at(self._descriptor, len(buffer), self._offset)
+        buffer[: len(content)] = content
+        self._offset += len(content)
+        return len(content)
+
+
+_AT_ONCE: Final = 2**16
+"""In bytes. So much is read at a time."""
 
 
 _FLAGS: Final = getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe must not hold anybody up
@@ -387,18 +444,27 @@ class JournalSession:
         path: of the file; its folder must be there.
         fsync: when to wait until what was written would survive a power cut: `always`, after each call; `round`, when
             a round has ended (`flush`); or `never`. What was written survives the end of the process in any case.
+
+    Raises:
+        ValueError: it is no path, or no such policy.
     """
 
     def __init__(self, path: FilePath, *, fsync: Fsync = "round") -> None:
         if fsync not in ("always", "round", "never"):
             raise ValueError(f"fsync is 'always', 'round' or 'never', not {fsync!r}")
-        self.path = os.fsdecode(path)
+        self.path = _absolute(os.fsdecode(path))
         self.fsync: Fsync = fsync
+        self._process = os.getpid()
         self._strand = Strand()
         self._file: _OpenFile | None = None
+        self._folder: FolderBlobs | None = None
         self._ledger: Ledger | None = None
+        self._room = Room()
         self._damage: tuple[Damage, ...] = ()
         self._left: tuple[_Trace, int] | None = None
+
+    def __repr__(self) -> str:
+        return f"JournalSession({self.path!r}, fsync={self.fsync!r})"
 
     async def load(self) -> SessionState:
         """What was kept, and what of it is damaged. Nothing is changed; a file that is not there is not made.
@@ -407,7 +473,7 @@ class JournalSession:
             SessionError: it cannot be read, is no journal, or of a newer major version.
             SessionConflictError: another session has it open.
         """
-        return await self._strand.run(self._load)
+        return await self._here().run(self._load)
 
     async def append(
         self, messages: Sequence[Message], *, usage: Spent | None = None, window: WindowState | None = None
@@ -419,7 +485,7 @@ class JournalSession:
             SessionConflictError: another session has it open, or somebody has written to it.
         """
         said = tuple(messages)
-        await self._strand.run(self._write, lambda ledger: ledger.appending(said, usage, window))
+        await self._here().run(self._write, lambda ledger: ledger.appending(said, usage, window))
 
     async def replace(self, state: SessionState, *, reason: str = "") -> None:
         """Put a state in the place of the present one. What was there stays in the file: see `everything_said`.
@@ -428,7 +494,7 @@ class JournalSession:
             SessionError: it cannot be written; the journal is as it was.
             SessionConflictError: another session has it open, or somebody has written to it.
         """
-        await self._strand.run(self._write, lambda ledger: ledger.replacing(state, reason))
+        await self._here().run(self._write, lambda ledger: ledger.replacing(state, reason))
 
     async def checkpoint(self, label: str) -> None:
         """Remember the present state under a label; an older one of this label is forgotten.
@@ -437,7 +503,7 @@ class JournalSession:
             SessionError: it cannot be written; the journal is as it was.
             SessionConflictError: another session has it open, or somebody has written to it.
         """
-        await self._strand.run(self._write, lambda ledger: ledger.checkpointing(label))
+        await self._here().run(self._write, lambda ledger: ledger.checkpointing(label))
 
     async def rollback(self, label: str) -> SessionState:
         """Go back to a checkpoint. What was spent since stays spent, and what was said stays in the file.
@@ -446,7 +512,7 @@ class JournalSession:
             SessionError: there is none of this label, or it cannot be written.
             SessionConflictError: another session has it open, or somebody has written to it.
         """
-        return await self._strand.run(self._roll_back, label)
+        return await self._here().run(self._roll_back, label)
 
     async def flush(self) -> None:
         """A round has ended: with `fsync="round"`, wait until all that was written would survive a power cut.
@@ -455,18 +521,22 @@ class JournalSession:
             SessionError: that is not known. The file has it, but some of it may be lost if the power fails; `compact`
                 writes all of it anew.
         """
-        await self._strand.run(self._flush)
+        await self._here().run(self._flush)
 
-    async def compact(self) -> None:
+    async def compact(self, *, drop_damaged: bool = False) -> None:
         """Write the file anew, in one step, with nothing but the present state and the checkpoints.
 
-        What was replaced or rolled back is gone then, and so are damage and records that only a newer version knows.
+        What was replaced or rolled back is gone then.
+
+        Args:
+            drop_damaged: let go of what is damaged too, and of records that only a newer version knows. A picture
+                that is missing may come back, with the folder in which it was.
 
         Raises:
-            SessionError: it could not be written; the journal is as it was.
+            SessionError: it could not be written, or there is damage; the journal is as it was.
             SessionConflictError: another session has it open, or somebody has written to it.
         """
-        await self._strand.run(self._compact)
+        await self._here().run(self._compact, drop_damaged)
 
     async def everything_said(self) -> AsyncIterator[Message]:
         """Every message since the journal began, or was last compacted, in the order in which they were said.
@@ -477,9 +547,9 @@ class JournalSession:
             SessionError: it cannot be read.
             SessionConflictError: another session has it open.
         """
-        records = await self._strand.run(self._records)
+        records = await self._here().run(self._records)
         for start in range(0, len(records), _BATCH):
-            for message in await self._strand.run(self._messages_of, records[start : start + _BATCH]):
+            for message in await self._here().run(self._messages_of, records[start : start + _BATCH]):
                 yield message
 
     async def aclose(self) -> None:
@@ -488,7 +558,21 @@ class JournalSession:
         Raises:
             SessionError: it is closed, but whether what was written last would survive a power cut is not known.
         """
-        await self._strand.run(self._close)
+        await self._here().run(self._close)
+
+    def _here(self) -> Strand:
+        """Where this process works. After a fork the thread and the open file are the parent's."""
+        if self._process != os.getpid():
+            self._forget_parent()
+        return self._strand
+
+    def _forget_parent(self) -> None:
+        file, was_idle = self._file, self._strand.is_idle
+        self._process, self._strand, self._file = os.getpid(), Strand(), None
+        if self._ledger is not None and not was_idle:
+            self._left = (), 0  # what is known may be half of it: it holds for no file
+        elif file is not None:
+            self._left = file.trace_when_forked, file.end
 
     # ---- in the thread ----
 
@@ -504,21 +588,24 @@ class JournalSession:
             self._ledger = Ledger(SaveContext(self._blobs))
         return self._ledger
 
-    @cached_property
+    @property
     def _blobs(self) -> FolderBlobs:
-        return FolderBlobs(f"{os.path.realpath(self.path)}.blobs", sync=self.fsync != "never")
+        if self._folder is None:
+            self._folder = FolderBlobs(f"{os.path.realpath(self.path)}.blobs", sync=self.fsync != "never")
+        return self._folder
 
     def _read(self, file: _OpenFile | None) -> _OpenFile | None:
         """Know what the file has, and nothing else."""
-        self._ledger, self._damage, self._left = None, (), None
+        self._ledger, self._damage, self._left, self._room = None, (), None, Room()
         if file is None:
             return None
         try:
             with uncollected():
                 content = file.read()
                 file.go_on_at(content.end)
-                records, damage = self._restored(content.lines)
-                unusable = self._known.replay([line.record for line in records])
+                damage: list[Damage] = []
+                records: list[Line] = []
+                unusable = self._known.replay(self._restored(content.lines, self._room, records, damage))
         except BaseException:
             self._ledger = None
             file.close()
@@ -527,19 +614,29 @@ class JournalSession:
         self._damage = tuple(sorted([*content.damage, *damage], key=lambda damage: damage.offset))
         return file
 
-    def _restored(self, lines: Iterable[Line]) -> tuple[list[Line], list[Damage]]:
-        """The records with their data URLs, and those that miss one."""
-        records: list[Line] = []
-        damage: list[Damage] = []
-        get = self._blobs.get
+    def _restored(
+        self, lines: Iterable[Line], room: Room, records: list[Line], damage: list[Damage]
+    ) -> Iterator[bytes]:
+        """What is in the lines, with its data URLs, one by one. The lines go to `records`."""
         for line in lines:
+            reasons: list[str] = []
             try:
-                record = restore(line.record, get)
+                record = room.restore(line.record, partial(self._get, reasons))
+                record = without_lost(record) if reasons else record
             except (ValueError, OSError) as error:
                 damage.append(_damage_of(line, str(error)))
-            else:
-                records.append(line if record is line.record else line._replace(record=record))
-        return records, damage
+                continue
+            damage += [_damage_of(line, reason) for reason in reasons[:1]]
+            records.append(line)
+            yield record
+
+    def _get(self, reasons: list[str], name: str) -> bytes:
+        """A blob; if it is lost, why, and what stands for it."""
+        try:
+            return self._blobs.get(name)
+        except (ValueError, OSError) as error:
+            reasons.append(str(error))
+            return LOST
 
     def _roll_back(self, label: str) -> SessionState:
         self._write(lambda ledger: ledger.rolling_back(label))
@@ -552,12 +649,17 @@ class JournalSession:
             assert file is not None
             file.check()
             record = make(self._known)
-            line = framed(extract(record.body, self._blobs.put))
+            stored = extract(record.body, self._blobs.put)
+            left = self._room.without(stored, record.body)
             begins = b"" if file.end else framed(BEGIN.body)
-            kept = tuple([damage for damage in self._damage if damage.offset < file.end])
-            file.append(begins + line, sync=self.fsync == "always")
+            kept = self._damage_before(file.end)
+            file.append(begins + framed(stored), sync=self.fsync == "always")
             self._known.apply(record)
-            self._damage = kept
+            self._damage, self._room.left = kept, left
+
+    def _damage_before(self, end: int) -> tuple[Damage, ...]:
+        """Without what nobody needs, behind the last record."""
+        return tuple([damage for damage in self._damage if damage.offset < end])
 
     def _for_writing(self, *, create: bool) -> _OpenFile | None:
         if self._file is None:
@@ -575,7 +677,10 @@ class JournalSession:
             return file
         if file is not None:
             file.close()
-        raise SessionConflictError(f"{self.path} was changed by somebody else; load() it and look")
+        raise SessionConflictError(
+            f"{self.path} was changed by somebody else, and this was not written; the next round of an agent takes up "
+            "what is there now, and so does load()"
+        )
 
     def _flush(self) -> None:
         file = self._file
@@ -583,17 +688,32 @@ class JournalSession:
             with self._errors("flush"):
                 file.sync()
 
-    def _compact(self) -> None:
+    def _compact(self, drop_damaged: bool) -> None:
         with self._errors("compact"):
             file = self._for_writing(create=False)
             if file is None:
                 return
             file.check()
+            if not drop_damaged:
+                self._refuse_to_drop(self._damage_before(file.end), self._known.newer)
+            room, lines = Room(), list[bytes]()
             ledger, records = self._known.condensed()
-            content = b"".join([framed(extract(record.body, self._blobs.put)) for record in records])
+            for record in records:
+                stored = extract(record.body, self._blobs.put)
+                room.left = room.without(stored, record.body)
+                lines.append(framed(stored))
+            content = b"".join(lines)
             self._file = file.replaced(content)
-            self._ledger, self._damage = ledger, ()
+            self._ledger, self._damage, self._room = ledger, (), room
             _remove_blobs(self._blobs.path, keep=named(content))
+
+    def _refuse_to_drop(self, damage: Sequence[Damage], newer: AbstractSet[str]) -> None:
+        if not damage and not newer:
+            return
+        what = f"{len(damage)} of its pieces are damaged ({damage[0].reason})" if damage else ""
+        types = f"it has records that only a newer version knows ({', '.join(sorted(newer))[:80]})" if newer else ""
+        both = " and ".join(filter(None, [what, types]))
+        raise ValueError(f"{both}: they would be lost for good. Mend that first, or call compact(drop_damaged=True)")
 
     def _records(self) -> list[bytes]:
         with self._errors("read"):
@@ -602,8 +722,8 @@ class JournalSession:
             return [] if self._file is None else [line.record for line in self._file.read().lines]
 
     def _messages_of(self, records: Sequence[bytes]) -> list[Message]:
-        lines, _ = self._restored([Line(record, 0, 0) for record in records])
-        return list(everything_said(decoded([line.record for line in lines], SaveContext(self._blobs))))
+        lines = [Line(record, 0, 0) for record in records]
+        return list(everything_said(decoded(self._restored(lines, Room(), [], []), SaveContext(self._blobs))))
 
     def _close(self) -> None:
         file, self._file = self._file, None
@@ -630,6 +750,13 @@ class JournalSession:
             raise SessionError(f"cannot {verb} {self.path}: it is nested too deeply") from error
 
 
+def _absolute(path: str) -> str:
+    """Where it is whatever folder the process goes to."""
+    if not path or "\0" in path:
+        raise ValueError(f"{path!r} is no path of a file")
+    return os.path.join(os.getcwd(), path)
+
+
 _BATCH: Final = 256
 """How many records are decoded at once where they are not all needed."""
 
@@ -639,9 +766,24 @@ def _damage_of(line: Line, reason: str) -> Damage:
 
 
 def _remove_blobs(folder: str, *, keep: AbstractSet[str]) -> None:
-    """Remove what nothing names any more. What cannot be removed does no harm."""
-    for parent, _, files in os.walk(folder):
-        for name in files:
-            if is_name(name) and name not in keep:
-                with suppress(OSError):
-                    os.unlink(os.path.join(parent, name))
+    """Remove what nothing names any more. What cannot be removed does no harm; what is no blob is somebody else's."""
+    if os.path.islink(folder):
+        return
+    for parent in _entries(folder, _PARENT):
+        if parent.is_dir(follow_symlinks=False):
+            for file in _entries(parent.path, _BLOB):
+                if file.name[:2] == parent.name and file.name not in keep:
+                    with suppress(OSError):
+                        os.unlink(file.path)
+
+
+_PARENT: Final = re.compile("[0-9a-f]{2}")
+_BLOB: Final = re.compile("[0-9a-f]{64}")
+
+
+def _entries(folder: str, name: re.Pattern[str]) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if name.fullmatch(entry.name)]
+    except OSError:
+        return []

@@ -6,6 +6,7 @@ import os
 from contextlib import AsyncExitStack
 from typing import Self
 
+from ..errors import RoundInProgressError
 from ..turns import Conversation, Turn, Turns
 from .keeping import Kept, entered, give_back, state_of
 
@@ -22,8 +23,10 @@ class Lasting(Kept, Conversation):
         """Write the conversation to a `.json` (readable) or `.kimi` (zipped) file, whole or not at all.
 
         Raises:
-            SessionError: it could not be written; the old file is as it was.
+            SessionError: it could not be written, and the old file is as it was; or the agent has a session which was
+                not restored yet.
         """
+        self._keeper.check_restored()
         from . import file
 
         file.save(path, state_of(self))
@@ -40,9 +43,16 @@ class Lasting(Kept, Conversation):
         state = file.load(path)
         self._turns.end_suspended()
         give_back(self, state)
+        self._keeper.took()
 
     async def checkpoint(self, label: str) -> None:
-        """Remember the conversation under a label in the session, between two rounds."""
+        """Remember the conversation under a label in the session.
+
+        Raises:
+            SessionError: it could not be written.
+            RoundInProgressError: a round is not at its end.
+        """
+        self._refuse_within_a_round()
         async with Turn(self, self._turns).whole(is_round=False):
             await self._keeper.checkpoint(self, label)
 
@@ -51,9 +61,15 @@ class Lasting(Kept, Conversation):
 
         Raises:
             SessionError: there is none of this label.
+            RoundInProgressError: a round is not at its end.
         """
+        self._refuse_within_a_round()
         async with Turn(self, self._turns).whole(is_round=False):
             await self._keeper.rollback(self, label)
+
+    def _refuse_within_a_round(self) -> None:
+        if self._turns.left_here() is not None:
+            raise RoundInProgressError("a round of this agent is not at its end; end it, or close it, first")
 
     async def __aenter__(self) -> Self:
         self._entered.append(await entered(self))

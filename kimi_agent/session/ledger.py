@@ -37,10 +37,10 @@ from typing_extensions import TypedDict
 from ..history import calls_of, placed
 from ..limits import Spent, as_spent, nothing_spent
 from ..message import KEEP_UNKNOWN, KeepUnknown, Message, freeze
-from .codec import decode_messages, encode, parse, reason_of
+from .codec import _has_constant, _may_overflow, decode_messages, encode, parse, reason_of
 from .state import Damage, SessionState, WindowState
 
-__all__ = ["BEGIN", "Ledger", "Record", "Unusable", "everything_said"]
+__all__ = ["BEGIN", "LOST", "Ledger", "Record", "Unusable", "everything_said", "without_lost"]
 
 FORMAT: Final = "kimi_agent journal"
 VERSION: Final = (1, 0)
@@ -155,19 +155,35 @@ def _many() -> TypeAdapter[list[Fields]]:
     return TypeAdapter(list[Fields])
 
 
-def decoded(bodies: Sequence[bytes], context: KeepUnknown = KEEP_UNKNOWN) -> Iterator[Fields | str]:
+def decoded(bodies: Iterable[bytes], context: KeepUnknown = KEEP_UNKNOWN) -> Iterator[Fields | str]:
     """What records say, or what is wrong with them. Many are read together, and one by one only if that fails."""
-    for start in range(0, len(bodies), _TOGETHER):
-        yield from _decoded_together(bodies[start : start + _TOGETHER], context)
+    for some in _batches(bodies):
+        yield from _decoded_together(some, context)
+
+
+def _batches(bodies: Iterable[bytes]) -> Iterator[list[bytes]]:
+    some: list[bytes] = []
+    length = 0
+    for body in bodies:
+        some.append(body)
+        length += len(body)
+        if len(some) == _TOGETHER or length > _LONG:
+            yield some
+            some, length = [], 0
+    if some:
+        yield some
 
 
 _TOGETHER: Final = 512
 """In records. So many of them are read at a time that what is only needed meanwhile is soon gone."""
 
+_LONG: Final = 2**24
+"""In bytes. If they are longer, fewer."""
+
 
 def _decoded_together(bodies: Sequence[bytes], context: KeepUnknown) -> Sequence[Fields | str]:
     try:
-        together = _many().validate_json(b"[" + b",".join(bodies) + b"]", context=context)
+        together = _many().validate_json(_finite(b"[" + b",".join(bodies) + b"]"), context=context)
     except Exception:  # a validator of the caller's own parts may raise anything
         together = []
     if len(together) == len(bodies):
@@ -175,9 +191,20 @@ def _decoded_together(bodies: Sequence[bytes], context: KeepUnknown) -> Sequence
     return [_decoded_alone(body, context) for body in bodies]
 
 
+def _finite(content: bytes) -> bytes:
+    """JSON in which no number is infinite and none is no number, for pydantic takes both.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if _has_constant(content) or _may_overflow(content):
+        parse(content)
+    return content
+
+
 def _decoded_alone(body: bytes, context: KeepUnknown) -> Fields | str:
     try:
-        return _one().validate_json(body, context=context)
+        return _one().validate_json(_finite(body), context=context)
     except Exception:
         pass  # the reason is looked for below, where a lone surrogate is none
     try:
@@ -186,6 +213,33 @@ def _decoded_alone(body: bytes, context: KeepUnknown) -> Fields | str:
         return "it is nested too deeply"
     except Exception as error:
         return f"it is no record{reason_of(error)}"
+
+
+LOST: Final = b"data:,lost"
+"""What stands where a blob was."""
+
+
+def without_lost(body: bytes) -> bytes:
+    """A record with a text in the place of each part that has `LOST` in it: one that can be read, and sent.
+
+    Raises:
+        ValueError: it is no record.
+    """
+    fields = parse(body)
+    try:
+        messages: list[Any] = [*fields.get("messages", ())]
+        messages += fields.get("settings", {}).get("always_included_messages", ())
+        for message in messages:
+            if isinstance(parts := message.get("content"), list):
+                message["content"] = [_told(part) for part in cast(list[Any], parts)]
+    except (AttributeError, TypeError) as error:
+        raise ValueError("it is no record") from error
+    return encode(fields)
+
+
+def _told(part: Any) -> Any:
+    is_lost = b'"%b"' % LOST in encode(part)
+    return {"type": "text", "text": f"[{part.get('type')} is lost]"} if is_lost else part
 
 
 def everything_said(records: Iterable[Fields | str]) -> Iterator[Message]:
@@ -261,6 +315,8 @@ class Ledger:
         self._window = _NO_WINDOW
         self._usage = nothing_spent()
         self._checkpoints: dict[str, _Checkpoint] = {}
+        self.newer: set[str] = set()
+        """The types of the records that only a newer version knows."""
 
     # ---- what it says ----
 
@@ -414,7 +470,7 @@ class Ledger:
         if record.fields["type"] == "replace":
             self._forget_the_unreachable()
 
-    def replay(self, bodies: Sequence[bytes]) -> list[Unusable]:
+    def replay(self, bodies: Iterable[bytes]) -> list[Unusable]:
         """Apply records that were read; returns those that cannot be used, the others hold.
 
         Raises:
@@ -433,6 +489,8 @@ class Ledger:
         try:
             if (change := _CHANGES.get(fields["type"])) is not None:
                 change(self, fields)  # pyright: ignore[reportArgumentType]
+            else:
+                self.newer.add(fields["type"])
         except KeyError as error:
             return f"a record of type {fields['type']!r} without {error}"
         except _CannotHold as error:
@@ -457,6 +515,8 @@ class Ledger:
         if messages:
             if first <= self._last:
                 raise _CannotHold(f"its messages have numbers from {first}, which are taken; it was written twice")
+            if first > self._last + _MOST_LOST:
+                raise _CannotHold(f"its messages have numbers from {first}, and those before it end at {self._last}")
             self._last = first + len(messages) - 1
         return enumerate(messages, first)
 
@@ -503,6 +563,9 @@ class Ledger:
 class _CannotHold(Exception):
     """What a record says contradicts those before it."""
 
+
+_MOST_LOST: Final = 2**32
+"""In messages. No more can be missing in one place: whoever counts on so fast would soon have no numbers left."""
 
 _PLAIN: Final = 3
 """In fields: an `append` that is only messages, as most records are."""

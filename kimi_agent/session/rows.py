@@ -9,17 +9,18 @@ import re
 import sqlite3
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Final, NamedTuple
 
 from ..errors import SessionConflictError
 from ..message import Message, Role
-from .blobs import BlobMissingError, SaveContext, blob_name, checked, extract, named, restore
+from .blobs import BlobMissingError, Room, SaveContext, blob_name, checked, extract, named
 from .codec import uncollected
-from .ledger import BEGIN, Fields, Ledger, Record, decoded
+from .ledger import BEGIN, LOST, Fields, Ledger, Record, decoded, without_lost
 from .schema import FOREVER, index_exists
 from .state import Damage, SessionState
 
@@ -33,6 +34,7 @@ __all__ = [
     "delete",
     "fork",
     "found",
+    "info",
     "insert",
     "listed",
     "read",
@@ -217,15 +219,19 @@ def _replayed(blobs: TableBlobs, records: _Records, key: int, last: int) -> Know
 
 def _records(connection: sqlite3.Connection, blobs: TableBlobs, key: int, last: int) -> _Records:
     records = _Records([], [], [])
+    room = Room()
     expected = 1
     for n, crc, body in _stored(connection, key):
         _check_numbers(n)
         if n != expected:
             records.damage.append(_missing(expected, n))
         expected = n + 1
+        lost: list[str] = []
         try:
-            records.bodies.append(_whole(body, crc, blobs))
+            whole = _whole(body, crc, room, partial(_get, blobs, lost))
+            records.bodies.append(without_lost(whole) if lost else whole)
             records.numbers.append(n)
+            records.damage.extend(Damage(n, len(body), reason) for reason in lost[:1])
         except ValueError as error:
             records.damage.append(Damage(n, len(body) if isinstance(body, bytes) else 0, str(error)))
     if expected <= last:
@@ -243,15 +249,24 @@ RECORDS_OF: Final = """
 """
 
 
-def _whole(body: bytes, crc: int, blobs: TableBlobs) -> bytes:
-    """A record as it was made.
+def _whole(body: bytes, crc: int, room: Room, get: Callable[[str], bytes]) -> bytes:
+    """A record as it was made; with `LOST` in the place of what was lost of it.
 
     Raises:
-        ValueError: it is damaged, or a blob of it is.
+        ValueError: it is damaged, or there is no room for its blobs.
     """
     if not isinstance(body, bytes) or zlib.crc32(body) != crc:
         raise ValueError("its checksum is another")
-    return restore(body, blobs.get)
+    return room.restore(body, get)
+
+
+def _get(blobs: TableBlobs, lost: list[str], name: str) -> bytes:
+    """A blob; if it is lost, why, and what stands for it."""
+    try:
+        return blobs.get(name)
+    except ValueError as error:
+        lost.append(str(error))
+        return LOST
 
 
 def _missing(first: int, end: int) -> Damage:
@@ -265,9 +280,22 @@ def listed(connection: sqlite3.Connection, limit: int, after: SessionInfo | None
         where, place = "WHERE (updated, id) < (?, ?)", ((after.updated - _EPOCH) // _TICK, after.id)
     rows = connection.execute(
         f"SELECT id, title, messages, created, updated FROM sessions {where} ORDER BY updated DESC, id DESC LIMIT ?",
-        (*place, max(0, limit)),
+        (*place, _bounded(limit)),
     )
     return [_info(*row) for row in rows]
+
+
+def info(connection: sqlite3.Connection, id: str) -> SessionInfo | None:
+    """A session as a list shows it; `None` when there is none of this id."""
+    row = connection.execute(
+        "SELECT id, title, messages, created, updated FROM sessions WHERE id = ?", (id,)
+    ).fetchone()
+    return row and _info(*row)
+
+
+def _bounded(limit: int) -> int:
+    """A limit as SQLite understands it."""
+    return min(max(0, limit), FOREVER)
 
 
 def _info(id: str, title: str, messages: int, created: int, updated: int) -> SessionInfo:
@@ -291,7 +319,7 @@ def _check_numbers(*values: object) -> None:
 def found(connection: sqlite3.Connection, blobs: TableBlobs, text: str, limit: int) -> list[SessionHit]:
     """The messages with all words of a text, the newest first; what is not in the index yet is not found."""
     query = _query(text)
-    rows = connection.execute(_FIND, (query, max(0, limit))).fetchall() if query else []
+    rows = connection.execute(_FIND, (query, _bounded(limit))).fetchall() if query else []
     places = {id: _places(connection, blobs, id) for id in {id for id, *_ in rows}}
     return [
         SessionHit(id, places[id].get(serial), role, " ".join(snippet.replace(_SEAM, "").split()))
@@ -329,7 +357,10 @@ def check_unchanged(connection: sqlite3.Connection, id: str, known: Known) -> No
     row = connection.execute("SELECT key, last FROM sessions WHERE id = ?", (id,)).fetchone()
     if row != ((known.key, known.last) if known.key else None):
         what = "written" if row and row[0] == known.key else "deleted" if row is None else "begun anew"
-        raise SessionConflictError(f"session {id!r} was {what} by somebody else; load() takes up what is there now")
+        raise SessionConflictError(
+            f"session {id!r} was {what} by somebody else, and this was not written; the next round of an agent takes "
+            "up what is there now, and so does load()"
+        )
 
 
 def refuse_taken(connection: sqlite3.Connection, id: str) -> None:

@@ -14,17 +14,20 @@ who loses the race is told "locked" at once, and has to try again.
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from threading import Lock
 from typing import Final
 
 from ..errors import SessionError
 
-__all__ = ["connect", "database_errors", "index_exists", "index_texts", "sync", "transaction"]
+__all__ = ["connect", "database_errors", "index_exists", "index_texts", "is_read_only", "sync", "transaction"]
 
 APPLICATION: Final = 0x4B494D49
 """`KIMI`: the `application_id` by which `file` and other programs know whose database it is."""
@@ -110,13 +113,15 @@ def _can_index(connection: sqlite3.Connection) -> bool:
 def index_texts(connection: sqlite3.Connection, most: int = 200) -> bool:
     """Put so many texts that are not in the search index yet into it; whether there may be more of them.
 
+    An index that is write-protected stays as it is.
+
     Raises:
         ValueError: this SQLite has no FTS5.
         sqlite3.Error: it cannot be written.
     """
     if not _can_index(connection):
         raise ValueError("the SQLite of this Python was built without FTS5")
-    if index_exists(connection) and not _waiting(connection):
+    if index_exists(connection) and (is_read_only(connection) or not _waiting(connection)):
         return False
     with transaction(connection):
         connection.execute(_INDEX)
@@ -181,14 +186,23 @@ def _migrate(connection: sqlite3.Connection) -> None:
 def connect(path: str) -> sqlite3.Connection:
     """A connection to the database at `path`, which is created, or brought to this version.
 
+    One that is write-protected can be read. What others write to it is seen by the next connection.
+
     Raises:
-        ValueError: it is another application's, or of a newer version; it is as it was.
+        ValueError: it is another application's, or of a newer version, or no file; it is as it was.
         sqlite3.Error: it is no database, or cannot be opened.
         OSError: it cannot be created.
     """
     _create(path)
-    connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
+    _check_kind(path)
+    options = _protection(path)
+    address = f"{Path(path).as_uri()}?{options}" if options else path
+    connection = sqlite3.connect(
+        address, timeout=PATIENCE, isolation_level=None, check_same_thread=False, uri=bool(options)
+    )
     try:
+        if options:
+            connection.execute("PRAGMA query_only = ON")
         _prepare(connection)
     except BaseException:
         connection.close()
@@ -201,8 +215,39 @@ _creating: Final = Lock()  # closing the new file drops the locks of whoever of 
 
 def _create(path: str) -> None:
     """An empty file for its owner alone, whose mode SQLite's files beside it get too."""
-    with _creating, suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    try:
+        with _creating, suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ValueError(f"there is no folder {os.path.dirname(path)}; make it first") from error
+
+
+def _check_kind(path: str) -> None:
+    """Refuse what SQLite would fail to open without saying why, or open although it keeps nothing."""
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise ValueError("it is a folder")
+    if not stat.S_ISREG(mode):
+        raise ValueError("it is no file")
+    if not os.access(path, os.R_OK):
+        raise PermissionError(errno.EACCES, "there is no permission to read it")
+
+
+def _protection(path: str) -> str:
+    """How to open what is write-protected; nothing for what is not.
+
+    Without a log nobody has it open. SQLite is told then that it does not change, or it would make files beside it.
+    """
+    logged = os.path.exists(f"{path}-wal")
+    if os.access(path, os.W_OK) and (logged or os.access(os.path.dirname(path), os.W_OK)):
+        return ""
+    return "mode=ro" if logged else "mode=ro&immutable=1"
+
+
+def is_read_only(connection: sqlite3.Connection) -> bool:
+    """Whether its database is write-protected."""
+    [[value]] = connection.execute("PRAGMA query_only")
+    return bool(value)
 
 
 _SETTINGS: Final = ("foreign_keys = ON", "secure_delete = ON", "trusted_schema = OFF", "cell_size_check = ON")
@@ -211,7 +256,7 @@ _SETTINGS: Final = ("foreign_keys = ON", "secure_delete = ON", "trusted_schema =
 def _prepare(connection: sqlite3.Connection) -> None:
     with transaction(connection, "DEFERRED"):
         version = _version(connection)
-    mode = _to_wal(connection)
+    mode = "" if is_read_only(connection) else _to_wal(connection)
     connection.execute(f"PRAGMA synchronous = {'NORMAL' if mode == 'wal' else 'FULL'}")
     for setting in _SETTINGS:
         connection.execute(f"PRAGMA {setting}")

@@ -27,7 +27,7 @@ from . import file, rows
 from .blobs import SaveContext
 from .ledger import Ledger, Record
 from .rows import Known, SessionHit, SessionInfo, TableBlobs
-from .schema import connect, database_errors, index_texts, sync, transaction
+from .schema import connect, database_errors, index_texts, is_read_only, sync, transaction
 from .state import SessionState, WindowState
 from .writing import Strand
 
@@ -52,6 +52,9 @@ def _checked(id: str) -> str:
 
 class SQLiteSession:
     """A session of a `SQLiteSessionStore`, whose `open` makes it. See `Session` for what it does."""
+
+    id: str
+    """By which the store knows it."""
 
     def __init__(self, store: SQLiteSessionStore, id: str) -> None:
         self.id = id
@@ -167,14 +170,20 @@ class SQLiteSessionStore:
     """Many sessions in one SQLite database, for any number of tasks, event loops and processes.
 
     Nothing is opened before it is first used, and `aclose` closes it; used again, it opens again. The file is created
-    for its owner alone. `async with` closes it at the end.
+    for its owner alone. A database that is write-protected can be read. `async with` closes it at the end.
 
     Args:
         path: of the database. Its folder must exist, on a disk of this machine.
+
+    Raises:
+        SessionError: there is a NUL in the path.
     """
 
     def __init__(self, path: file.FilePath) -> None:
-        self.path = os.path.realpath(os.fsdecode(path))
+        name = os.fsdecode(path)
+        if "\0" in name:
+            raise SessionError(f"the path of a file has no NUL: {name!r}")
+        self.path = os.path.realpath(name)
         self._process = os.getpid()
         self._strand = Strand()
         self._blobs = TableBlobs()
@@ -210,7 +219,17 @@ class SQLiteSessionStore:
         Raises:
             SessionError: they cannot be read.
         """
-        return await self._run("list the sessions in", rows.listed, limit, after)
+        doing = "list the sessions in"
+        return await self._run(doing, rows.listed, limit, after) if await self._exists(doing) else []
+
+    async def info(self, id: str) -> SessionInfo | None:
+        """A session as `list` shows it; `None` when there is none of this id.
+
+        Raises:
+            SessionError: it cannot be read.
+        """
+        doing = f"look for session {_checked(id)!r} in"
+        return await self._run(doing, rows.info, id) if await self._exists(doing) else None
 
     async def search(self, text: str, limit: int = 20) -> list[SessionHit]:
         """The messages with all words of `text`, or words that begin so, the newest first.
@@ -227,6 +246,8 @@ class SQLiteSessionStore:
             SessionError: they cannot be read, or this SQLite was built without FTS5.
         """
         doing = "search the sessions in"
+        if not await self._exists(doing):
+            return []
         while await self._run(doing, index_texts):
             pass
         return await self._run(doing, self._search, text, limit)
@@ -286,6 +307,10 @@ class SQLiteSessionStore:
     ) -> T:
         return await self._here().run(self._work, doing, job, *args, **kwargs)
 
+    async def _exists(self, doing: str) -> bool:
+        """Whether there is a database, or was when it was opened. Who only looks makes none."""
+        return await self._here().run(self._is_there, doing)
+
     def _here(self) -> Strand:
         """Where this process works. After a fork the threads and the connection are the parent's."""
         if self._process != os.getpid():
@@ -298,7 +323,15 @@ class SQLiteSessionStore:
         self, doing: str, job: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         with database_errors(doing, self.path):
-            return job(self._connected(), *args, **kwargs)
+            try:
+                return job(self._connected(), *args, **kwargs)
+            finally:
+                if self._opened is not None and self._opened.read_only:  # it would not see what others write
+                    self._close()
+
+    def _is_there(self, doing: str) -> bool:
+        with database_errors(doing, self.path):
+            return self._opened is not None or _identity(self.path) is not None
 
     def _connected(self) -> sqlite3.Connection:
         if self._opened is None:
@@ -359,6 +392,7 @@ class _Opened:
                 "it was open when this process was forked; close the store before that, or have processes spawned"
             )
         self.connection = connect(store.path)
+        self.read_only = is_read_only(self.connection)
         self.close = weakref.finalize(store, self.connection.close)
         self.file = _identity(store.path)
         self._path = store.path
@@ -393,6 +427,6 @@ if hasattr(os, "register_at_fork"):
 def _identity(path: str) -> tuple[int, int] | None:
     try:
         status = os.stat(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return status.st_dev, status.st_ino

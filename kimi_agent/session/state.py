@@ -94,7 +94,7 @@ class Session(Protocol):
     async def append(
         self, messages: Sequence[Message], *, usage: Spent | None = None, window: WindowState | None = None
     ) -> None:
-        """Add messages, and what the conversation has cost with them. Results stand in the order of their calls.
+        """Add messages, and what the conversation has cost with them. Results come as they finish, in any order.
 
         Raises:
             SessionError: it cannot be written.

@@ -40,12 +40,21 @@ if hasattr(os, "register_at_fork"):
 
 
 class Strand:
-    """Runs functions that block, one at a time, first come first served."""
+    """Runs functions that block, one at a time, first come first served.
+
+    A process that is forked needs another one: what was under way goes on in the parent alone.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: deque[Callable[[], None]] = deque()
         self._works = False
+        self._unfinished = 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way. In a forked process: whether nothing was, when it was forked."""
+        return not self._unfinished
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `function` in a thread, with a copy of the caller's context variables, and give what it gives.
@@ -73,7 +82,8 @@ class Strand:
         done.set_running_or_notify_cancel()
         call = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
         with self._lock:
-            self._waiting.append(functools.partial(_settle, done, call))
+            self._waiting.append(functools.partial(self._settle, done, call))
+            self._unfinished += 1
             begins, self._works = not self._works, True
         if begins:
             self._begin()
@@ -94,14 +104,19 @@ class Strand:
             self._works = bool(self._waiting)
             return self._waiting.popleft() if self._waiting else None
 
+    def _settle(self, done: Future[Any], call: Callable[[], Any]) -> None:
+        try:
+            value = call()
+        except BaseException as error:
+            self._finish()
+            done.set_exception(error)
+        else:
+            self._finish()
+            done.set_result(value)
 
-def _settle(done: Future[Any], call: Callable[[], Any]) -> None:
-    try:
-        value = call()
-    except BaseException as error:
-        done.set_exception(error)
-    else:
-        done.set_result(value)
+    def _finish(self) -> None:
+        with self._lock:
+            self._unfinished -= 1
 
 
 async def _end_of(done: Future[Any]) -> None:
