@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import UnionType
-from typing import Any, TypeAlias, Unpack
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 from uuid import uuid4
 
 from loguru import logger
@@ -28,7 +28,6 @@ from .provider import ChatProvider, Overrides, StreamedMessage, checked
 from .resume import joined
 from .session.keeping import Keeper
 from .session.lasting import Lasting
-from .session.state import Session
 from .stream import FormattedMessages, FrameByFrame, MessageStream, Recording, Round, assistant_text, on_batch
 from .structured.output import Output, Snapshot, Snapshots
 from .tools.allowance import Allowance, CallOutcome
@@ -37,6 +36,9 @@ from .tools.function import functions_of
 from .tools.texts import ToolTexts, tool_error_from
 from .tools.toolset import ExceptionHandleResult, FunctionCallResult, by_name, invoke, merged
 from .turns import Turn, Turns
+
+if TYPE_CHECKING:
+    from .session.state import Session
 
 __all__ = ["Agent"]
 

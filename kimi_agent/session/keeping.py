@@ -11,7 +11,7 @@ import operator
 from collections.abc import Generator, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import replace
-from typing import Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from .. import history
@@ -22,7 +22,9 @@ from ..message import FrozenDict, Message
 from ..prompt.window import Window
 from ..provider import ChatProvider
 from ..tools.texts import ToolTexts
-from .state import Session, SessionState
+
+if TYPE_CHECKING:
+    from .state import Session, SessionState
 
 __all__ = ["Keeper", "Kept", "entered", "give_back", "state_of"]
 
@@ -54,6 +56,8 @@ async def entered(agent: Kept) -> AsyncExitStack:
 
 def state_of(agent: Kept) -> SessionState:
     """Everything of an agent that lasts."""
+    from .state import SessionState  # whoever has no session, and saves to no file, needs none
+
     said, window = tuple(agent.chat_history), agent._window
     return SessionState(
         always_included_messages=tuple(agent.always_included_messages),
@@ -92,12 +96,12 @@ class Keeper:
         TypeError: it is no session.
     """
 
+    _has: SessionState
+    """What the session has, when all is written that is under way; its history grows in `_said`."""
+
     def __init__(self, session: Session | None) -> None:
-        if session is not None and not isinstance(session, Session):
-            raise TypeError(
-                f"{session!r} is no session: that is a JournalSession(path), store.open(id), or what has all methods "
-                "of the protocol Session"
-            )
+        if session is not None:
+            self._has = _nothing_in(session)
         self._session = session
         self._restored = session is None
         self._lost = False
@@ -105,8 +109,6 @@ class Keeper:
         self._pins: bool | None = None
         """Whether the program gave pinned messages; they are not the session's to change."""
         self._entered = 0
-        self._has = SessionState()
-        """What the session has, when all is written that is under way; its history grows in `_said`."""
         self._said: list[Message] = []
         self._sure = False
         """Whether no write has failed since all of it was there."""
@@ -285,9 +287,11 @@ class Keeper:
         Raises:
             SessionError: it could not be written.
         """
+        if not self._writes:
+            return
         same = self._sure and self._has.prompt_cache_key == agent.prompt_cache_key
         same = same and _are_same(self._has.always_included_messages, agent.always_included_messages)
-        if self._writes and not (same and _are_same(self._said, agent.chat_history)):
+        if not (same and _are_same(self._said, agent.chat_history)):
             await self._replace(agent, reason)
 
     async def _replace(self, agent: Kept, reason: str) -> None:
@@ -348,6 +352,22 @@ class Keeper:
 
 _holders: Final[WeakKeyDictionary[Session, ReferenceType[Keeper]]] = WeakKeyDictionary()
 """Which agent keeps its conversation where."""
+
+
+def _nothing_in(session: Session) -> SessionState:
+    """What is known of a session that nobody has read.
+
+    Raises:
+        TypeError: it is none.
+    """
+    from .state import Session, SessionState
+
+    if not isinstance(session, Session):
+        raise TypeError(
+            f"{session!r} is no session: that is a JournalSession(path), store.open(id), or what has all methods of "
+            "the protocol Session"
+        )
+    return SessionState()
 
 
 def _are_same(some: Sequence[Message], others: Sequence[Message]) -> bool:

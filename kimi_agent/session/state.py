@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from ..limits import Spent
+from ..limits import Spent, nothing_spent
 from ..message import FrozenDict, Message
 
 __all__ = ["Damage", "Session", "SessionState", "WindowState"]
@@ -60,7 +60,7 @@ class SessionState:
 
     always_included_messages: tuple[Message, ...] = ()
     chat_history: tuple[Message, ...] = ()
-    usage: Spent = Spent()  # noqa: RUF009 - frozen
+    usage: Spent = field(default_factory=nothing_spent)
     cut: int = 0
     scale: float = 1.0
     prompt_cache_key: str | None = None
