@@ -378,6 +378,46 @@ async def test_iterating_twice_and_then_asking_for_the_message_is_one_request():
         assert len(agent.provider.requests) == 1  # type: ignore[attr-defined]
 
 
+async def test_leaving_after_one_frame_cancels_the_answer_once_however_it_is_cut():
+    """F20, under each cutting."""
+    body = CASES["F1 text, and the usage behind the end"].body
+    ends: set[type[Any]] = set()
+    for positions in cuttings(body):
+        kimi = ScriptedKimi([RawBody(body, delivery=Delivery(whole=True, cuts=positions))])
+        agent = Agent(kimi)
+        told: list[Any] = []
+        for kind in (StreamStarted, *TERMINAL):
+            agent.on(kind, told.append)
+        tasks = asyncio.all_tasks()
+        round_ = agent.full_round_frames("?")
+        async for _ in round_:
+            break
+        await round_.aclose()
+        assert asyncio.all_tasks() == tasks
+        kinds = [type(event) for event in told]
+        assert kinds[0] is StreamStarted
+        assert len(kinds) == 2  # an answer that came in few pieces may have been whole already
+        assert roles(agent) == (["user"] if kinds[1] is StreamCancelled else ["user", "assistant"])
+        ends.add(kinds[1])
+    assert StreamCancelled in ends
+
+
+def roles(agent: Agent) -> list[str]:
+    return [message.role for message in agent.chat_history]
+
+
+async def test_iterating_twice_gives_the_same_frames_however_the_answer_is_cut():
+    """F21, under each cutting."""
+    body = CASES["F4 a call"].body
+    for positions in cuttings(body):
+        agent = Agent(ScriptedKimi([RawBody(body, delivery=Delivery(whole=True, cuts=positions))]))
+        stream = agent.chat_round_stream("?", tool_choice="auto")
+        first = [frame async for frame in stream.frames()]
+        assert [frame async for frame in stream.frames()] == first
+        assert without_deltas(first) == list(CASES["F4 a call"].frames)
+        assert (await stream.message()) == first[-1].message  # type: ignore[union-attr]
+
+
 # ==== what people make of frames ====
 
 

@@ -208,7 +208,7 @@ def test_replayed_it_is_what_it_was_in_memory(data: st.DataObject):
         again = read(changes.book.bodies)
         assert again.state() == now
         assert again.state().usage.model_dump() == changes.model.usage.model_dump()
-        assert set(again.checkpoints) == changes.model.checkpoints.keys()
+        assert set(again._checkpoints) == changes.model.checkpoints.keys()
 
 
 # ==== what records say ====

@@ -3,10 +3,12 @@
 import asyncio
 import gc
 import itertools
+import random
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from kimi_agent import Agent, NoSuchFunction, ToolOk, ToolResult, ai_function
+from kimi_agent import Agent, MarkdownFormat, NoSuchFunction, ToolOk, ToolResult, ai_function, records
 from kimi_agent.testing import Reply, ScriptedKimi, call, say
 from kimi_agent.tools import mapping
 from kimi_agent.tools.mapping import MappedCall, MappedCalls
@@ -1041,6 +1043,39 @@ async def test_a_function_that_asks_for_a_round_is_refused_while_a_round_waits_f
         outcomes += [outcome async for outcome in agent.map_tool("ask", [None])]
     assert [(outcome.ok, "another round" in outcome.content) for outcome in outcomes] == [(False, True)]
     assert [outcome.content async for outcome in agent.map_tool("ask", [None])] == ["b"]
+
+
+async def test_one_failure_of_three_is_one_outcome_however_the_stream_of_items_is_cut():
+    """F23, with its items out of an answer, under 200 cuttings."""
+    text = "# a\n\n# b\n\n# c\n"
+    chance = random.Random(23)
+    running = most = 0
+
+    class Item(BaseModel):
+        name: str
+
+    class Broken(Agent):
+        @ai_function()
+        async def use(self, name: str) -> str:
+            """Use."""
+            nonlocal running, most
+            running, most = running + 1, max(most, running + 1)
+            await asyncio.sleep(0)
+            running -= 1
+            if name == "b":
+                raise ValueError("b is broken")
+            return name
+
+    items = MarkdownFormat("items", "# {name}")
+    for _ in range(200):
+        cuts = sorted(chance.sample(range(1, len(text)), chance.randint(0, 6)))
+        pieces = [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
+        async with Broken(ScriptedKimi([])).map_tool(
+            "use", records(pieces, Item, items), concurrency=2, ordered=True
+        ) as calls:
+            done = [(call.index, call.args.name, call.ok, call.content) async for call in calls]
+        assert done == [(0, "a", True, "a"), (1, "b", False, "Error: ValueError: b is broken"), (2, "c", True, "c")]
+    assert most <= 2
 
 
 async def test_sixteen_calls_run_at_once_unless_it_is_said_otherwise():

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 
 from kimi_agent import (
     Agent,
+    ChatProviderError,
     End,
+    Kimi,
     Message,
     RoundFinished,
     RoundInProgressError,
@@ -26,7 +29,7 @@ from kimi_agent import (
 from kimi_agent.history import placed, problems
 from kimi_agent.limits import Spent
 from kimi_agent.session import JournalSession, Session, SessionState, SQLiteSessionStore, WindowState
-from kimi_agent.testing import Reply, ScriptedKimi, call, say
+from kimi_agent.testing import Failure, KimiServer, Reply, ScriptedKimi, call, say
 
 
 class Memory:
@@ -600,3 +603,23 @@ async def test_a_restart_changes_no_byte_of_the_next_request(tmp_path: Path):
     for before, after in pairwise(bodies):
         assert after["messages"][: len(before["messages"])] == before["messages"]
         assert after["prompt_cache_key"] == before["prompt_cache_key"]
+
+
+def contents_of(folder: Path) -> list[bytes]:
+    return [path.read_bytes().lower() for path in folder.rglob("*") if path.is_file()]
+
+
+async def test_neither_a_journal_nor_a_database_has_the_key_or_a_header(tmp_path: Path):
+    async with KimiServer([Failure(429, "rate_limit_reached_error", "later"), say("hello")]) as server:
+        kimi = Kimi(api_key=server.api_key, base_url=server.base_url)
+        async with SQLiteSessionStore(tmp_path / "s.db") as store:
+            for session in (JournalSession(tmp_path / "j"), store.open("ada")):
+                agent = Agent(kimi, "Be terse.", session=session)
+                async with agent:
+                    with suppress(ChatProviderError):
+                        await agent.chat_round("hi")
+                    await agent.checkpoint("x")
+            for content in contents_of(tmp_path):
+                assert server.api_key.encode().lower() not in content
+                assert not any(word in content for word in (b"bearer", b"authorization"))
+    assert b"hello" in (tmp_path / "j").read_bytes()

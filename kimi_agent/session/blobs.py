@@ -34,19 +34,21 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from hashlib import sha256
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 from pydantic import SerializationInfo, ValidationInfo
 
+from ..errors import SessionError
 from ..message import KeepUnknown
 
 __all__ = [
     "LARGEST",
     "BlobMissingError",
     "Blobs",
+    "FilePath",
     "FolderBlobs",
     "Room",
     "SaveContext",
@@ -59,9 +61,12 @@ __all__ = [
     "named",
     "read_whole",
     "restore",
+    "session_errors",
     "sync_folder",
     "write_whole",
 ]
+
+FilePath: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 LARGEST: Final = 2**30
 """In bytes. A conversation whose text, with everything in its place, is larger is neither written nor read."""
@@ -414,3 +419,27 @@ def _is_there(target: str, length: int) -> bool:
         return os.stat(target).st_size == length
     except OSError:
         return False
+
+
+# ==== what goes wrong ====
+
+
+@contextmanager
+def session_errors(verb: str, path: FilePath) -> Generator[None]:
+    """Below this line an error is a `ValueError` that says where, or an `OSError`; above it names the file."""
+    try:
+        yield
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
+        raise SessionError(f"cannot {verb} {os.fsdecode(path)}: {_told(error)}") from error
+
+
+def _told(error: Exception) -> str:
+    match error:
+        case OSError():
+            return error.strerror or str(error)
+        case RecursionError():
+            return "it is nested too deeply"
+        case MemoryError():
+            return "it needs more memory than there is"
+        case _:
+            return str(error)

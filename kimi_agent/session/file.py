@@ -31,15 +31,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from io import BytesIO
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, cast
 
-from ..errors import SessionError
 from ..limits import Spent
 from ..message import KEEP_UNKNOWN, FrozenDict, KeepUnknown, Message, freeze
 from .blobs import (
     LARGEST,
     BlobMissingError,
     Blobs,
+    FilePath,
     SaveContext,
     blob_name,
     blob_path,
@@ -48,6 +48,7 @@ from .blobs import (
     named,
     read_whole,
     restore,
+    session_errors,
     write_whole,
 )
 from .codec import encode, kind_of, parse, value_of, values_of
@@ -58,8 +59,6 @@ __all__ = ["load", "save"]
 FORMAT: Final = "kimi_agent"
 VERSION: Final = (1, 0)
 INDEX: Final = "index.json"
-
-FilePath: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
 def save(path: FilePath, state: SessionState, *, blobs: Blobs | None = None) -> None:
@@ -76,7 +75,7 @@ def save(path: FilePath, state: SessionState, *, blobs: Blobs | None = None) -> 
     Raises:
         SessionError: the file cannot be written, or something in `state` cannot be said in JSON.
     """
-    with _session_errors("save", path):
+    with session_errors("save", path):
         pack = _packing(os.fsdecode(path))
         target = os.path.realpath(os.fsdecode(path))
         write_whole(target, pack(state, _sources(state, blobs)), mode=_mode_for(target))
@@ -92,24 +91,9 @@ def load(path: FilePath, *, blobs: Blobs | None = None) -> SessionState:
     Raises:
         SessionError: there is no such file, or it is damaged, foreign, too large or of a newer major version.
     """
-    with _session_errors("load", path):
+    with session_errors("load", path):
         content = read_whole(path)
         return _from_zip(content, blobs) if content.startswith(b"PK") else _from_text(content, _Shelf({}), blobs)
-
-
-@contextmanager
-def _session_errors(verb: str, path: FilePath) -> Generator[None]:
-    """Below this line an error is a `ValueError` that says where, or an `OSError`; above it names the file."""
-    try:
-        yield
-    except OSError as error:
-        raise SessionError(f"cannot {verb} {os.fsdecode(path)}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise SessionError(f"cannot {verb} {os.fsdecode(path)}: {error}") from error
-    except RecursionError as error:
-        raise SessionError(f"cannot {verb} {os.fsdecode(path)}: it is nested too deeply") from error
-    except MemoryError as error:
-        raise SessionError(f"cannot {verb} {os.fsdecode(path)}: it needs more memory than there is") from error
 
 
 # ==== blobs ====

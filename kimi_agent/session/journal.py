@@ -29,9 +29,9 @@ import re
 import stat
 import tempfile
 import weakref
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from typing import Any, BinaryIO, Final, Literal, NamedTuple, TypeAlias
 from zlib import crc32
@@ -39,7 +39,7 @@ from zlib import crc32
 from ..errors import SessionConflictError, SessionError
 from ..limits import Spent
 from ..message import Message
-from .blobs import FolderBlobs, Room, SaveContext, extract, named, sync_folder
+from .blobs import FilePath, FolderBlobs, Room, SaveContext, extract, named, session_errors, sync_folder
 from .codec import uncollected
 from .ledger import BEGIN, LOST, Ledger, Record, decoded, everything_said, without_lost
 from .state import Damage, SessionState, WindowState
@@ -52,7 +52,6 @@ except ImportError:  # Windows
 
 __all__ = ["JournalSession"]
 
-FilePath: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 Fsync: TypeAlias = Literal["always", "round", "never"]
 
 LONGEST: Final = 2**28
@@ -577,7 +576,7 @@ class JournalSession:
     # ---- in the thread ----
 
     def _load(self) -> SessionState:
-        with self._errors("load"):
+        with session_errors("load", self.path):
             if self._file is None:
                 self._file = self._read(_opened(os.path.realpath(self.path), create=False))
             return self._known.state(self._damage)
@@ -644,7 +643,7 @@ class JournalSession:
 
     def _write(self, make: Callable[[Ledger], Record]) -> None:
         """Make a record, write it, and only then let it hold."""
-        with self._errors("write to"):
+        with session_errors("write to", self.path):
             file = self._for_writing(create=True)
             assert file is not None
             file.check()
@@ -685,11 +684,11 @@ class JournalSession:
     def _flush(self) -> None:
         file = self._file
         if file is not None and file.unsynced and self.fsync == "round":
-            with self._errors("flush"):
+            with session_errors("flush", self.path):
                 file.sync()
 
     def _compact(self, drop_damaged: bool) -> None:
-        with self._errors("compact"):
+        with session_errors("compact", self.path):
             file = self._for_writing(create=False)
             if file is None:
                 return
@@ -716,7 +715,7 @@ class JournalSession:
         raise ValueError(f"{both}: they would be lost for good. Mend that first, or call compact(drop_damaged=True)")
 
     def _records(self) -> list[bytes]:
-        with self._errors("read"):
+        with session_errors("read", self.path):
             if self._file is None:
                 self._load()
             return [] if self._file is None else [line.record for line in self._file.read().lines]
@@ -731,23 +730,11 @@ class JournalSession:
             return
         try:
             if file.unsynced and self.fsync != "never":
-                with self._errors("flush"):
+                with session_errors("flush", self.path):
                     file.sync()
         finally:
             self._left = file.trace, file.end
             file.close()
-
-    @contextmanager
-    def _errors(self, verb: str) -> Generator[None]:
-        """Below this line an error is a `ValueError` that says where, or an `OSError`; above it names the file."""
-        try:
-            yield
-        except OSError as error:
-            raise SessionError(f"cannot {verb} {self.path}: {error.strerror or error}") from error
-        except ValueError as error:
-            raise SessionError(f"cannot {verb} {self.path}: {error}") from error
-        except RecursionError as error:
-            raise SessionError(f"cannot {verb} {self.path}: it is nested too deeply") from error
 
 
 def _absolute(path: str) -> str:

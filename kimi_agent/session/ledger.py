@@ -320,11 +320,6 @@ class Ledger:
 
     # ---- what it says ----
 
-    @property
-    def checkpoints(self) -> tuple[str, ...]:
-        """The labels of the checkpoints, the oldest first."""
-        return tuple(self._checkpoints)
-
     def state(self, damage: Sequence[Damage] = ()) -> SessionState:
         """The conversation as it is now.
 

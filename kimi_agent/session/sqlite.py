@@ -24,7 +24,7 @@ from ..errors import SessionError
 from ..limits import Spent
 from ..message import Message
 from . import file, rows
-from .blobs import SaveContext
+from .blobs import FilePath, SaveContext
 from .ledger import Ledger, Record
 from .rows import Known, SessionHit, SessionInfo, TableBlobs
 from .schema import connect, database_errors, index_texts, is_read_only, sync, transaction
@@ -179,7 +179,7 @@ class SQLiteSessionStore:
         SessionError: there is a NUL in the path.
     """
 
-    def __init__(self, path: file.FilePath) -> None:
+    def __init__(self, path: FilePath) -> None:
         name = os.fsdecode(path)
         if "\0" in name:
             raise SessionError(f"the path of a file has no NUL: {name!r}")
@@ -276,7 +276,7 @@ class SQLiteSessionStore:
         """
         await self._run(f"delete session {_checked(id)!r} in", self._delete, id)
 
-    async def export(self, id: str, path: file.FilePath) -> None:
+    async def export(self, id: str, path: FilePath) -> None:
         """Write a session to a `.json` or `.kimi` file, as `Agent.save` does.
 
         Raises:
@@ -284,7 +284,7 @@ class SQLiteSessionStore:
         """
         await self._run(f"export session {_checked(id)!r} from", self._export, id, path)
 
-    async def import_(self, path: file.FilePath, id: str | None = None) -> SQLiteSession:
+    async def import_(self, path: FilePath, id: str | None = None) -> SQLiteSession:
         """A new session out of a file that `export` or `Agent.save` wrote.
 
         Args:
@@ -362,12 +362,12 @@ class SQLiteSessionStore:
         with transaction(connection):
             rows.delete(connection, id)
 
-    def _export(self, connection: sqlite3.Connection, id: str, path: file.FilePath) -> None:
+    def _export(self, connection: sqlite3.Connection, id: str, path: FilePath) -> None:
         with transaction(connection, "DEFERRED"):
             state = rows.required(connection, self._blobs, id).state
             file.save(path, state, blobs=self._blobs)
 
-    def _import(self, connection: sqlite3.Connection, path: file.FilePath, id: str) -> None:
+    def _import(self, connection: sqlite3.Connection, path: FilePath, id: str) -> None:
         brought = file._Shelf({})
         state = file.load(path, blobs=brought)
         with transaction(connection):

@@ -123,8 +123,7 @@ def shape_of(kind: type[T] | UnionType) -> Shape[T]:
 
 def _reason(error: ValidationError) -> str:
     """What is wrong, by field; of what is no JSON at all there is no field."""
-    said = error.errors(include_url=False, include_context=False, include_input=False)
-    return said[0]["msg"] if _is_no_json(error) else fields_of(error)
+    return fields_of(error).partition(": ")[2] if _is_no_json(error) else fields_of(error)
 
 
 # ==== an object that is wanted ====
