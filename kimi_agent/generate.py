@@ -23,7 +23,8 @@ from .message import Message, StreamedMessagePart, TokenUsage, ToolCall
 from .provider import Answerer, PartStream, has_batches
 from .tools.base import Tool, ToolError, ToolResult
 from .tools.running import is_being_cancelled
-from .tools.toolset import RunningCalls, Toolset, handled, stopped, texts_of
+from .tools.together import RunningCalls
+from .tools.toolset import Toolset, handled, stopped, texts_of
 
 __all__ = ["GenerateResult", "StepResult", "batches_of", "collect", "generate", "step"]
 

@@ -33,7 +33,7 @@ from .history import open_calls, placed
 from .message import Message, ToolCall
 from .tools.allowance import CallOutcome
 from .tools.texts import ToolTexts
-from .tools.toolset import RunningCalls
+from .tools.together import RunningCalls
 
 __all__ = ["Conversation", "Turn", "Turns"]
 

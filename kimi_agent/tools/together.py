@@ -1,0 +1,143 @@
+"""The calls of one message, side by side."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
+from typing import Any, Final, Generic, TypeVar
+
+from ..errors import RoundInProgressError
+from ..message import ToolCall
+
+__all__ = ["RunningCalls"]
+
+T = TypeVar("T")
+
+CANCEL_GRACE: Final = 5.0
+"""Seconds that cancelled calls get to clean up before they are left to themselves."""
+
+
+class RunningCalls(Generic[T]):
+    """The calls of one message, side by side, each in a task of its own, known by their position.
+
+    Args:
+        calls: what the model asked for.
+        run: runs one call. What it raises ends them all.
+        commit: puts what `run` gave where it lasts.
+    """
+
+    def __init__(
+        self,
+        calls: Sequence[ToolCall],
+        run: Callable[[ToolCall], Awaitable[T]],
+        commit: Callable[[T], Awaitable[None]],
+    ) -> None:
+        self._loop = loop = asyncio.get_running_loop()
+        self._mark = object()
+        self._calls = tuple(calls)
+        self._run, self._commit = run, commit
+        self._started: set[str] = set()
+        self._finished: dict[int, T] = {}
+        self._by_id: dict[str, T] = {}
+        self.cancelled = False
+        """Whether they have been told to stop."""
+        self._drained = False
+        self._failed: asyncio.Future[None] = loop.create_future()
+        self._tasks = [loop.create_task(self._run_one(position)) for position in range(len(self._calls))]
+        _under_way.update(self._tasks)
+        for task in self._tasks:
+            task.add_done_callback(_under_way.discard)
+            task.add_done_callback(self._note_failure)
+
+    async def _run_one(self, position: int) -> T:
+        call = self._calls[position]
+        _inside.set(_inside.get() | {self._mark})
+        self._started.add(call.id)
+        outcome = self._finished[position] = await self._run(call)
+        self._by_id.setdefault(call.id, outcome)
+        if not self.cancelled:  # else whoever cancelled answers the call
+            await self._commit(outcome)
+        return outcome
+
+    def _note_failure(self, task: asyncio.Task[T]) -> None:
+        failed = task.cancelled() or task.exception() is not None
+        if failed and not self._failed.done():
+            self._failed.set_result(None)
+
+    def has_started(self, call: ToolCall) -> bool:
+        """Whether a call has begun to run."""
+        return call.id in self._started
+
+    def outcome_of(self, call: ToolCall) -> T | None:
+        """What a call gave, committed or not; `None` if it gave nothing yet."""
+        return self._by_id.get(call.id)
+
+    async def result(self, position: int) -> T:
+        """What the call at `position` gave, as soon as it is there. Cancelling the wait cancels no call.
+
+        Raises:
+            Exception: what `run` or `commit` raised, for this call or for another one.
+        """
+        task = self._tasks[position]
+        if not (task.done() or self._failed.done()):
+            await asyncio.wait([task, self._failed], return_when=asyncio.FIRST_COMPLETED)
+        if self.cancelled and position in self._finished:  # somebody else has cancelled it, not who waits here
+            return self._finished[position]
+        if self._failed.done():
+            task = next(task for task in self._tasks if task.done() and (task.cancelled() or task.exception()))
+        return task.result()
+
+    def at(self, position: int) -> T | BaseException | None:
+        """What there is of the call at `position` by now: what it gave, or else raised, or nothing."""
+        task = self._tasks[position]
+        failed = task.exception() if task.done() and not task.cancelled() else None
+        return self._finished.get(position, failed)
+
+    def check_waiter(self) -> None:
+        """Make sure that the running task can wait for all calls.
+
+        Raises:
+            RoundInProgressError: it belongs to one of them.
+            RuntimeError: it is in another event loop.
+        """
+        if all(task.done() for task in self._tasks):
+            return
+        if self._mark in _inside.get():
+            raise RoundInProgressError("a call cannot wait for the results of all calls: its own is one of them")
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError("the calls of a step run in the event loop of the step; wait for them there")
+
+    def cancel(self) -> None:
+        """Cancel what still runs. What it gives all the same is not committed. Twice is once."""
+        if self.cancelled:
+            return
+        self.cancelled = True
+        for task in self._tasks:
+            task.cancel()
+
+    async def drain(self) -> None:
+        """Cancel what still runs and wait for it to end, but no longer than `CANCEL_GRACE`, and that once."""
+        self.cancel()
+        if self._drained:
+            return
+        if running := [task for task in self._tasks if not task.done()]:
+            await asyncio.wait(running, timeout=CANCEL_GRACE)
+        self._drained = True
+
+    def drop(self) -> None:
+        """Cancel what still runs, now and from any thread; it ends by itself."""
+        if self._loop.is_closed() or all(task.done() for task in self._tasks):
+            return
+        if asyncio._get_running_loop() is self._loop:
+            self.cancel()
+        else:
+            self._loop.call_soon_threadsafe(self.cancel)
+
+
+_inside: Final[ContextVar[frozenset[object]]] = ContextVar("kimi_agent_calls", default=frozenset())
+"""The marks of the calls that this code runs inside of; tasks that a tool starts inherit them."""
+
+
+_under_way: Final[set[asyncio.Task[Any]]] = set()
+"""The calls that run. A loop holds its tasks weakly: without this, those that nobody holds would vanish unfinished."""
