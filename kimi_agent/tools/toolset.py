@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, Self, TypeAlias, cast, runtime_checkable
 
@@ -19,6 +19,7 @@ from ..message import Message, ToolCall, parse_any_arguments
 from .base import Tool, ToolError, ToolLike, ToolResult, ToolReturnValue
 from .callable import CallableTool, check_return_type, checked_value
 from .function import AIFunction, as_function
+from .renamed import RenamedTool, inner_of, is_enabled, switch
 from .running import failure, is_being_cancelled
 from .texts import DEFAULT_TEXTS, MARKED_TEXTS, ToolTexts, tool_error_from
 
@@ -135,7 +136,7 @@ def _found(tools: Mapping[str, ToolLike], call: ToolCall) -> tuple[ToolLike, Any
     if tool is None:
         raise NoSuchFunction(call.name)
     try:
-        return tool, parse_any_arguments(call.arguments) if isinstance(tool, CallableTool) else call.args
+        return tool, parse_any_arguments(call.arguments) if isinstance(inner_of(tool), CallableTool) else call.args
     except ToolArgumentsError as error:
         error.retry = getattr(tool, "auto_retry", True)
         raise
@@ -152,6 +153,7 @@ async def _run(tool: ToolLike, arguments: Any, texts: ToolTexts) -> ToolReturnVa
         ToolArgumentsError: the arguments do not fit.
         WrappedCallException: the tool raised, or gave something else than a `ToolReturnValue`.
     """
+    tool = inner_of(tool)
     if getattr(type(tool), "call", None) in _OUR_CALLS:
         return await cast(AIFunction, tool).invoke(arguments, texts=texts)
     try:
@@ -195,6 +197,10 @@ class SimpleToolset:
         toolset = SimpleToolset([Add(), get_weather])
         toolset += Multiply()
         both = toolset | another
+        files = server.only("read", "write").prefixed("fs_")
+
+    A set that is made from another one has the tools that were there. The tools themselves are the same: whether one is
+    enabled holds for all sets and agents that have it.
 
     Args:
         tools: `AIFunction`s, `CallableTool`s, `CallableTool2`s, other tools, and plain functions.
@@ -212,7 +218,29 @@ class SimpleToolset:
     @property
     def tools(self) -> list[Tool]:
         """The definitions, in the order in which the tools came, without those whose `enabled` is false."""
-        return [tool.base for tool in self._by_name.values() if getattr(tool, "enabled", True)]
+        return [tool.base for tool in self if is_enabled(tool)]
+
+    def __iter__(self) -> Iterator[ToolLike]:
+        """All tools, enabled or not, in the order in which they came."""
+        return iter(tuple(self._by_name.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def __bool__(self) -> bool:
+        return True  # also without tools: it was given, and more may come
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name
+
+    def __getitem__(self, name: str) -> ToolLike:
+        """The tool of a name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        self._check(name)
+        return self._by_name[name]
 
     def add(self, tool: ToolLike | Callable[..., Any]) -> Self:
         """Add a tool, and return the toolset.
@@ -229,10 +257,56 @@ class SimpleToolset:
         Raises:
             KeyError: there is none of this name.
         """
-        if tool_name not in self._by_name:
-            raise KeyError(f"there is no tool {tool_name!r}; there are {', '.join(self._by_name) or 'none'}")
+        self._check(tool_name)
         self._by_name = {name: tool for name, tool in self._by_name.items() if name != tool_name}
         return self
+
+    def _check(self, *names: str) -> None:
+        """Make sure that there are tools of these names.
+
+        Raises:
+            KeyError: one is missing; the text says what there is.
+        """
+        if missing := [name for name in names if name not in self._by_name]:
+            here = ", ".join(self._by_name) or "none"
+            raise KeyError(f"there is no tool {', '.join(map(repr, missing))}; there are {here}")
+
+    # ---- sets made from this one ----
+
+    def _with(self, tools: Mapping[str, ToolLike]) -> Self:
+        """A set of the same class with other tools."""
+        derived = copy.copy(self)
+        derived._by_name = dict(tools)
+        return derived
+
+    def only(self, *names: str) -> Self:
+        """A set of some of the tools, in the order of this set.
+
+        Raises:
+            KeyError: there is none of a name.
+        """
+        self._check(*names)
+        return self._with({name: tool for name, tool in self._by_name.items() if name in names})
+
+    def without(self, *names: str) -> Self:
+        """A set of the other tools.
+
+        Raises:
+            KeyError: there is none of a name.
+        """
+        self._check(*names)
+        return self._with({name: tool for name, tool in self._by_name.items() if name not in names})
+
+    def prefixed(self, prefix: str) -> Self:
+        """A set of the same tools under longer names. All else is as before, and stays with the tools.
+
+        Args:
+            prefix: goes before each name, such as `fs_`.
+
+        Raises:
+            FunctionSpecError: Kimi refuses one of the names.
+        """
+        return self._with(by_name(RenamedTool(tool, prefix + name) for name, tool in self._by_name.items()))
 
     def __iadd__(self, tool: ToolLike | Callable[..., Any]) -> Self:
         return self.add(tool)
@@ -248,6 +322,34 @@ class SimpleToolset:
 
     def __or__(self, other: SimpleToolset) -> Self:
         return copy.copy(self).__ior__(other)
+
+    # ---- what the model is told of ----
+
+    def enable(self, *names: str) -> Self:
+        """Let the model know of tools again, and return the toolset.
+
+        It is the `enabled` of the tools that changes, so it holds for every agent and set that has them, at once.
+
+        Raises:
+            KeyError: there is none of a name.
+            FunctionSpecError: a tool decides that itself.
+        """
+        return self._switched(names, True)
+
+    def disable(self, *names: str) -> Self:
+        """Hide tools from the model, and return the toolset. One that is called all the same still runs.
+
+        Raises:
+            KeyError: there is none of a name.
+            FunctionSpecError: a tool decides that itself.
+        """
+        return self._switched(names, False)
+
+    def _switched(self, names: Iterable[str], enabled: bool) -> Self:
+        self._check(*(names := tuple(names)))
+        for name in names:
+            switch(self._by_name[name], enabled)
+        return self
 
     async def invoke(self, call: ToolCall) -> ToolReturnValue:
         """Run a call.
@@ -294,6 +396,9 @@ class EmptyToolset:
     def tools(self) -> list[Tool]:
         """None."""
         return []
+
+    def __iter__(self) -> Iterator[ToolLike]:
+        return iter(())
 
     def handle(self, tool_call: ToolCall) -> HandleResult:
         """A result that says that there is no such tool."""
