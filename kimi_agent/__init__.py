@@ -42,13 +42,16 @@ if TYPE_CHECKING:
         APIEmptyResponseError,
         APIStatusError,
         APITimeoutError,
+        ApprovalPending,
         AuthenticationError,
         BadRequestError,
+        CallRejected,
         ChatProviderError,
         ContentFilterError,
         ContextLengthError,
         FunctionCallException,
         FunctionSpecError,
+        FunctionTimeout,
         InvalidRequestError,
         KimiAgentError,
         MessageTooLong,
@@ -90,10 +93,12 @@ if TYPE_CHECKING:
         StreamFrame,
         StreamFrameReceived,
         StreamStarted,
+        SubAgentEvent,
         TokenCountDrifted,
         ToolCallDelta,
         ToolCallFinished,
         ToolCallStarted,
+        ToolProgress,
         from_dict,
         to_dict,
     )
@@ -167,6 +172,8 @@ if TYPE_CHECKING:
         assistant_message_thinking,
     )
     from .terminal.text import format_stream, format_width, print_stream, print_width
+    from .tools.allowance import LoopGuard
+    from .tools.approval import Approval
     from .tools.base import (
         BriefDisplayBlock,
         DisplayBlock,
@@ -184,8 +191,10 @@ if TYPE_CHECKING:
         UnknownDisplayBlock,
     )
     from .tools.callable import CallableTool, CallableTool2
+    from .tools.context import ToolContext
     from .tools.function import AIFunction, AIParam, ai_function
     from .tools.mapping import MappedCall, MappedCalls
+    from .tools.running import abandoned_calls
     from .tools.texts import MarkedTexts, ToolTexts, tool_result_to_message
     from .tools.toolset import (
         EmptyToolset,
@@ -217,6 +226,10 @@ __all__ = [
     "ExceptionHandleResult",
     "MappedCalls",
     "MappedCall",
+    "ToolContext",
+    "Approval",
+    "LoopGuard",
+    "abandoned_calls",
     # who answers
     "Kimi",
     "KimiStreamedMessage",
@@ -342,6 +355,8 @@ __all__ = [
     "RequestRetried",
     "ToolCallStarted",
     "ToolCallFinished",
+    "ToolProgress",
+    "SubAgentEvent",
     "HistoryCompacted",
     "TokenCountDrifted",
     "SessionRestored",
@@ -382,12 +397,15 @@ __all__ = [
     "WrappedCallException",
     "NoSuchFunction",
     "ToolArgumentsError",
+    "FunctionTimeout",
+    "CallRejected",
     "ModelRetry",
     "FunctionSpecError",
     "PromptError",
     "PromptTooLong",
     "MessageTooLong",
     "RoundInProgressError",
+    "ApprovalPending",
     "UsageLimitExceeded",
     "RanksError",
     "SessionError",
@@ -408,6 +426,10 @@ _ROOMS = (
     "tools.function",
     "tools.toolset",
     "tools.mapping",
+    "tools.context",
+    "tools.approval",
+    "tools.allowance",
+    "tools.running",
     "frames",
     "kimi.client",
     "kimi.answer",

@@ -6,7 +6,7 @@ with a default, and may be overridden.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import UnionType
 from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
@@ -15,7 +15,7 @@ from uuid import uuid4
 from loguru import logger
 from typing_extensions import TypeVar
 
-from . import asking, calls, history, spending
+from . import approving, asking, calls, history, spending
 from .errors import FunctionCallException
 from .events import E, Handler, Handlers, RoundStarted, StreamFrame, ToolCallFinished
 from .generate import GenerateResult, collect
@@ -30,11 +30,13 @@ from .session.keeping import Keeper
 from .session.lasting import Lasting
 from .stream import FormattedMessages, FrameByFrame, MessageStream, Recording, Round, assistant_text, on_batch
 from .structured.output import Output, Snapshot, Snapshots
-from .tools.allowance import Allowance, CallOutcome
-from .tools.base import ToolLike, ToolResult
+from .subagents import Forking
+from .tools.allowance import Allowance, CallOutcome, LoopGuard
+from .tools.approval import Approval, Approvals
+from .tools.base import ToolLike
 from .tools.function import functions_of
 from .tools.texts import ToolTexts, tool_error_from
-from .tools.toolset import ExceptionHandleResult, FunctionCallResult, by_name, invoke, merged
+from .tools.toolset import ExceptionHandleResult, FunctionCallResult, by_name, check_bounds, invoke, merged
 from .turns import Turn, Turns
 
 if TYPE_CHECKING:
@@ -44,13 +46,12 @@ __all__ = ["Agent"]
 
 Item = TypeVar("Item")
 T = TypeVar("T", default=Any)
-A = TypeVar("A", bound=calls.Arguments)
 Query: TypeAlias = Content
 Advance: TypeAlias = Callable[[AsyncGenerator[Any, None]], Awaitable[Item]]
 Check: TypeAlias = Callable[[GenerateResult], Message | None] | None
 
 
-class Agent(Lasting):
+class Agent(Lasting, Forking, approving.Approving, calls.Calling):
     """One conversation with a model, and the functions that the model may call in it.
 
     Args:
@@ -70,6 +71,9 @@ class Agent(Lasting):
         session: where the conversation lasts while it goes on. What is there is restored first, in place of
             `chat_history`; pinned messages that are given here are kept.
         strict_hooks: whether what a handler of `on` raises fails what it was told of; else it is logged.
+        max_parallel_tools: how many calls of a message run at a time; no bound unless given.
+        tool_timeout: seconds until a call is given up, of functions without a `timeout` of their own; never by default.
+        loop_guard: what becomes of a model that makes the same call again and again.
 
     Raises:
         FunctionSpecError: a function cannot be described to a model, or two have one name.
@@ -95,6 +99,9 @@ class Agent(Lasting):
         limits: UsageLimits | None = None,
         session: Session | None = None,
         strict_hooks: bool = False,
+        max_parallel_tools: int | None = None,
+        tool_timeout: float | None = None,
+        loop_guard: LoopGuard = LoopGuard(),  # noqa: B008 - frozen
     ) -> None:
         self.provider = provider
         system = [Message.system(text)] if (text := (system_prompt or "").strip()) else []
@@ -111,6 +118,8 @@ class Agent(Lasting):
         """Sent with each request, so that they all find the same cache; saved with the conversation."""
         if min(self.desired_response_tokens, retry_attempts) < 0 or not 0 < trim_ratio <= 1:
             raise ValueError("desired_response_tokens and retry_attempts are 0 or more; trim_ratio is in (0, 1]")
+        check_bounds(tool_timeout, max_parallel_tools)
+        self.max_parallel_tools, self.tool_timeout, self.loop_guard = max_parallel_tools, tool_timeout, loop_guard
         self.functions: dict[str, ToolLike] = merged(functions_of(self), by_name(functions or ()))
         """What the model may call, by name."""
         self.usage = nothing_spent()
@@ -120,7 +129,9 @@ class Agent(Lasting):
         self._window = Window()
         self._turns = Turns()
         self._keeper = Keeper(session)
+        self._pending = spending.Pending()
         self._handlers = Handlers(strict=strict_hooks)
+        self._approvals = Approvals()
         self._entered = []
         self._kept: Fit | None = None
         self._unknown = FrozenDict()
@@ -245,42 +256,6 @@ class Agent(Lasting):
         asked = output.asked(overrides)
         return self._round(query, max_function_rounds, asked, True, Snapshots(output), output.check)
 
-    # ==== calls of your own ====
-
-    async def call_tool(self, name: str, args: calls.Arguments = None) -> ToolResult:
-        """Call a function yourself. What goes wrong in it is a result with `is_error`; nothing is in the history.
-
-        Args:
-            name: of the function.
-            args: by name: a mapping, a model, a dataclass, JSON. A lone parameter of a model's type takes it whole.
-
-        Raises:
-            NoSuchFunction: there is none of this name.
-            TypeError: the arguments cannot be written as JSON.
-        """
-        return await calls.call_tool(self, name, args)
-
-    async def call_tool_raw(self, name: str, args: calls.Arguments = None) -> str:
-        """Like `call_tool`, but only the text that a model would read."""
-        return await calls.call_tool_raw(self, name, args)
-
-    def map_tool(
-        self, name: str, items: AsyncIterable[A] | Iterable[A], *, concurrency: int = 16, ordered: bool = False
-    ) -> calls.MappedCalls[A]:
-        """Call a function for each item of a stream, several at a time. Closing or dropping it cancels them.
-
-        Args:
-            name: of the function.
-            items: arguments as of `call_tool`. One is taken when there is a place for it.
-            concurrency: how many calls may run, or wait to be read.
-            ordered: whether the results come in the order of the items; else as they finish.
-
-        Raises:
-            NoSuchFunction: there is none of this name.
-            ValueError: `concurrency` is less than 1.
-        """
-        return calls.map_tool(self, name, items, concurrency=concurrency, ordered=ordered)
-
     # ==== hooks: each has a default, each may be overridden ====
 
     async def get_prompt(self, include_functions: bool = True, **overrides: Any) -> list[Message]:
@@ -352,16 +327,28 @@ class Agent(Lasting):
         self.chat_history.insert(place, message)
         await self._keeper.keep(self, message, place)
 
+    async def approve_function_call(self, call: ToolCall, function: ToolLike) -> Approval:
+        """Say whether a call may run, of a function that needs an `approval`. Asked for one call at a time.
+
+        The default lets it wait: the round ends with `ApprovalPending`. A sub-agent asks the agent that it works for.
+
+        Args:
+            call: what the model asked for. The arguments fit.
+            function: what it calls.
+        """
+        return await approving.ask_above(self, call, function)
+
     async def do_function_call(self, call: ToolCall) -> FunctionCallResult:
         """Run one call.
 
         Raises:
             NoSuchFunction: there is no such function.
             ToolArgumentsError: the arguments do not fit.
+            FunctionTimeout: the function took longer than it may.
             WrappedCallException: the function raised.
         """
         speaks_next = getattr(self.functions.get(call.name), "after", "assistant")
-        value = await invoke(self.functions, call, self.texts)
+        value = await invoke(self.functions, call, self.texts, self.tool_timeout)
         return FunctionCallResult(speaks_next == "assistant", calls.result_for(self, call, value), value)
 
     async def handle_function_call_exception(
@@ -409,20 +396,31 @@ class Agent(Lasting):
         streamed: bool,
         advance: Advance[Item],
         check: Check = None,
+        approvals: Iterable[Approval] | None = None,
     ) -> Round[Item]:
-        turn = Turn(self, self._turns)
-        steps = self._steps(turn, query, Allowance(max_function_rounds), checked(overrides), streamed, check)
+        turn, allowance = Turn(self, self._turns), Allowance(max_function_rounds, self.loop_guard)
+        steps = self._steps(turn, query, allowance, checked(overrides), streamed, check, approvals)
         return Round(turn, steps, advance)
 
     async def _steps(
-        self, turn: Turn, query: Query, allowance: Allowance, request: dict[str, Any], streamed: bool, check: Check
+        self,
+        turn: Turn,
+        query: Query,
+        allowance: Allowance,
+        request: dict[str, Any],
+        streamed: bool,
+        check: Check,
+        approvals: Iterable[Approval] | None,
     ) -> AsyncGenerator[Any, None]:
         """The loop of a round. It cleans nothing up at its `yield`s: that is its turn's work."""
         await turn.begin()
         await self._begin_round(query)
+        taken_up = None if approvals is None else await approving.take_up(self, approvals)
         while True:
             asked = request if allowance.calls else {**request, "tool_choice": "none"}
-            if streamed:
+            if taken_up is not None:
+                result = taken_up.result
+            elif streamed:
                 stream = MessageStream("assistant", partial(asking.stream_turn, self, turn, asked))
                 turn.opened(stream)
                 yield stream
@@ -440,14 +438,18 @@ class Agent(Lasting):
             if allowance.calls:
                 self.limits.before_calls(as_spent(self.usage), len(wanted), result.message)
             outcomes: list[CallOutcome] = []
-            running = turn.start(wanted, partial(calls.answer, self, allowance, result), self._commit)
+            answering = calls.Answering(self, allowance, result, taken_up.approvals if taken_up else {})
+            running = turn.start(wanted, answering, self._commit, self.max_parallel_tools)
             for position in range(len(wanted)):
                 outcome = await running.result(position)
                 outcomes.append(outcome)
-                yield MessageStream.of(outcome.message) if streamed else outcome.message
+                if not outcome.waits:
+                    yield MessageStream.of(outcome.message) if streamed else outcome.message
             turn.all_answered()
+            approving.check_waiting(self)
             if not allowance.goes_on(outcomes):
                 return
+            taken_up = None
 
     def _chat_request(self, overrides: Overrides) -> dict[str, Any]:
         """A request that allows no calls, unless it is asked for the functions outright."""
@@ -469,20 +471,10 @@ class Agent(Lasting):
         await self._settle()
         if outcome.duration is not None:
             await self._handlers.emit(ToolCallFinished(outcome.call, outcome.message, outcome.duration))
+        if outcome.fatal is not None:
+            raise outcome.fatal
 
     # ==== internals: what its turns and its spending need of a conversation ====
-
-    async def _keep_up(self, reason: str) -> None:
-        """The history was changed as a whole, and the session has to hear of it."""
-        await self._keeper.catch_up(self, reason)
-
-    async def _settle(self) -> None:
-        """Whatever is in the history has to last before it is handed out."""
-        await self._keeper.settle(self)
-
-    async def _round_ended(self) -> None:
-        """Everything of a round is in the history."""
-        await self._keeper.round_ended(self)
 
     def _runs_in_thread(self, call: ToolCall) -> bool:
         """Whether the function of a call runs in a thread, which cannot be stopped."""

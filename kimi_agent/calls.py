@@ -6,37 +6,49 @@ into the history, and whatever goes wrong in the function is its result.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Coroutine, Generator, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from dataclasses import is_dataclass, replace
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeAlias, TypeVar, cast
 from uuid import uuid4
 
 from loguru import logger
 from pydantic import BaseModel
 from pydantic_core import to_json
 
-from .errors import FunctionCallException, NoSuchFunction, WrappedCallException
+from .errors import CallRejected, FunctionCallException, NoSuchFunction, WrappedCallException
 from .events import Handlers, ToolCallFinished, ToolCallStarted
 from .generate import GenerateResult
 from .limits import Spent, as_spent
 from .message import Message, ToolCall
+from .provider import ChatProvider
 from .tools.allowance import Allowance, CallOutcome
+from .tools.approval import (
+    Approval,
+    Approvals,
+    Reason,
+    must_be_approved,
+    waiting,
+)
 from .tools.base import ToolLike, ToolResult, ToolReturnValue
+from .tools.context import Progress, ToolContext, in_context
 from .tools.function import AIFunction
-from .tools.results import shortened
+from .tools.results import shortened, with_note
 from .tools.texts import ToolTexts, answering, result_message, tool_error_from, value_in
-from .tools.toolset import ExceptionHandleResult, FunctionCallResult
+from .tools.toolset import ExceptionHandleResult, FunctionCallResult, found, is_sequential
 from .turns import Turn, Turns
 
 if TYPE_CHECKING:
     from .tools.mapping import MappedCalls
 
-__all__ = ["Arguments", "Caller", "answer", "call_tool", "call_tool_raw", "map_tool", "result_for"]
+__all__ = ["Answering", "Arguments", "Caller", "Calling", "result_for"]
 
 T = TypeVar("T")
+A = TypeVar("A", bound="Arguments")
+NONE: Final[Mapping[Any, Any]] = {}
 
 
 class Caller(Protocol):
@@ -46,8 +58,14 @@ class Caller(Protocol):
     texts: ToolTexts
     retry_attempts: int
     usage: Spent
+    provider: ChatProvider
     _handlers: Handlers
     _turns: Turns
+    _approvals: Approvals
+
+    async def approve_function_call(self, call: ToolCall, function: ToolLike) -> Approval:
+        """The hook that says whether a call may run that has to be approved."""
+        ...
 
     async def do_function_call(self, call: ToolCall) -> FunctionCallResult:
         """The hook that runs a call."""
@@ -63,31 +81,127 @@ class Caller(Protocol):
 # ==== the calls of a message ====
 
 
-async def answer(agent: Caller, allowance: Allowance, result: GenerateResult, call: ToolCall) -> CallOutcome:
-    """Answer one call: run it, unless calls are not allowed any more or the message was cut off."""
-    if not allowance.calls:
-        return CallOutcome.not_run(call, agent.texts.not_run())
-    if result.is_cut_off:
-        goes_on = result.finish_reason == "length"
-        retry = goes_on and allowance.failures < agent.retry_attempts
-        return CallOutcome.not_run(call, agent.texts.cut_off(), failed=goes_on, should_retry=retry)
-    await agent._handlers.emit(ToolCallStarted(call))
-    agent.usage = as_spent(agent.usage).with_calls(1)
-    started = monotonic()
-    outcome = await _run(agent, call, allowance.failures)
-    return replace(outcome, duration=monotonic() - started)
+class Answering:
+    """Answers the calls of one message: decides which may run, runs them, and says what came of each.
 
+    Args:
+        agent: whose functions they call.
+        allowance: how far the model may go.
+        result: the message that calls.
+        approvals: what was approved before, by position among its calls.
+    """
 
-async def _run(agent: Caller, call: ToolCall, attempt: int) -> CallOutcome:
-    try:
-        result = await agent.do_function_call(call)
-    except Exception as error:
-        handled = await agent.handle_function_call_exception(call, _wrapped(error), attempt)
+    def __init__(
+        self, agent: Caller, allowance: Allowance, result: GenerateResult, approvals: Mapping[int, Approval] = NONE
+    ) -> None:
+        self._agent, self._allowance, self._result = agent, allowance, result
+        calls = result.message.tool_calls or ()
+        self._approvals = [(calls[position], approval) for position, approval in approvals.items()]
+        self._is_held = False
+        """A call waits that runs alone, and with it all that come after it."""
+        allowance.begins(calls)
+
+    def is_sequential(self, call: ToolCall) -> bool:
+        """Whether a call runs alone."""
+        return is_sequential(self._agent.functions, call)
+
+    # ---- which may run ----
+
+    async def decide(self, call: ToolCall) -> CallOutcome | None:
+        """What comes of a call that must not run; `None` lets it run.
+
+        Raises:
+            Exception: of the hook that approves, or of the one that handles errors.
+        """
+        texts, allowance = self._agent.texts, self._allowance
+        if not allowance.calls:
+            return CallOutcome.not_run(call, texts.not_run())
+        if self._result.is_cut_off:
+            goes_on = self._result.finish_reason == "length"
+            retry = goes_on and allowance.failures < self._agent.retry_attempts
+            return CallOutcome.not_run(call, texts.cut_off(), failed=goes_on, should_retry=retry)
+        if self._is_held:
+            return self._waiting(call, "turn", texts.waits_for_turn())
+        if allowance.guard.stops(times := allowance.times(call)):
+            return CallOutcome.not_run(call, texts.too_often(times), is_model_turn=True)
+        try:
+            approval = await self._approval_of(call)
+        except FunctionCallException as error:
+            return await self._went_wrong(call, error)
+        return None if approval is None or approval.is_given else self._refused(call, approval)
+
+    async def _approval_of(self, call: ToolCall) -> Approval | None:
+        """What is said of a call, before or now; `None` if nobody has to approve it."""
+        agent = self._agent
+        given = next((approval for known, approval in self._approvals if known is call), None)
+        if given is not None:
+            agent._approvals.take(given, call)
+            return given
+        if (tool := agent.functions.get(call.name)) is None:
+            return None  # running it will say so
+        if not await must_be_approved(tool, found(agent.functions, call)[1]):
+            return None
+        return await agent._approvals.ask(agent.approve_function_call, call, tool)
+
+    def _refused(self, call: ToolCall, approval: Approval) -> CallOutcome:
+        texts = self._agent.texts
+        if approval.decision == "wait":
+            self._is_held = self._is_held or self.is_sequential(call)
+            return self._waiting(call, "approval", texts.waits_for_approval())
+        return CallOutcome.not_run(call, texts.rejected(CallRejected(approval.feedback)), is_model_turn=True)
+
+    def _waiting(self, call: ToolCall, reason: Reason, text: str) -> CallOutcome:
+        return CallOutcome(call, waiting(call, reason, text), waits=True)
+
+    # ---- running one ----
+
+    async def run(self, call: ToolCall) -> CallOutcome:
+        """Run a call and say what came of it.
+
+        Raises:
+            Exception: of a hook.
+        """
+        agent = self._agent
+        await agent._handlers.emit(ToolCallStarted(call))
+        agent.usage = as_spent(agent.usage).with_calls(1)
+        started = monotonic()
+        with _in_context_of(agent, call, self._allowance.failures) as progress:
+            outcome = await self._ran(call)
+        await progress.end()
+        return self._reminded(replace(outcome, duration=monotonic() - started))
+
+    async def _ran(self, call: ToolCall) -> CallOutcome:
+        agent, attempt = self._agent, self._allowance.failures
+        try:
+            result = await agent.do_function_call(call)
+        except Exception as error:
+            return await self._went_wrong(call, _wrapped(error))
+        failed = bool(result.message.is_tool_call_error)
+        retry = failed and attempt < agent.retry_attempts
+        return CallOutcome(call, answering(result.message, call), result.is_model_turn, failed, retry)
+
+    async def _went_wrong(self, call: ToolCall, error: FunctionCallException) -> CallOutcome:
+        agent = self._agent
+        handled = await agent.handle_function_call_exception(call, error, self._allowance.failures)
         message = answering(handled.message, call).copy_with(is_tool_call_error=True)
-        return CallOutcome(call, message, failed=True, should_retry=handled.should_retry)
-    failed = bool(result.message.is_tool_call_error)
-    retry = failed and attempt < agent.retry_attempts
-    return CallOutcome(call, answering(result.message, call), result.is_model_turn, failed, retry)
+        outcome = CallOutcome(call, message, failed=True, should_retry=handled.should_retry)
+        fatal = getattr(agent.functions.get(call.name), "fatal", ())
+        original = error.original if isinstance(error, WrappedCallException) else error
+        return replace(outcome, fatal=original) if isinstance(original, fatal) else outcome
+
+    def _reminded(self, outcome: CallOutcome) -> CallOutcome:
+        """The same with a reminder, if the call was made often before."""
+        times = self._allowance.times(outcome.call)
+        text = self._agent.texts.repeated(times) if self._allowance.guard.reminds(times) else ""
+        return replace(outcome, message=with_note(outcome.message, text)) if text else outcome
+
+
+@contextmanager
+def _in_context_of(agent: Caller, call: ToolCall, attempt: int = 0) -> Generator[Progress, None, None]:
+    """What is called within belongs to a call of an agent."""
+    progress = Progress(agent._handlers)
+    with in_context(ToolContext(call, agent, attempt, _progress=progress)):
+        yield progress
 
 
 def _wrapped(error: Exception) -> FunctionCallException:
@@ -95,9 +209,13 @@ def _wrapped(error: Exception) -> FunctionCallException:
 
 
 def result_for(agent: Caller, call: ToolCall, value: ToolReturnValue) -> Message:
-    """What a function gave as the message that answers its call, no longer than the function says."""
+    """What a function gave as the message that answers its call, no longer than the function says.
+
+    Without a word of the function, the text has no more characters than the window has tokens: else it would never fit.
+    """
     limit = getattr(agent.functions.get(call.name), "auto_truncate", None)
-    return shortened(result_message(call, value, agent.texts), limit)
+    most = agent.provider.context_window if limit is None else limit
+    return shortened(result_message(call, value, agent.texts), most)
 
 
 # ==== the calls of the program ====
@@ -113,56 +231,50 @@ Arguments: TypeAlias = Mapping[str, Any] | BaseModel | Record | str | None
 """What a function can be called with: its arguments by name, JSON that says them, or none."""
 
 
-async def call_tool(agent: Caller, name: str, args: Arguments = None) -> ToolResult:
-    """Run a function; what goes wrong in it is a result with `is_error`.
+class Calling(Caller):
+    """An agent, as far as the program itself calls its functions. Nobody is asked for an approval."""
 
-    Args:
-        agent: whose function it is.
-        name: of the function, which need not be enabled.
-        args: by name: a mapping, a pydantic model, or an instance of a dataclass; a string is JSON already. The fields
-            of a model are the arguments; a function with a single parameter of its type takes it whole.
+    async def call_tool(self, name: str, args: Arguments = None) -> ToolResult:
+        """Call a function yourself. What goes wrong in it is a result with `is_error`; nothing is in the history.
 
-    Raises:
-        NoSuchFunction: there is none of this name.
-        TypeError: the arguments cannot be written as JSON.
-    """
-    result, _ = await _perform(agent, _call_of(agent, name, args))
-    return result
+        Args:
+            name: of the function, which need not be enabled.
+            args: by name: a mapping, a pydantic model, or an instance of a dataclass; a string is JSON already. The
+                fields of a model are the arguments; a lone parameter of a model's type takes it whole.
 
+        Raises:
+            NoSuchFunction: there is none of this name.
+            TypeError: the arguments cannot be written as JSON.
+        """
+        result, _ = await _perform(self, _call_of(self, name, args))
+        return result
 
-async def call_tool_raw(agent: Caller, name: str, args: Arguments = None) -> str:
-    """Like `call_tool`, but the text that a model would read; what went wrong is text, too."""
-    _, text = await _perform(agent, _call_of(agent, name, args))
-    return text
+    async def call_tool_raw(self, name: str, args: Arguments = None) -> str:
+        """Like `call_tool`, but only the text that a model would read."""
+        _, text = await _perform(self, _call_of(self, name, args))
+        return text
 
+    def map_tool(
+        self, name: str, items: AsyncIterable[A] | Iterable[A], *, concurrency: int = 16, ordered: bool = False
+    ) -> MappedCalls[A]:
+        """Call a function for each item of a stream, several at a time. Closing or dropping it cancels them.
 
-def map_tool(
-    agent: Caller,
-    name: str,
-    items: AsyncIterable[T] | Iterable[T],
-    *,
-    concurrency: int = 16,
-    ordered: bool = False,
-) -> MappedCalls[T]:
-    """Run a function for each item of a stream, several at a time.
+        Args:
+            name: of the function.
+            items: arguments as of `call_tool`, each. One is taken when there is a place for it.
+            concurrency: how many calls may be under way, or finished and not taken.
+            ordered: whether the results come in the order of the items; else as they finish.
 
-    Args:
-        agent: whose function it is.
-        name: of the function.
-        items: what `call_tool` takes as `args`, each. An item is pulled when there is a place for its call.
-        concurrency: how many calls may be under way, or finished and not taken.
-        ordered: whether the results come in the order of the items; else as they finish.
+        Raises:
+            NoSuchFunction: there is none of this name.
+            TypeError: `items` is no stream; while iterating: an item cannot be written as JSON.
+            ValueError: `concurrency` is less than 1.
+        """
+        _check_name(self, name)
+        from .tools.mapping import MappedCalls
 
-    Raises:
-        NoSuchFunction: there is none of this name.
-        TypeError: `items` is no stream; while iterating: an item cannot be written as JSON.
-        ValueError: `concurrency` is less than 1.
-    """
-    _check_name(agent, name)
-    from .tools.mapping import MappedCalls
-
-    start = partial(_performed_beside, agent, name, _suspended_turn(agent))
-    return MappedCalls(items, start, concurrency=concurrency, ordered=ordered)
+        start = partial(_performed_beside, self, name, _suspended_turn(self))
+        return MappedCalls(items, start, concurrency=concurrency, ordered=ordered)
 
 
 def _suspended_turn(agent: Caller) -> Turn | None:
@@ -194,7 +306,9 @@ async def _perform(agent: Caller, call: ToolCall) -> tuple[ToolResult, str]:
     """Run a call: its result, and what a model would read of it."""
     await agent._handlers.emit(ToolCallStarted(call))
     started = monotonic()
-    value, message = await _given(agent, call)
+    with _in_context_of(agent, call) as progress:
+        value, message = await _given(agent, call)
+    await progress.end()
     await agent._handlers.emit(ToolCallFinished(call, message, monotonic() - started))
     return ToolResult(tool_call_id=call.id, return_value=value), message.text
 

@@ -22,13 +22,16 @@ KimiAgentError
 ├── FunctionCallException                  the model called a function and it did not work
 │   ├── WrappedCallException               the function raised; `.original` is what it raised
 │   ├── NoSuchFunction                     the function does not exist
-│   └── ToolArgumentsError                 the arguments do not fit the function
+│   ├── ToolArgumentsError                 the arguments do not fit the function
+│   ├── FunctionTimeout                    the function took longer than it may
+│   └── CallRejected                       somebody has to approve the call, and did not
 ├── ModelRetry                             raised by a function: "model, do it differently"
 ├── FunctionSpecError                      a function that cannot be described to a model
 ├── PromptError                            a prompt that cannot be built
 │   ├── PromptTooLong                      the pinned messages alone do not fit
 │   └── MessageTooLong                     the newest message or exchange does not fit
 ├── RoundInProgressError                   the agent is in the middle of a round
+├── ApprovalPending                        the round waits for somebody who approves; `.calls` are the calls
 ├── UsageLimitExceeded                     a limit that the caller set was reached
 ├── RanksError                             Kimi's rank file is missing, or is another file
 ├── SessionError                           a session that cannot be read or written
@@ -41,20 +44,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .message import Message
+    from collections.abc import Sequence
+
+    from .message import Message, ToolCall
 
 __all__ = [
     "APIConnectionError",
     "APIEmptyResponseError",
     "APIStatusError",
     "APITimeoutError",
+    "ApprovalPending",
     "AuthenticationError",
     "BadRequestError",
+    "CallRejected",
     "ChatProviderError",
     "ContentFilterError",
     "ContextLengthError",
     "FunctionCallException",
     "FunctionSpecError",
+    "FunctionTimeout",
     "InvalidRequestError",
     "KimiAgentError",
     "MessageTooLong",
@@ -264,6 +272,31 @@ class ToolArgumentsError(FunctionCallException):
         self.malformed = malformed
 
 
+class FunctionTimeout(FunctionCallException):
+    """A function took longer than it may. A `TimeoutError` that the function raises itself is none of these.
+
+    Args:
+        name: of the function.
+        seconds: how long it may take.
+        retry: whether the model may try again.
+        still_running: it could not be stopped: it is in a thread, or does not end when it is cancelled.
+    """
+
+    def __init__(self, name: str, seconds: float, *, retry: bool = True, still_running: bool = False) -> None:
+        super().__init__(retry, f"{name!r} took longer than {seconds:g} seconds")
+        self.name = name
+        self.seconds = seconds
+        self.still_running = still_running
+
+
+class CallRejected(FunctionCallException):
+    """Somebody has to approve a call, and did not. `feedback` is what he says about it."""
+
+    def __init__(self, feedback: str = "") -> None:
+        super().__init__(True, f"the call was not approved: {feedback}" if feedback else "the call was not approved")
+        self.feedback = feedback
+
+
 class ModelRetry(KimiAgentError):
     """Raise it in a function to tell the model in your own words what to do differently."""
 
@@ -292,6 +325,18 @@ class MessageTooLong(PromptError):
 
 class RoundInProgressError(KimiAgentError):
     """A tool, hook or handler asked the agent of its own round for another one, or a closed round was resumed."""
+
+
+class ApprovalPending(KimiAgentError):
+    """The round ended because calls wait for somebody who approves them: `agent.resume(approvals)` goes on.
+
+    The history is whole and saved. `calls` are those that wait, in their order.
+    """
+
+    def __init__(self, calls: Sequence[ToolCall]) -> None:
+        self.calls = tuple(calls)
+        names = ", ".join(dict.fromkeys(call.name for call in self.calls))
+        super().__init__(f"calls of {names} wait for approval; approve or reject them with agent.resume([...])")
 
 
 class UsageLimitExceeded(KimiAgentError):

@@ -41,9 +41,11 @@ __all__ = [
     "StreamFrame",
     "StreamFrameReceived",
     "StreamStarted",
+    "SubAgentEvent",
     "ToolCallDelta",
     "ToolCallFinished",
     "ToolCallStarted",
+    "ToolProgress",
     "from_dict",
     "to_dict",
 ]
@@ -117,9 +119,10 @@ class RoundStarted:
 
 @dataclass(frozen=True, slots=True)
 class RoundFinished:
-    """A round gave the turn back: at its end, after an error, or because it was closed, cancelled or dropped."""
+    """A round gave the turn back: at its end, because calls wait for approval, after an error, or because it was
+    closed, cancelled or dropped."""
 
-    outcome: Literal["completed", "failed", "closed"]
+    outcome: Literal["completed", "waiting", "failed", "closed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +198,15 @@ class ToolCallFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolProgress:
+    """A running function says how far it is; `fraction` is from 0 to 1, if it is known."""
+
+    call: ToolCall
+    text: str
+    fraction: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class TokenCountDrifted:
     """The server counted another number of tokens for a prompt than was expected, by more than three."""
 
@@ -226,6 +238,17 @@ class HistoryCompacted:
     by: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class SubAgentEvent:
+    """Something happened in an agent that was called as a tool.
+
+    `path` has the calls that lead there: that of this agent, then that of the agent which it called, and so on.
+    """
+
+    path: tuple[ToolCall, ...]
+    event: Event
+
+
 Event: TypeAlias = (
     RoundStarted
     | RoundFinished
@@ -239,8 +262,10 @@ Event: TypeAlias = (
     | RequestRetried
     | ToolCallStarted
     | ToolCallFinished
+    | ToolProgress
     | HistoryCompacted
     | SessionRestored
+    | SubAgentEvent
 )
 """Something that happened."""
 
@@ -318,7 +343,7 @@ class Handlers:
     def emit_later(self, event: Event) -> None:
         """Like `emit_beside`, from a place that cannot wait. Without an event loop it is lost."""
         loop = asyncio._get_running_loop()
-        if loop is not None and type(event) in self._by_type:
+        if loop is not None and type(event) in self:
             task = loop.create_task(self.emit_beside(event))
             _telling.add(task)
             task.add_done_callback(_telling.discard)
@@ -373,6 +398,8 @@ def to_dict(value: Event | StreamFrame) -> dict[str, Any]:
         raise TypeError(f"{value!r} is neither an event nor a frame")
     if isinstance(value, StreamFrameReceived):
         return {"type": name, "frame": to_dict(value.frame)}
+    if isinstance(value, SubAgentEvent):
+        return {"type": name, "path": to_jsonable_python(value.path), "event": to_dict(value.event)}
     if isinstance(value, ToolCall | ToolResult):
         return {**value.model_dump(mode="json"), "type": name}
     return {"type": name, **{field.name: to_jsonable_python(getattr(value, field.name)) for field in fields(value)}}
@@ -390,6 +417,8 @@ def from_dict(data: Mapping[str, Any]) -> Event | StreamFrame:
     given = {name: value for name, value in data.items() if name != "type"}
     if kind is StreamFrameReceived:
         given["frame"] = _frame_from(given.get("frame"))
+    if kind is SubAgentEvent:
+        given["event"] = _event_from(given.get("event"))
     try:
         return _reader_of(kind).validate_python(given, context=KEEP_UNKNOWN)
     except ValidationError as error:
@@ -401,6 +430,13 @@ def _frame_from(data: object) -> Event | StreamFrame:
     given: Mapping[str, Any] = cast(Any, data) if isinstance(data, Mapping) else {}
     if given.get("type") not in {frame.__name__ for frame in get_args(StreamFrame)}:
         raise ValueError(f"this is no StreamFrameReceived: frame: {reprlib.repr(cast(Any, data))} is none")
+    return from_dict(given)
+
+
+def _event_from(data: object) -> Event | StreamFrame:
+    given: Mapping[str, Any] = cast(Any, data) if isinstance(data, Mapping) else {}
+    if given.get("type") not in {event.__name__ for event in _EVENTS}:
+        raise ValueError(f"this is no SubAgentEvent: event: {reprlib.repr(cast(Any, data))} is none")
     return from_dict(given)
 
 

@@ -319,7 +319,13 @@ class _Results:
                     raise
                 raise RuntimeError("on_tool_result raised CancelledError") from error  # else the caller would seem so
 
-        self._running = RunningCalls(self._calls, not_run if cut_off else partial(handled, toolset), told)
+        self._running = RunningCalls(
+            self._calls,
+            not_run if cut_off else partial(handled, toolset),
+            told,
+            sequential=getattr(toolset, "is_sequential", None),
+            most=getattr(toolset, "max_parallel_tools", None),
+        )
 
     async def all(self) -> list[ToolResult]:
         """One for each call, in their order."""

@@ -27,7 +27,7 @@ from weakref import ReferenceType, ref
 
 from loguru import logger
 
-from .errors import RoundInProgressError
+from .errors import ApprovalPending, RoundInProgressError
 from .events import Handlers, RoundFinished
 from .history import open_calls, placed
 from .message import Message, ToolCall
@@ -37,7 +37,7 @@ from .tools.together import RunningCalls
 
 __all__ = ["Conversation", "Turn", "Turns"]
 
-Outcome: TypeAlias = Literal["completed", "failed", "closed"]
+Outcome: TypeAlias = Literal["completed", "waiting", "failed", "closed"]
 
 _inside: Final[ContextVar[frozenset[object]]] = ContextVar("kimi_agent_turns", default=frozenset())
 """The marks of the turns that this code runs inside of. Tools, hooks and handlers inherit it; who calls a round never
@@ -77,6 +77,22 @@ class Stream(Closable, Protocol):
 
     def close_now(self) -> None:
         """Start closing; wait for nothing."""
+        ...
+
+
+class Answering(Protocol):
+    """What decides and runs the calls of a message."""
+
+    async def decide(self, call: ToolCall) -> CallOutcome | None:
+        """What comes of a call that must not run; `None` lets it run."""
+        ...
+
+    async def run(self, call: ToolCall) -> CallOutcome:
+        """What comes of a call that runs."""
+        ...
+
+    def is_sequential(self, call: ToolCall) -> bool:
+        """Whether a call runs alone."""
         ...
 
 
@@ -326,11 +342,14 @@ class Turn:
     def start(
         self,
         calls: Sequence[ToolCall],
-        run: Callable[[ToolCall], Awaitable[CallOutcome]],
+        answering: Answering,
         commit: Callable[[CallOutcome], Awaitable[None]],
+        most: int | None = None,
     ) -> RunningCalls[CallOutcome]:
-        """Run the calls of a message; they end with the turn at the latest."""
-        self._calls = RunningCalls(calls, run, commit)
+        """Run the calls of a message, `most` at a time; they end with the turn at the latest."""
+        self._calls = RunningCalls(
+            calls, answering.run, commit, decide=answering.decide, sequential=answering.is_sequential, most=most
+        )
         return self._calls
 
     def all_answered(self) -> None:
@@ -463,4 +482,6 @@ def outcome_of(error: BaseException | None) -> Outcome:
     """How a round ended that ended with `error`."""
     if error is None or isinstance(error, StopAsyncIteration):
         return "completed"
+    if isinstance(error, ApprovalPending):
+        return "waiting"
     return "failed" if isinstance(error, Exception) else "closed"

@@ -7,7 +7,7 @@ import pytest
 
 from kimi_agent import errors
 from kimi_agent.errors import KimiAgentError
-from kimi_agent.message import Message
+from kimi_agent.message import Message, ToolCall
 
 MADE = {
     "StreamInterruptedError": ("cut", Message.assistant("Par")),
@@ -16,6 +16,9 @@ MADE = {
     "WrappedCallException": (True, ValueError("x")),
     "NoSuchFunction": ("look",),
     "ToolArgumentsError": ("no",),
+    "FunctionTimeout": ("look", 2.5),
+    "CallRejected": ("no",),
+    "ApprovalPending": ([ToolCall(id="look_0", function=ToolCall.FunctionBody(name="look", arguments="{}"))],),
     "StructuredOutputError": ("no", "raw"),
 }
 

@@ -38,6 +38,7 @@ from kimi_agent import (
     StreamFrameReceived,
     StreamInterruptedError,
     StreamStarted,
+    SubAgentEvent,
     TextPart,
     ThinkPart,
     TokenCountDrifted,
@@ -48,6 +49,7 @@ from kimi_agent import (
     ToolCallStarted,
     ToolError,
     ToolOk,
+    ToolProgress,
     ToolResult,
     ToolReturnValue,
     VideoURLPart,
@@ -579,7 +581,7 @@ frames = st.one_of(
 counts = st.integers(0, 100_000)
 fields_of: dict[type[Any], tuple[st.SearchStrategy[Any], ...]] = {
     RoundStarted: (st.none() | messages,),
-    RoundFinished: (st.sampled_from(["completed", "failed", "closed"]),),
+    RoundFinished: (st.sampled_from(["completed", "waiting", "failed", "closed"]),),
     StreamStarted: (texts,),
     StreamFrameReceived: (frames,),
     StreamCompleted: (messages, st.none() | usages, reasons),
@@ -589,11 +591,15 @@ fields_of: dict[type[Any], tuple[st.SearchStrategy[Any], ...]] = {
     RequestRetried: (counts, st.floats(0, 99), texts, texts),
     ToolCallStarted: (calls,),
     ToolCallFinished: (calls, messages, st.floats(0, 99)),
+    ToolProgress: (calls, texts, st.none() | st.floats(0, 1)),
     TokenCountDrifted: (counts, counts),
     HistoryCompacted: (counts, counts, counts, counts, st.lists(names, max_size=2).map(tuple)),
     SessionRestored: (counts, counts, st.lists(names, max_size=2).map(tuple)),
 }
-happened = st.one_of([st.builds(kind, *fields) for kind, fields in fields_of.items()])
+alone = st.one_of([st.builds(kind, *fields) for kind, fields in fields_of.items()])
+paths = st.lists(calls, max_size=2).map(tuple)
+fields_of[SubAgentEvent] = (paths, alone | st.builds(SubAgentEvent, paths, alone))
+happened = alone | st.builds(SubAgentEvent, *fields_of[SubAgentEvent])
 
 
 def deep(value: Any) -> Any:
@@ -603,6 +609,8 @@ def deep(value: Any) -> Any:
         return type(shown), shown, [type(block) for block in shown.display]
     if isinstance(value, StreamFrameReceived):
         return deep(value.frame)
+    if isinstance(value, SubAgentEvent):
+        return deep(value.event)
     return type(value)
 
 

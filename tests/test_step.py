@@ -32,7 +32,7 @@ from kimi_agent import (
     step,
 )
 from kimi_agent.testing import Call, Delivery, KimiServer, Recorded, Reply, ScriptedKimi, say
-from kimi_agent.tools import together
+from kimi_agent.tools import running
 
 QUESTION = [Message.user("Go.")]
 
@@ -688,7 +688,7 @@ async def test_a_tool_that_answers_although_it_is_cancelled_has_its_answer() -> 
 
 
 async def test_a_tool_that_does_not_end_when_cancelled_holds_up_nobody_for_ever(monkeypatch: Any) -> None:
-    monkeypatch.setattr(together, "CANCEL_GRACE", 0.001)
+    monkeypatch.setattr(running, "CANCEL_GRACE", 0.001)
     release = asyncio.Event()
 
     async def stubborn() -> str:

@@ -67,6 +67,18 @@ class Lasting(Kept, Conversation):
         async with Turn(self, self._turns).whole(is_round=False):
             await self._keeper.rollback(self, label)
 
+    async def _keep_up(self, reason: str) -> None:
+        """The history was changed as a whole, and the session has to hear of it."""
+        await self._keeper.catch_up(self, reason)
+
+    async def _settle(self) -> None:
+        """Whatever is in the history has to last before it is handed out."""
+        await self._keeper.settle(self)
+
+    async def _round_ended(self) -> None:
+        """Everything of a round is in the history."""
+        await self._keeper.round_ended(self)
+
     def _refuse_within_a_round(self) -> None:
         if self._turns.left_here() is not None:
             raise RoundInProgressError("a round of this agent is not at its end; end it, or close it, first")

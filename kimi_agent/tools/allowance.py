@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ..message import Message, ToolCall
+from ..errors import ToolArgumentsError
+from ..message import Message, ToolCall, parse_any_arguments
 
-__all__ = ["Allowance", "CallOutcome"]
+__all__ = ["Allowance", "CallOutcome", "LoopGuard"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,8 @@ class CallOutcome:
         failed: whether the call went wrong.
         should_retry: whether the model may try again.
         duration: how many seconds it ran; `None` when it was not run.
+        fatal: what ends the round.
+        waits: whether it waits for an approval; the result says so.
     """
 
     call: ToolCall
@@ -29,35 +34,87 @@ class CallOutcome:
     failed: bool = False
     should_retry: bool = False
     duration: float | None = None
+    fatal: BaseException | None = None
+    waits: bool = False
 
     @classmethod
-    def not_run(cls, call: ToolCall, text: str, *, failed: bool = False, should_retry: bool = False) -> CallOutcome:
+    def not_run(
+        cls,
+        call: ToolCall,
+        text: str,
+        *,
+        is_model_turn: bool = False,
+        failed: bool = False,
+        should_retry: bool = False,
+    ) -> CallOutcome:
         """A call that is answered with `text` and not run."""
         message = Message.tool(text, call.id, name=call.name, is_tool_call_error=True)
-        return cls(call, message, False, failed, should_retry)
+        return cls(call, message, is_model_turn, failed, should_retry)
+
+
+@dataclass(frozen=True, slots=True)
+class LoopGuard:
+    """What becomes of a model that makes the same call with the same arguments again and again in one round.
+
+    Calls of one message count as one.
+
+    Args:
+        remind: from how many on its results have a reminder; `None` for never.
+        stop: with how many the call is not run, and the model has to answer without calls; `None` for never.
+
+    Raises:
+        ValueError: a number is less than 2.
+    """
+
+    remind: int | None = 3
+    stop: int | None = 6
+
+    def __post_init__(self) -> None:
+        for name, times in (("remind", self.remind), ("stop", self.stop)):
+            if times is not None and times < 2:
+                raise ValueError(f"{name} is 2 or more, or None for never; not {times}")
+
+    def reminds(self, times: int) -> bool:
+        """Whether the result of a call that is made so often has a reminder."""
+        return self.remind is not None and times >= self.remind
+
+    def stops(self, times: int) -> bool:
+        """Whether a call that is made so often is one too many."""
+        return self.stop is not None and times >= self.stop
 
 
 class Allowance:
-    """Counts the function rounds and the failures in a row.
+    """Counts the function rounds, the failures in a row, and the calls that are always the same.
 
     A function round is one message with calls, however many. It failed when one of its calls did. When no failed call
     of a round may be tried again, or the rounds are used up, `calls` is false and stays so: the model has to answer.
 
     Args:
         max_function_rounds: how many function rounds there may be; `None` is no limit.
+        guard: against calls that are always the same.
 
     Raises:
-        ValueError: it is negative.
+        ValueError: `max_function_rounds` is negative.
     """
 
-    def __init__(self, max_function_rounds: int | None) -> None:
+    def __init__(self, max_function_rounds: int | None, guard: LoopGuard) -> None:
         if max_function_rounds is not None and max_function_rounds < 0:
             raise ValueError(f"max_function_rounds is 0 or more, or None for no limit; not {max_function_rounds}")
         self.calls = max_function_rounds != 0
         """Whether the model may call functions."""
         self.failures = 0
         """How many function rounds failed in a row."""
+        self.guard = guard
         self._left = max_function_rounds
+        self._times: Counter[tuple[str, str]] = Counter()
+
+    def begins(self, calls: Iterable[ToolCall]) -> None:
+        """A function round begins: count which calls were there before."""
+        self._times.update({_same(call) for call in calls})
+
+    def times(self, call: ToolCall) -> int:
+        """In how many function rounds a call was made with these arguments."""
+        return self._times[_same(call)]
 
     def goes_on(self, outcomes: Sequence[CallOutcome]) -> bool:
         """Count a function round; whether the model speaks next."""
@@ -67,6 +124,15 @@ class Allowance:
         self.failures = self.failures + 1 if failed else 0
         if self._left is not None:
             self._left -= 1
-        if self._left == 0 or (failed and not any(outcome.should_retry for outcome in failed)):
+        no_retry = bool(failed) and not any(outcome.should_retry for outcome in failed)
+        if self._left == 0 or no_retry or any(self.guard.stops(self.times(outcome.call)) for outcome in outcomes):
             self.calls = False
         return bool(failed) or any(outcome.is_model_turn for outcome in outcomes)
+
+
+def _same(call: ToolCall) -> tuple[str, str]:
+    """What two calls have in common that ask for the same."""
+    try:
+        return call.name, json.dumps(parse_any_arguments(call.arguments), sort_keys=True)
+    except (ToolArgumentsError, RecursionError):
+        return call.name, call.arguments

@@ -19,6 +19,7 @@ from pydantic_core import to_json
 
 from ..errors import FunctionCallException, FunctionSpecError, ToolArgumentsError
 from .base import NAME_RULE, Tool, ToolReturnValue, is_safe_name
+from .context import context_here
 from .results import truncate
 from .running import failure, run
 from .texts import DEFAULT_TEXTS, MARKED_TEXTS, ToolTexts, fields_of, tool_error_from
@@ -70,16 +71,40 @@ class _Running(ABC):
             ToolArgumentsError: the arguments do not fit.
             WrappedCallException: the tool raised, or returned something else than a `ToolReturnValue`.
         """
+        positional, named = await self._checked(arguments)
+        try:
+            return checked_value(await run(cast(Any, self), self.in_thread, *positional, **named))
+        except BaseException as error:
+            raise failure(error, True)  # noqa: B904
+
+    async def check_arguments(self, arguments: Any) -> Mapping[str, Any]:
+        """The arguments as the tool would get them, by name; those by position under their numbers.
+
+        Raises:
+            ToolArgumentsError: they do not fit.
+            WrappedCallException: a validator of the tool's author raised.
+        """
+        positional, named = await self._checked(arguments)
+        if len(positional) == 1 and isinstance(positional[0], BaseModel):
+            return dict(positional[0])
+        given = {name: value for name, value in named.items() if name not in self._contexts}
+        return {**{str(place): value for place, value in enumerate(positional)}, **given}
+
+    async def _checked(self, arguments: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
         try:
             positional, named = await self._prepared(arguments)
         except ToolArgumentsError:
             raise
         except BaseException as error:  # from a validator of the tool's author
             raise failure(error, True)  # noqa: B904  the cause is set, or it is the error itself
-        try:
-            return checked_value(await run(cast(Any, self), self.in_thread, *positional, **named))
-        except BaseException as error:
-            raise failure(error, True)  # noqa: B904
+        return positional, {**named, **dict.fromkeys(self._contexts, context_here())}
+
+    @cached_property
+    def _contexts(self) -> tuple[str, ...]:
+        """The parameters of `__call__` that take the `ToolContext`."""
+        from .signature import context_parameters
+
+        return context_parameters(cast(Any, self).__call__)
 
     async def call(self, arguments: Any) -> ToolReturnValue:
         """Like `invoke`, with what goes wrong as a value."""
@@ -163,7 +188,7 @@ class CallableTool(Tool, _Running):
         positional, named = _spread(arguments)
         if self._parameters is not None:
             try:
-                self._parameters.bind(*positional, **named)
+                self._parameters.bind(*positional, **named, **dict.fromkeys(self._contexts))
             except TypeError as error:  # a schema may let through what no parameter takes
                 raise ToolArgumentsError(str(error)) from None
         return positional, named

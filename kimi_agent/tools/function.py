@@ -9,12 +9,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from types import MethodType
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
 
 from ..errors import FunctionCallException, FunctionSpecError, ToolArgumentsError
+from .approval import ApprovalRule
 from .base import NAME_RULE, Tool, ToolReturnValue, is_safe_name
+from .context import context_here
 from .param import AIParam
 from .results import to_return_value
 from .running import failure, run
@@ -29,9 +31,8 @@ F = TypeVar("F", bound="Callable[..., Any] | staticmethod[..., Any] | classmetho
 After = Literal["assistant", "user"]
 
 
-@dataclass(frozen=True, slots=True)
-class _Options:
-    """What the author of a function says about it beside its code."""
+class FunctionOptions(TypedDict, total=False):
+    """What the author of a function may say about it beside its code; `ai_function` tells what each means."""
 
     after: After
     name: str | None
@@ -40,6 +41,45 @@ class _Options:
     json_schema: Mapping[str, Any] | None
     auto_truncate: int | None
     enabled: bool
+    timeout: float | None
+    sequential: bool
+    approval: ApprovalRule
+    fatal: tuple[type[Exception], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """`FunctionOptions`, all of them."""
+
+    after: After = "assistant"
+    name: str | None = None
+    desc: str | None = None
+    auto_retry: bool = True
+    json_schema: Mapping[str, Any] | None = None
+    auto_truncate: int | None = None
+    enabled: bool = True
+    timeout: float | None = None
+    sequential: bool = False
+    approval: ApprovalRule = False
+    fatal: tuple[type[Exception], ...] = ()
+
+    def __post_init__(self) -> None:
+        if (problem := self._problem()) is not None:
+            raise FunctionSpecError(problem)
+
+    def as_dict(self) -> FunctionOptions:
+        """The same by name."""
+        return cast(FunctionOptions, {field.name: getattr(self, field.name) for field in fields(self)})
+
+    def _problem(self) -> str | None:
+        if self.timeout is not None and not self.timeout > 0:
+            return f"timeout is more than 0 seconds, or None; not {self.timeout!r}"
+        if not (isinstance(self.approval, bool) or callable(self.approval)):
+            return f"approval is true, false, or a function of the arguments; not {self.approval!r}"
+        kinds = self.fatal if isinstance(self.fatal, tuple) else (self.fatal,)
+        if wrong := [kind for kind in kinds if not (isinstance(kind, type) and issubclass(kind, Exception))]:
+            return f"fatal is a tuple of classes of exceptions; {wrong[0]!r} is none"
+        return None if kinds is self.fatal else f"fatal is a tuple of classes of exceptions; not {self.fatal!r}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +123,13 @@ class AIFunction:
         json_schema: describes the arguments instead of the generated schema; they are checked against the types.
         auto_truncate: the most characters of a result that the model gets.
         enabled: whether the model is told of it; may be changed at any time.
+        timeout: seconds until a call is given up; unless given, what the agent says. `math.inf` is no limit.
+        sequential: whether it runs alone: after the calls before it in the message, and before those after it.
+        approval: whether somebody has to approve each call, or a function of the checked arguments that says so.
+        fatal: exceptions that the model is not asked to mend: they end the round.
 
     Raises:
-        FunctionSpecError: the function cannot be described to a model.
+        FunctionSpecError: the function cannot be described to a model, or an option is none.
     """
 
     __slots__ = ("__weakref__", "_inner", "_spec", "enabled")
@@ -103,8 +147,25 @@ class AIFunction:
         json_schema: Mapping[str, Any] | None = None,
         auto_truncate: int | None = None,
         enabled: bool = True,
+        timeout: float | None = None,
+        sequential: bool = False,
+        approval: ApprovalRule = False,
+        fatal: tuple[type[Exception], ...] = (),
     ) -> None:
-        self._spec = _spec_of(inner, _Options(after, name, desc, auto_retry, json_schema, auto_truncate, enabled))
+        said = (
+            after,
+            name,
+            desc,
+            auto_retry,
+            json_schema,
+            auto_truncate,
+            enabled,
+            timeout,
+            sequential,
+            approval,
+            fatal,
+        )
+        self._spec = _spec_of(inner, _Options(*said))
         self._inner = inner
         self.enabled = enabled
 
@@ -142,6 +203,26 @@ class AIFunction:
     def auto_truncate(self) -> int | None:
         """The most characters of a result that the model gets; `None` for no limit."""
         return self._spec.options.auto_truncate
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds until a call is given up; `None`: as the agent says."""
+        return self._spec.options.timeout
+
+    @property
+    def sequential(self) -> bool:
+        """Whether it runs alone."""
+        return self._spec.options.sequential
+
+    @property
+    def approval(self) -> ApprovalRule:
+        """Whether somebody has to approve its calls, or what says so."""
+        return self._spec.options.approval
+
+    @property
+    def fatal(self) -> tuple[type[Exception], ...]:
+        """The exceptions that end the round."""
+        return self._spec.options.fatal
 
     @property
     def json_schema(self) -> dict[str, Any]:
@@ -183,12 +264,7 @@ class AIFunction:
             ToolArgumentsError: the arguments do not fit.
             WrappedCallException: the function raised, or its result has no text.
         """
-        try:
-            values = self._spec.signature.validate(arguments, retry=self.auto_retry)
-        except ToolArgumentsError:
-            raise
-        except BaseException as error:  # from a validator of the function's author
-            raise failure(error, self.auto_retry)  # noqa: B904  the cause is set, or it is the error itself
+        values = self._checked(arguments)
         try:
             return to_return_value(await self._run(values), texts, self.auto_truncate)
         except BaseException as error:
@@ -201,7 +277,25 @@ class AIFunction:
         except FunctionCallException as error:
             return tool_error_from(error, MARKED_TEXTS)
 
+    async def check_arguments(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The arguments as the function would get them, by name.
+
+        Raises:
+            ToolArgumentsError: they do not fit.
+            WrappedCallException: a validator of the function's author raised.
+        """
+        return self._checked(arguments)
+
+    def _checked(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return self._spec.signature.validate(arguments, retry=self.auto_retry)
+        except ToolArgumentsError:
+            raise
+        except BaseException as error:
+            raise failure(error, self.auto_retry)  # noqa: B904  the cause is set, or it is the error itself
+
     async def _run(self, values: dict[str, Any]) -> Any:
+        values.update(dict.fromkeys(self._spec.signature.contexts, context_here()))
         return await run(self._inner, self._spec.in_thread, **values)
 
 
@@ -212,33 +306,9 @@ _TABLE: Final = "__ai_functions__"
 
 
 @overload
-def ai_function(
-    func: F,
-    *,
-    after: After = ...,
-    name: str | None = ...,
-    desc: str | None = ...,
-    auto_retry: bool = ...,
-    json_schema: Mapping[str, Any] | None = ...,
-    auto_truncate: int | None = ...,
-    enabled: bool = ...,
-) -> F: ...
-
-
+def ai_function(func: F, **options: Unpack[FunctionOptions]) -> F: ...
 @overload
-def ai_function(
-    func: None = None,
-    *,
-    after: After = ...,
-    name: str | None = ...,
-    desc: str | None = ...,
-    auto_retry: bool = ...,
-    json_schema: Mapping[str, Any] | None = ...,
-    auto_truncate: int | None = ...,
-    enabled: bool = ...,
-) -> Callable[[F], F]: ...
-
-
+def ai_function(func: None = None, **options: Unpack[FunctionOptions]) -> Callable[[F], F]: ...
 def ai_function(
     func: Any = None,
     *,
@@ -249,6 +319,10 @@ def ai_function(
     json_schema: Mapping[str, Any] | None = None,
     auto_truncate: int | None = None,
     enabled: bool = True,
+    timeout: float | None = None,
+    sequential: bool = False,
+    approval: ApprovalRule = False,
+    fatal: tuple[type[Exception], ...] = (),
 ) -> Any:
     """Mark a method as one that the model may call. Works as `@ai_function` and as `@ai_function(...)`.
 
@@ -265,8 +339,16 @@ def ai_function(
         json_schema: describes the arguments instead of the generated schema; they are checked against the types.
         auto_truncate: the most characters of a result that the model gets.
         enabled: whether the model may call it at first.
+        timeout: seconds until a call is given up; unless given, what the agent says. `math.inf` is no limit.
+        sequential: whether it runs alone: after the calls before it in the message, and before those after it.
+        approval: whether somebody has to approve each call, or a function of the checked arguments that says so.
+        fatal: exceptions that the model is not asked to mend: they end the round.
+
+    Raises:
+        FunctionSpecError: an option is none.
     """
-    tag = _Tag(_Options(after, name, desc, auto_retry, json_schema, auto_truncate, enabled))
+    said = (after, name, desc, auto_retry, json_schema, auto_truncate, enabled, timeout, sequential, approval, fatal)
+    tag = _Tag(_Options(*said))
 
     def mark(function: F) -> F:
         try:
@@ -285,7 +367,7 @@ def as_function(function: Callable[..., Any]) -> AIFunction:
         FunctionSpecError: it cannot be described to a model.
     """
     tag = _tag_of(function)
-    return AIFunction(function) if tag is None else AIFunction(function, **asdict(tag.options))
+    return AIFunction(function) if tag is None else AIFunction(function, **tag.options.as_dict())
 
 
 class _Tag:

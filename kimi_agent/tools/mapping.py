@@ -22,7 +22,7 @@ from loguru import logger
 from pydantic import BaseModel
 
 from .base import ToolResult
-from .together import CANCEL_GRACE
+from .running import CANCEL_GRACE
 
 __all__ = ["MappedCall", "MappedCalls"]
 

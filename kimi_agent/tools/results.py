@@ -22,7 +22,7 @@ from ..message import ContentPart, Message, TextPart
 from .base import ToolMessage, ToolOk, ToolReturnValue
 from .texts import ToolTexts
 
-__all__ = ["shortened", "to_return_value", "truncate"]
+__all__ = ["shortened", "to_return_value", "truncate", "with_note"]
 
 
 def to_return_value(value: Any, texts: ToolTexts, auto_truncate: int | None = None) -> ToolReturnValue:
@@ -181,6 +181,15 @@ def shortened(message: Message, limit: int | None) -> Message:
     """The message with at most `limit` characters of text; `None` is no limit."""
     parts = None if limit is None else _shortened_parts(message.content, limit)
     return message if parts is None else message.copy_with(content=parts)
+
+
+def with_note(message: Message, note: str) -> Message:
+    """The message with a note below it."""
+    *before, last = message.content or (TextPart(text=""),)
+    if not isinstance(last, TextPart):
+        return message.copy_with(content=[*message.content, TextPart(text=note)])
+    text = f"{last.text}\n\n{note}" if last.text else note
+    return message.copy_with(content=[*before, last.copy_with(text=text)])
 
 
 def _shortened_parts(parts: Sequence[ContentPart], limit: int) -> tuple[ContentPart, ...] | None:

@@ -15,8 +15,8 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from types import MethodType, SimpleNamespace
-from typing import Annotated, Any, Final, cast, get_args, get_origin, get_type_hints
+from types import MethodType, SimpleNamespace, UnionType
+from typing import Annotated, Any, Final, Union, cast, get_args, get_origin, get_type_hints
 
 from pydantic import (
     BaseModel,
@@ -31,10 +31,12 @@ from pydantic_core import CoreSchema, ErrorDetails, PydanticSerializationError, 
 from typing_extensions import TypedDict  # pydantic refuses the one of `typing` before Python 3.12
 
 from ..errors import FunctionSpecError, ToolArgumentsError
+from .context import ToolContext
 from .param import AIParam
 
 __all__ = [
     "Signature",
+    "context_parameters",
     "docstring_of",
     "is_async",
     "model_signature",
@@ -52,6 +54,7 @@ class Signature:
         description: of the function, from its docstring; `""` without one.
         json_schema: of its arguments; the root is an object.
         only: its only parameter and the class that it takes, if it has only one and that takes a class.
+        contexts: its parameters that take the `ToolContext`; the model is not told of them.
     """
 
     description: str
@@ -59,6 +62,7 @@ class Signature:
     _adapter: TypeAdapter[Any] = field(repr=False)
     _names: tuple[str, ...]
     only: tuple[str, type] | None = None
+    contexts: tuple[str, ...] = ()
 
     def validate(self, arguments: Any, *, retry: bool = True) -> Any:
         """The arguments as python values: of a function ready to be passed by name, of a model an instance of it.
@@ -103,13 +107,33 @@ def read_signature(function: Callable[..., Any], *, json_schema: Mapping[str, An
     where = qualified_name_of(function)
     _refuse_generators(function, where)
     description, texts = _read_docstring(docstring_of(function))
-    namespace = _namespace(function)
+    parameters, hints = _hinted(function, where)
     fields = {
-        parameter.name: _field(parameter, texts.get(parameter.name), namespace, where)
-        for parameter in _parameters(function, where)
+        parameter.name: _field(parameter, hints[parameter.name], texts.get(parameter.name), where)
+        for parameter in parameters
+        if not _is_context(hints[parameter.name])
     }
+    contexts = tuple(name for name, hint in hints.items() if _is_context(hint))
     adapter, schema = _described(fields, where, json_schema)
-    return Signature(description, schema, adapter, tuple(schema.get("properties", fields)), _only(fields))
+    return Signature(description, schema, adapter, tuple(schema.get("properties", fields)), _only(fields), contexts)
+
+
+def context_parameters(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The parameters of a function that take the `ToolContext`; none, if its types cannot be read."""
+    try:
+        _, hints = _hinted(function, qualified_name_of(function))
+    except FunctionSpecError:
+        return ()
+    return tuple(name for name, hint in hints.items() if _is_context(hint))
+
+
+def _is_context(hint: Any) -> bool:
+    """Whether a parameter takes the `ToolContext`, perhaps `None`, too."""
+    if get_origin(hint) is Annotated:
+        return _is_context(hint.__origin__)
+    if get_origin(hint) in (Union, UnionType):
+        return any(map(_is_context, get_args(hint)))
+    return isinstance(hint, type) and issubclass(hint, ToolContext)
 
 
 def _only(fields: Mapping[str, Any]) -> tuple[str, type] | None:
@@ -243,16 +267,32 @@ def _closure(function: Any) -> dict[str, Any]:
     return found
 
 
-def _field(parameter: inspect.Parameter, text: str | None, namespace: dict[str, Any], where: str) -> Any:
+def _hinted(function: Any, where: str) -> tuple[list[inspect.Parameter], dict[str, Any]]:
+    """The parameters of a function, and their types by name."""
+    parameters, namespace = _parameters(function, where), _namespace(function)
+    return parameters, {parameter.name: _hint(parameter, namespace, where) for parameter in parameters}
+
+
+def _hint(parameter: inspect.Parameter, namespace: dict[str, Any], where: str) -> Any:
     holder = SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
     try:
-        hint = get_type_hints(holder, globalns=namespace, include_extras=True)[parameter.name]
+        return get_type_hints(holder, globalns=namespace, include_extras=True)[parameter.name]
+    except Exception as error:
+        raise _unresolved(parameter, where, error) from error
+
+
+def _field(parameter: inspect.Parameter, hint: Any, text: str | None, where: str) -> Any:
+    try:
         return _annotated(hint, parameter, text)
     except Exception as error:
-        raise FunctionSpecError(
-            f"{where}: the type of parameter {parameter.name!r} cannot be resolved ({error}); "
-            "define or import it at the top of the module, outside `if TYPE_CHECKING`"
-        ) from error
+        raise _unresolved(parameter, where, error) from error
+
+
+def _unresolved(parameter: inspect.Parameter, where: str, error: Exception) -> FunctionSpecError:
+    return FunctionSpecError(
+        f"{where}: the type of parameter {parameter.name!r} cannot be resolved ({error}); "
+        "define or import it at the top of the module, outside `if TYPE_CHECKING`"
+    )
 
 
 def _annotated(hint: Any, parameter: inspect.Parameter, text: str | None) -> Any:

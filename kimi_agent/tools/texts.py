@@ -7,7 +7,9 @@ from typing import Final, cast
 from pydantic import ValidationError
 
 from ..errors import (
+    CallRejected,
     FunctionCallException,
+    FunctionTimeout,
     ModelRetry,
     NoSuchFunction,
     StructuredOutputError,
@@ -69,6 +71,32 @@ class ToolTexts:
     def raised(self, error: BaseException) -> str:
         """The function raised `error`."""
         return str(error) if isinstance(error, ModelRetry) else f"Error: {described(error)}"
+
+    def timed_out(self, error: FunctionTimeout) -> str:
+        """The call took longer than it may; the error says how long that is, and whether it still runs."""
+        text = f"Timed out after {error.seconds:g} seconds."
+        return f"{text} The call cannot be stopped and may still finish." if error.still_running else text
+
+    def rejected(self, error: CallRejected) -> str:
+        """Somebody had to approve the call, and did not."""
+        said = f" The user says: {error.feedback}" if error.feedback else ""
+        return f"Not run: the user did not approve this call. Do not repeat it unasked.{said}"
+
+    def waits_for_approval(self) -> str:
+        """The round ended before somebody approved the call, and may go on when that has happened."""
+        return "Not run yet: the call waits for the approval of the user."
+
+    def waits_for_turn(self) -> str:
+        """The call has to run after another one, which waits for approval."""
+        return "Not run yet: the call comes after one that waits for the approval of the user."
+
+    def repeated(self, times: int) -> str:
+        """Stands below the result of a call that was made with the same arguments before; `""` for nothing."""
+        return f"Reminder: this is call {times} with the same arguments. Use what you have, or do something else."
+
+    def too_often(self, times: int) -> str:
+        """The call was made with the same arguments too often, and is not run."""
+        return f"Not run: this is call {times} with the same arguments. Answer with what you have."
 
     def interrupted(self) -> str:
         """The call was running when the round was stopped."""
@@ -161,6 +189,10 @@ def tool_error_from(error: FunctionCallException, texts: ToolTexts = DEFAULT_TEX
         case ToolArgumentsError():
             kind = ToolParseError if error.malformed else ToolValidateError
             return kind.from_fields({"message": texts.bad_arguments(error), "brief": "Invalid arguments"})
+        case FunctionTimeout():
+            return ToolRuntimeError.from_fields({"message": texts.timed_out(error), "brief": "Timed out"})
+        case CallRejected():
+            return ToolError(message=texts.rejected(error), brief="Rejected")
         case WrappedCallException(original=ModelRetry() as original):
             return ToolError(message=texts.raised(original), brief="Try again")
         case WrappedCallException(original=original):

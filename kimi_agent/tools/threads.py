@@ -118,6 +118,11 @@ class DaemonThreads:
         with self._lock:
             return tuple(job.name for job in self._running if job.abandoned)
 
+    def works_for(self, belongs: Callable[[contextvars.Context], bool]) -> bool:
+        """Whether one of the functions that run was called in a context that `belongs`."""
+        with self._lock:
+            return any(belongs(job.context) for job in self._running)
+
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `function` in a thread, with a copy of the caller's context variables, and give what it gives.
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from contextvars import ContextVar
 from typing import Any, Final, Generic, TypeVar
 
 from ..errors import RoundInProgressError
 from ..message import ToolCall
+from . import running
 
 __all__ = ["RunningCalls"]
 
 T = TypeVar("T")
-
-CANCEL_GRACE: Final = 5.0
-"""Seconds that cancelled calls get to clean up before they are left to themselves."""
 
 
 class RunningCalls(Generic[T]):
@@ -24,7 +23,10 @@ class RunningCalls(Generic[T]):
     Args:
         calls: what the model asked for.
         run: runs one call. What it raises ends them all.
-        commit: puts what `run` gave where it lasts.
+        commit: puts what came of a call where it lasts.
+        decide: what comes of a call that must not run; `None` lets it run. It is asked before the call has a place.
+        sequential: whether a call runs alone: after all calls before it, and before all calls after it.
+        most: how many run at a time; `None` is no bound.
     """
 
     def __init__(
@@ -32,11 +34,17 @@ class RunningCalls(Generic[T]):
         calls: Sequence[ToolCall],
         run: Callable[[ToolCall], Awaitable[T]],
         commit: Callable[[T], Awaitable[None]],
+        *,
+        decide: Callable[[ToolCall], Awaitable[T | None]] | None = None,
+        sequential: Callable[[ToolCall], bool] | None = None,
+        most: int | None = None,
     ) -> None:
         self._loop = loop = asyncio.get_running_loop()
         self._mark = object()
         self._calls = tuple(calls)
-        self._run, self._commit = run, commit
+        self._run, self._commit, self._decide = run, commit, decide
+        self._places = nullcontext() if most is None else asyncio.Semaphore(most)
+        self._before = _order([sequential is not None and sequential(call) for call in self._calls])
         self._started: set[str] = set()
         self._finished: dict[int, T] = {}
         self._by_id: dict[str, T] = {}
@@ -53,12 +61,20 @@ class RunningCalls(Generic[T]):
     async def _run_one(self, position: int) -> T:
         call = self._calls[position]
         _inside.set(_inside.get() | {self._mark})
-        self._started.add(call.id)
-        outcome = self._finished[position] = await self._run(call)
+        if before := self._before[position]:
+            await asyncio.wait(self._tasks[before])
+        outcome = self._finished[position] = await self._outcome(call)
         self._by_id.setdefault(call.id, outcome)
         if not self.cancelled:  # else whoever cancelled answers the call
             await self._commit(outcome)
         return outcome
+
+    async def _outcome(self, call: ToolCall) -> T:
+        if self._decide is not None and (decided := await self._decide(call)) is not None:
+            return decided
+        async with self._places:
+            self._started.add(call.id)
+            return await self._run(call)
 
     def _note_failure(self, task: asyncio.Task[T]) -> None:
         failed = task.cancelled() or task.exception() is not None
@@ -117,13 +133,19 @@ class RunningCalls(Generic[T]):
             task.cancel()
 
     async def drain(self) -> None:
-        """Cancel what still runs and wait for it to end, but no longer than `CANCEL_GRACE`, and that once."""
+        """Cancel what still runs and wait for it to end, but no longer than `CANCEL_GRACE`, and that once.
+
+        What does not end is left to itself.
+        """
         self.cancel()
         if self._drained:
             return
-        if running := [task for task in self._tasks if not task.done()]:
-            await asyncio.wait(running, timeout=CANCEL_GRACE)
+        if ending := [task for task in self._tasks if not task.done()]:
+            await asyncio.wait(ending, timeout=running.CANCEL_GRACE)
         self._drained = True
+        for call, task in zip(self._calls, self._tasks, strict=True):
+            if not task.done():
+                running.leave(task, call.name)
 
     def drop(self) -> None:
         """Cancel what still runs, now and from any thread; it ends by itself."""
@@ -133,6 +155,19 @@ class RunningCalls(Generic[T]):
             self.cancel()
         else:
             self._loop.call_soon_threadsafe(self.cancel)
+
+
+def _order(sequential: Sequence[bool]) -> list[slice | None]:
+    """For each position, the positions that have to end before: all since the last one that runs alone."""
+    before: list[slice | None] = []
+    alone: int | None = None
+    for position, is_alone in enumerate(sequential):
+        if is_alone:
+            before.append(slice(alone or 0, position) if position else None)
+            alone = position
+        else:
+            before.append(None if alone is None else slice(alone, alone + 1))
+    return before
 
 
 _inside: Final[ContextVar[frozenset[object]]] = ContextVar("kimi_agent_calls", default=frozenset())

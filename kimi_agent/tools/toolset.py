@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, Self, TypeAlias, cast, runtime_checkable
 
 from ..errors import (
+    CallRejected,
     FunctionCallException,
     FunctionSpecError,
     NoSuchFunction,
@@ -16,11 +17,13 @@ from ..errors import (
     WrappedCallException,
 )
 from ..message import Message, ToolCall, parse_any_arguments
+from .approval import Approvals, Approver, must_be_approved
 from .base import Tool, ToolError, ToolLike, ToolResult, ToolReturnValue
 from .callable import CallableTool, check_return_type, checked_value
+from .context import ToolContext, context_here, in_context
 from .function import AIFunction, as_function
 from .renamed import RenamedTool, inner_of, is_enabled, switch
-from .running import failure, is_being_cancelled
+from .running import failure, is_being_cancelled, within
 from .texts import DEFAULT_TEXTS, MARKED_TEXTS, ToolTexts, tool_error_from
 
 __all__ = [
@@ -31,8 +34,11 @@ __all__ = [
     "SimpleToolset",
     "ToolResultFuture",
     "Toolset",
+    "check_bounds",
+    "found",
     "handled",
     "invoke",
+    "is_sequential",
     "stopped",
     "texts_of",
 ]
@@ -122,10 +128,22 @@ def _add(named: dict[str, ToolLike], name: str, tool: ToolLike) -> None:
     named[name] = tool
 
 
+def check_bounds(tool_timeout: float | None, max_parallel_tools: int | None) -> None:
+    """Make sure that the bounds of running tools can be kept.
+
+    Raises:
+        ValueError: one cannot.
+    """
+    if tool_timeout is not None and not tool_timeout > 0:
+        raise ValueError(f"tool_timeout is more than 0 seconds, or None for no limit; not {tool_timeout!r}")
+    if max_parallel_tools is not None and not max_parallel_tools >= 1:
+        raise ValueError(f"max_parallel_tools is 1 or more, or None for no bound; not {max_parallel_tools!r}")
+
+
 # ==== one call ====
 
 
-def _found(tools: Mapping[str, ToolLike], call: ToolCall) -> tuple[ToolLike, Any]:
+def found(tools: Mapping[str, ToolLike], call: ToolCall) -> tuple[ToolLike, Any]:
     """The tool that `call` names, and its arguments.
 
     Raises:
@@ -140,6 +158,11 @@ def _found(tools: Mapping[str, ToolLike], call: ToolCall) -> tuple[ToolLike, Any
     except ToolArgumentsError as error:
         error.retry = getattr(tool, "auto_retry", True)
         raise
+
+
+def is_sequential(tools: Mapping[str, ToolLike], call: ToolCall) -> bool:
+    """Whether a call runs alone: after the calls before it in its message, and before those after it."""
+    return bool(getattr(tools.get(call.name), "sequential", False))
 
 
 _OUR_CALLS: Final[tuple[object, ...]] = (AIFunction.call, CallableTool.call)
@@ -162,16 +185,29 @@ async def _run(tool: ToolLike, arguments: Any, texts: ToolTexts) -> ToolReturnVa
         raise failure(error, True)  # noqa: B904  the cause is set, or it is the error itself
 
 
-async def invoke(tools: Mapping[str, ToolLike], call: ToolCall, texts: ToolTexts = DEFAULT_TEXTS) -> ToolReturnValue:
-    """Find the tool that `call` names and run it.
+async def invoke(
+    tools: Mapping[str, ToolLike], call: ToolCall, texts: ToolTexts = DEFAULT_TEXTS, timeout: float | None = None
+) -> ToolReturnValue:
+    """Find the tool that `call` names and run it. Nobody is asked for an approval.
+
+    Args:
+        tools: by name.
+        call: what the model asked for.
+        texts: what to say for a result of nothing.
+        timeout: seconds until the call is given up, unless the tool has a `timeout` of its own; `None` for never.
 
     Raises:
         NoSuchFunction: there is none.
         ToolArgumentsError: the arguments are no JSON object, or do not fit.
+        FunctionTimeout: the tool took longer than it may.
         WrappedCallException: the tool raised.
     """
-    tool, arguments = _found(tools, call)
-    return await _run(tool, arguments, texts)
+    tool, arguments = found(tools, call)
+    own: float | None = getattr(tool, "timeout", None)
+    here = context_here()
+    with in_context(here if here.call is call else ToolContext(call)):
+        retry = getattr(tool, "auto_retry", True)
+        return await within(timeout if own is None else own, call.name, _run(tool, arguments, texts), retry=retry)
 
 
 # ==== sets of tools ====
@@ -204,16 +240,32 @@ class SimpleToolset:
 
     Args:
         tools: `AIFunction`s, `CallableTool`s, `CallableTool2`s, other tools, and plain functions.
+        approve: says whether a call of a tool may run that needs an `approval`. Without it, such a call is not run.
+        tool_timeout: seconds until a call is given up, of tools without a `timeout` of their own; `None` for never.
+        max_parallel_tools: how many calls of a message `step` runs at a time; `None` is no bound.
 
     Raises:
         FunctionSpecError: two tools have one name, or one is no tool. It is a `ValueError`, and a `TypeError`.
+        ValueError: a number is out of its range.
     """
 
     texts: ToolTexts = MARKED_TEXTS
     """Every sentence that this package itself puts into a result."""
 
-    def __init__(self, tools: Iterable[ToolLike | Callable[..., Any]] | None = None) -> None:
+    def __init__(
+        self,
+        tools: Iterable[ToolLike | Callable[..., Any]] | None = None,
+        *,
+        approve: Approver | None = None,
+        tool_timeout: float | None = None,
+        max_parallel_tools: int | None = None,
+    ) -> None:
+        check_bounds(tool_timeout, max_parallel_tools)
         self._by_name = by_name(tools or ())
+        self._approve = approve
+        self._approvals = Approvals()
+        self.tool_timeout = tool_timeout
+        self.max_parallel_tools = max_parallel_tools
 
     @property
     def tools(self) -> list[Tool]:
@@ -357,7 +409,28 @@ class SimpleToolset:
         Raises:
             FunctionCallException: it did not work.
         """
-        return await invoke(self._by_name, call, self.texts)
+        await self._check_approval(call)
+        return await invoke(self._by_name, call, self.texts, self.tool_timeout)
+
+    async def _check_approval(self, call: ToolCall) -> None:
+        """Make sure that a call may run.
+
+        Raises:
+            CallRejected: it may not.
+            FunctionCallException: it cannot.
+        """
+        tool, arguments = found(self._by_name, call)
+        if not await must_be_approved(tool, arguments):
+            return
+        if self._approve is None:
+            raise CallRejected("nobody can be asked for it here")
+        approval = await self._approvals.ask(self._approve, call, tool)
+        if not approval.is_given:
+            raise CallRejected(approval.feedback)
+
+    def is_sequential(self, call: ToolCall) -> bool:
+        """Whether a call runs alone."""
+        return is_sequential(self._by_name, call)
 
     def handle(self, tool_call: ToolCall) -> HandleResult:
         """Run a call in a task of its own; what goes wrong is a result with `is_error`.
@@ -366,7 +439,7 @@ class SimpleToolset:
         """
         if type(self).invoke is SimpleToolset.invoke:  # else that decides what can be run
             try:
-                _found(self._by_name, tool_call)
+                found(self._by_name, tool_call)
             except FunctionCallException as error:
                 return self._failed(tool_call, error)
         return asyncio.get_running_loop().create_task(self.result_of(tool_call))
