@@ -47,12 +47,13 @@ class TokenCounter:
         self.cost_key: str = message_cost.key  # pyright: ignore[reportFunctionMemberAccess]
         """Under which key of its `__dict__` a counted message keeps its cost."""
 
-    def overhead(self, tools: Sequence[Tool], request: Mapping[str, Any]) -> int:
+    def overhead(self, tools: Sequence[Tool], request: Mapping[str, Any], *, declares: bool = False) -> int:
         """Tokens of a prompt beside its messages.
 
         Args:
             tools: what the model may call.
             request: what else the request asks for, as in `GenerationKwargs`.
+            declares: whether its messages declare more tools.
         """
         return tokens.REQUEST_COST + tokens.tools_cost(tools)
 
@@ -70,7 +71,7 @@ _COUNTED: Final = ("tool_choice", "response_format", "reasoning_effort", "thinki
 
 
 class ExactCounter(TokenCounter):
-    """Counts as Kimi does. What cannot be counted - parts that nobody knows - is estimated.
+    """Counts as Kimi does. What cannot be counted is estimated: parts that nobody knows, what a built-in search found.
 
     Args:
         counter: for the model that is asked.
@@ -81,7 +82,7 @@ class ExactCounter(TokenCounter):
     def __init__(self, counter: KimiTokenCounter) -> None:
         def cost_of(message: Message) -> int:
             try:
-                return counter.count_message(message)
+                return counter.count_message(message) + tokens.found_cost(message)
             except InvalidRequestError:
                 return tokens.message_cost(message)
 
@@ -91,10 +92,10 @@ class ExactCounter(TokenCounter):
         self._counter = counter
         self._overheads: tuple[Sequence[Tool], Mapping[str, Any], int] = ((), {}, -1)
 
-    def overhead(self, tools: Sequence[Tool], request: Mapping[str, Any]) -> int:
+    def overhead(self, tools: Sequence[Tool], request: Mapping[str, Any], *, declares: bool = False) -> int:
         """Tokens of a prompt beside its messages."""
         asked = {name: request[name] for name in _COUNTED if request.get(name) is not None}
-        if not tools:
+        if not (tools or declares):
             asked.pop("tool_choice", None)  # which is not sent then
         known_tools, known_request, known = self._overheads
         if known < 0 or known_request != asked or not _are_same(known_tools, tools):

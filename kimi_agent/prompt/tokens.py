@@ -23,14 +23,25 @@ import operator
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 from ..errors import ToolArgumentsError
 from ..message import ContentPart, Message, TextPart, ThinkPart, ToolCall, once_per_value
 from ..tools.base import Tool, ToolsPart
 
-__all__ = ["REQUEST_COST", "prompt_cost", "estimate_text", "message_cost", "quickly_counted", "tools_cost"]
+__all__ = [
+    "REQUEST_COST",
+    "SEARCH",
+    "estimate_text",
+    "found_cost",
+    "message_cost",
+    "prompt_cost",
+    "quickly_counted",
+    "tools_cost",
+]
 
+SEARCH: Final = "$web_search"
+"""The tool of Kimi's own whose results are not what is sent."""
 REQUEST_COST: Final = 68 + 7
 """Tokens of every request: the note about the thinking effort, and the header of the answer."""
 
@@ -43,6 +54,7 @@ _RAW_ARGUMENTS_COST: Final = 10  # arguments that are no JSON object
 _MEDIA_COST: Final = 2000  # a picture, a sound, a film: flat, as Moonshot's own client counts
 _TOOLS_COST: Final = 35
 _LATE_TOOLS_COST: Final = 56 - 35 - 11  # what the note of a system message costs more, beside its message
+_MOST_FOUND: Final = 262_144  # more than a search can find, since every model has to be able to read it
 _CHEAP_LENGTH: Final = 50_000
 _NEWEST: Final = 1_000
 
@@ -58,7 +70,21 @@ def message_cost(message: Message) -> int:
         cost += estimate_text(message.name) + (0 if message.role == "tool" else _SPEAKER_COST)
     if message.tool_calls:
         cost += _CALLS_COST + sum(map(_call_cost, message.tool_calls))
-    return cost
+    return cost + found_cost(message)
+
+
+def found_cost(message: Message) -> int:
+    """Tokens of what the built-in search found, which Kimi puts into the prompt in place of the result `message`.
+
+    How many there are stands in the arguments of the call, which are its result: `{"usage": {"total_tokens": 8192}}`.
+    """
+    if message.role != "tool" or message.name != SEARCH:
+        return 0
+    try:
+        said: Any = json.loads(message.text)["usage"]["total_tokens"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return 0
+    return said if type(said) is int and 0 < said <= _MOST_FOUND else 0
 
 
 def prompt_cost(messages: Iterable[Message], tools: Sequence[Tool]) -> int:
@@ -144,8 +170,10 @@ def _argument_cost(name: str, value: object) -> int:
 
 @once_per_value
 def _tool_cost(tool: Tool) -> int:
-    function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
-    declaration = {"type": "function", "function": function}
+    function: dict[str, Any] = {"name": tool.name}
+    if not (own := tool.name.startswith("$")):
+        function |= {"description": tool.description, "parameters": tool.parameters}
+    declaration = {"type": "builtin_function" if own else "function", "function": function}
     return estimate_text(json.dumps(declaration, ensure_ascii=False, separators=(",", ":"), default=str))
 
 

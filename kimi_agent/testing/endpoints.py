@@ -5,7 +5,9 @@ The state is an `Account`: models, balance, files and hosted tools. Tests may re
 
 from __future__ import annotations
 
+import json
 import re
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from .chunks import CREATED, prompt_tokens
 from .connection import HTTPRequest
 from .script import Body, Failure, RawBody
 
-__all__ = ["NO_JSON", "Account", "Formula", "StoredFile", "answer"]
+__all__ = ["FORMULAS", "NO_JSON", "Account", "Formula", "StoredFile", "answer"]
 
 Outcome: TypeAlias = Body | RawBody | Failure
 """What an endpoint answers: JSON, other bytes, or an error."""
@@ -98,6 +100,36 @@ class Formula:
     encrypted: bool = False
 
 
+def _hosted(name: str, description: str, **texts: str) -> Body:
+    """A tool whose arguments are texts, each with its description."""
+    properties = {key: {"type": "string", "description": told} for key, told in texts.items()}
+    parameters = {"type": "object", "properties": properties, "required": list(texts)}
+    return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
+
+
+def _sealed(name: str, arguments: str) -> str:
+    """What only Kimi can read: the double has nothing to hide, but it looks like that."""
+    return f"----MOONSHOT ENCRYPTED BEGIN----{b64encode(arguments.encode()).decode()}----MOONSHOT ENCRYPTED END----"
+
+
+def _page(name: str, arguments: str) -> str:
+    return f"# An offline page\n\nIt stands for {json.loads(arguments)['url']}."
+
+
+def _base64(name: str, arguments: str) -> str:
+    return b64encode(json.loads(arguments)["text"].encode()).decode()
+
+
+FORMULAS: Final[Mapping[str, Formula]] = {
+    "moonshot/web-search:latest": Formula(
+        [_hosted("web_search", "Search the web.", query="What to look for")], _sealed, encrypted=True
+    ),
+    "moonshot/fetch:latest": Formula([_hosted("fetch", "Read a web page as Markdown.", url="Of the page")], _page),
+    "moonshot/base64:latest": Formula([_hosted("base64", "A text in base64.", text="To encode")], _base64),
+}
+"""Stand-ins for tools that Kimi hosts: they reach nothing, and answer the same with the same."""
+
+
 class Account:
     """What a key gives access to."""
 
@@ -108,8 +140,8 @@ class Account:
         """The `data` of `GET /users/me/balance`."""
         self.files: dict[str, StoredFile] = {}
         """The uploaded files by id."""
-        self.formulas: Mapping[str, Formula] = {}
-        """The hosted tools by URI, such as `moonshot/date:latest`."""
+        self.formulas: Mapping[str, Formula] = dict(FORMULAS)
+        """The hosted tools by URI, such as `moonshot/date:latest`; stand-ins for three of Kimi's at first."""
         self._fiber_numbers = count(1)
 
     def store(self, file: StoredFile) -> str:

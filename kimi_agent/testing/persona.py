@@ -2,7 +2,7 @@
 
 It looks for a tool that fits the user's message, fills its arguments from the message, and repeats what the tools said:
 in plain words, or in the shape that a `response_format` or a `MarkdownFormat` asks for.
-It knows no tool by name and computes nothing. The same request gets the same reply.
+It knows no tool by name but the built-in `$web_search`, and computes nothing. The same request gets the same reply.
 """
 
 from __future__ import annotations
@@ -20,6 +20,12 @@ __all__ = ["persona"]
 
 MAX_CALLS: Final = 8
 """Calls in one message, however many values the text names."""
+
+SEARCH: Final = "$web_search"
+"""Kimi's built-in tool. The model does not say what it looks for: the platform knows."""
+FOUND: Final = {"search_result": {"search_id": "offline"}, "usage": {"total_tokens": 64}}
+"""The arguments of a search: where its results are, and how many tokens they have."""
+_SEARCHING: Final = Function({"name": "web_search", "description": "Search the web, the internet, online."})
 
 MAX_QUESTION: Final = 2_000
 """Characters of a message that are searched for arguments."""
@@ -58,7 +64,11 @@ def _calls(body: Body, question: Question) -> list[Call]:
     """The calls of the function that fits best; none when no function fits or may be called."""
     choice = body.get("tool_choice")
     functions = [Function(tool["function"]) for tool in _tools(body) if tool.get("type") == "function"]
-    if not functions or choice == "none":
+    if choice == "none":
+        return []
+    if SEARCH in _builtins(body) and (_SEARCHING.fits(question) > 1 or (choice == "required" and not functions)):
+        return [Call(SEARCH, json.dumps(FOUND))]
+    if not functions:
         return []
     ranked = sorted(functions, key=lambda function: -function.fits(question))
     for function in ranked:
@@ -71,6 +81,10 @@ def _tools(body: Body) -> list[Body]:
     """The tools of the request, and those that system messages declare."""
     late = [message.get("tools") for message in cast(list[Body], body.get("messages") or [])]
     return [tool for tools in (body.get("tools"), *late) for tool in cast(list[Body], tools or [])]
+
+
+def _builtins(body: Body) -> set[str]:
+    return {tool["function"]["name"] for tool in _tools(body) if tool.get("type") == "builtin_function"}
 
 
 def _call(function: Function, arguments: Body) -> Call:
@@ -130,6 +144,8 @@ def _retold(messages: Sequence[Body]) -> str:
 def _told(function: Body | None, result: str) -> str:
     if function is None:
         return f"The result is: {result}"
+    if function["name"] == SEARCH:
+        return "The web was searched, and the offline stand-in has no web to read."
     values = ", ".join(_shown(value) for value in _arguments(function).values())
     return f"{function['name']} ({values}) says: {result}" if values else f"{function['name']} says: {result}"
 
