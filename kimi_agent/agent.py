@@ -364,7 +364,7 @@ class Agent(Lasting, Forking, approving.Approving, calls.Calling):
             attempt: how many rounds of calls before this one went wrong in a row.
         """
         logger.opt(exception=err).debug("the call {} of {} went wrong", call.id, call.name)
-        message = calls.result_for(self, call, tool_error_from(err, self.texts))
+        message = calls.result_for(self, call, tool_error_from(err, self.texts).copy_with(display=()))
         return ExceptionHandleResult(err.retry and attempt < self.retry_attempts, message)
 
     @property

@@ -13,7 +13,7 @@ from .events import Append, End, Reasoning, StreamFrame
 from .kimi.assemble import fold
 from .message import Message, TextPart, ThinkPart, ToolCall
 from .tools.base import ToolResult
-from .tools.texts import DEFAULT_TEXTS, tool_result_to_message, value_in
+from .tools.texts import DEFAULT_TEXTS, tool_result_to_message, value_in, with_display
 
 __all__ = ["collect_text", "text_only", "to_assistant_message", "to_frames", "to_messages", "to_tool_calls"]
 
@@ -137,7 +137,7 @@ def _answer(turn: Sequence[StreamFrame]) -> list[Message]:
 
 def _result(result: ToolResult, names: Mapping[str, str]) -> Message:
     """The message of a result, with the name of the function, which the call before it knows."""
-    message = tool_result_to_message(result, DEFAULT_TEXTS)
+    message = with_display(tool_result_to_message(result, DEFAULT_TEXTS), result.return_value)
     return message if message.name else message.copy_with(name=names.get(result.tool_call_id))
 
 

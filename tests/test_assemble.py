@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kimi_agent.errors import StreamInterruptedError, StreamProtocolError
@@ -670,6 +670,7 @@ sound_chunks = st.one_of(
 
 
 @given(st.lists(sound_chunks, max_size=12))
+@example([calls({"id": "x", "function": {"arguments": "{}"}}, {"id": "x", "function": {"name": "f"}})])
 @settings(deadline=None)
 def test_the_frames_so_far_fold_to_the_message_so_far(chunks: list[Chunk]) -> None:
     assembler, frames = Assembler(), list[StreamFrame]()

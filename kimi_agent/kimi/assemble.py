@@ -360,7 +360,9 @@ class _Call:
         """Whether a piece with this id and name starts a new call instead of going on with this one."""
         if call_id is not None:
             return self.id is not None and call_id != self.id
-        return name is not None and (self.id is None or name != self.name) and self._is_whole()
+        if name is None or self.name is None:  # the name of this call may come last
+            return False
+        return (self.id is None or name != self.name) and self._is_whole()
 
     def made(self, call_id: str) -> ToolCall:
         body = ToolCall.FunctionBody(name=self.name or "", arguments=_joined(self.pieces))

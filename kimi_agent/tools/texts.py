@@ -16,7 +16,7 @@ from ..errors import (
     ToolArgumentsError,
     WrappedCallException,
 )
-from ..message import ContentPart, Message, TextPart, ToolCall
+from ..message import KEEP_UNKNOWN, ContentPart, Message, TextPart, ToolCall
 from .base import (
     ToolError,
     ToolMessage,
@@ -38,6 +38,7 @@ __all__ = [
     "tool_error_from",
     "tool_result_to_message",
     "value_in",
+    "with_display",
 ]
 
 
@@ -218,12 +219,27 @@ def _marked(value: ToolMessage) -> Message:
 
 
 def result_message(call: ToolCall, value: ToolReturnValue, texts: ToolTexts = DEFAULT_TEXTS) -> Message:
-    """The tool message that answers a call: the note (if any), then the output; one text if all of it is text."""
+    """The tool message that answers a call: the note (if any), then the output; one text if all of it is text.
+
+    What the value has for the user's eyes is kept in `extra`, which is saved and never sent.
+    """
     if isinstance(value, ToolMessage):
-        return answering(_marked(value), call)
+        return with_display(answering(_marked(value), call), value)
     content = _content(value, texts)
     text = "\n".join(cast(list[str], content)) if all(isinstance(piece, str) for piece in content) else content
-    return Message.tool(text, call.id, name=call.name, is_tool_call_error=value.is_error or None)
+    message = Message.tool(text, call.id, name=call.name, is_tool_call_error=value.is_error or None)
+    return with_display(message, value)
+
+
+_DISPLAY: Final = "display"
+
+
+def with_display(message: Message, value: ToolReturnValue) -> Message:
+    """The message with what the value has for the user's eyes, in `extra`."""
+    if not value.display:
+        return message
+    blocks = [block.model_dump(mode="json") for block in value.display]
+    return message.copy_with(extra={**message.extra, _DISPLAY: blocks})
 
 
 def tool_result_to_message(result: ToolResult, texts: ToolTexts = MARKED_TEXTS) -> Message:
@@ -246,7 +262,11 @@ def value_in(message: Message) -> ToolReturnValue:
     """What a tool message says, as far as it tells: the way back."""
     is_text = all(type(part) is TextPart and not part.extra for part in message.content) and len(message.content) < 2
     output = message.text if is_text else message.content
-    return ToolReturnValue(is_error=bool(message.is_tool_call_error), output=output)
+    told = {"is_error": bool(message.is_tool_call_error), "output": output, "display": message.extra.get(_DISPLAY, ())}
+    try:
+        return ToolReturnValue.model_validate(told, context=KEEP_UNKNOWN)
+    except ValidationError:  # somebody else keeps something of this name there
+        return ToolReturnValue.model_validate({**told, "display": ()}, context=KEEP_UNKNOWN)
 
 
 def _is_empty(piece: str | ContentPart) -> bool:
