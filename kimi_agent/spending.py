@@ -1,19 +1,25 @@
-"""What a request of an agent costs: whether it may be spent, what was spent, and what makes the next one cost less."""
+"""What a request of an agent costs: whether it may be spent, what was spent, and what makes the next one cost less.
+
+What a fork spends, the agent that it was forked from has spent too, and so on up the line. Each answer counts in the
+whole line at once, and each request has to be within the limits of all. Requests of several forks may be under way at
+the same time: until they are answered, the least that they can cost counts as spent.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 from loguru import logger
 
-from .errors import ChatProviderError, PromptError, StreamInterruptedError
+from .errors import ChatProviderError, PromptError, StreamInterruptedError, UsageLimitExceeded
 from .events import Handlers, RequestRetried, RequestSent, TokenCountDrifted
 from .generate import GenerateResult
-from .limits import Spent, UsageLimits, as_spent, cost_of, prices_of
-from .message import Message
+from .limits import Spent, UsageLimits, as_spent, nothing_spent, prices_of
+from .message import Message, TokenUsage
 from .prompt.compaction import Compaction, CompactionTask
 from .prompt.counting import cost, counter_in_time
 from .prompt.tokens import quickly_counted
@@ -22,16 +28,19 @@ from .provider import ChatProvider, names_in
 from .tools.base import ToolLike
 
 __all__ = [
+    "Pending",
     "Spender",
     "ask_again",
     "asked",
     "check",
+    "check_calls",
     "compact",
     "compact_when_due",
     "defaults",
     "learn",
     "pay",
     "pay_for_broken",
+    "pay_for_calls",
 ]
 
 
@@ -49,6 +58,8 @@ class Spender(Protocol):
     compaction: Compaction
     desired_response_tokens: int
     prompt_cache_key: str
+    _parent: Any
+    _pending: Pending
     _window: Window
     _handlers: Handlers
 
@@ -75,30 +86,149 @@ def defaults(agent: Spender, overrides: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in wanted.items() if value is not None and name not in said}
 
 
-def check(agent: Spender, prompt_tokens: int) -> None:
-    """Make sure that a request is within the limits.
+# ==== the line ====
+
+
+class Pending:
+    """Requests that are under way, an agent's own and those of its forks: what each costs at least.
+
+    The request of a turn has the `Pending` of its agent as its key: an agent has one turn at a time.
+    """
+
+    __slots__ = ("_least",)
+
+    def __init__(self) -> None:
+        self._least: dict[object, Spent] = {}
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._least
+
+    def put(self, key: object, least: Spent) -> None:
+        """A request is under way, or more is known of it."""
+        self._least[key] = least
+
+    def remove(self, key: object) -> None:
+        """A request has ended. Twice is once."""
+        self._least.pop(key, None)
+
+    def beside(self, keys: Collection[object]) -> Spent:
+        """What all others cost at least, together."""
+        return sum((least for key, least in self._least.items() if key not in keys), nothing_spent())
+
+
+def _line(agent: Spender) -> Iterator[Spender]:
+    """The agent, the one that it was forked from, and so on."""
+    each: Spender | None = agent
+    while each is not None:
+        yield each
+        each = each._parent
+
+
+_counting: Final = threading.Lock()
+"""Forks may run in the event loops of other threads. Held for a few additions, and never across a wait."""
+
+
+def _count(agent: Spender, usage: TokenUsage | None, key: object) -> None:
+    """A request was answered; `None` costs nobody knows what."""
+    prices = None if usage is None else prices_of(agent.provider)
+    with _counting:
+        for each in _line(agent):
+            each._pending.remove(key)
+            each.usage = as_spent(each.usage).with_answer(usage, prices)
+
+
+def _begin(agent: Spender, key: object, prompt_tokens: int, *, cached: int = 0, goes_on: bool = True) -> None:
+    """Make sure that a request is within the limits of the whole line; it is under way from now on.
 
     Args:
-        agent: whose limits.
+        agent: who asks.
+        key: of the request.
         prompt_tokens: of the prompt.
+        cached: how many of these are likely to come out of the cache.
+        goes_on: whether somebody will say that it has ended.
+
+    Raises:
+        UsageLimitExceeded: it is not.
+    """
+    prices, mine = prices_of(agent.provider), (key, agent._pending)
+    with _counting:
+        for each in _line(agent):
+            spent = as_spent(each.usage) + each._pending.beside(mine)
+            before = partial(each.limits.before_request, spent, prompt_tokens, cached=cached, prices=prices)
+            _refuse(agent, each, before)
+        seen = min(cached, prompt_tokens)
+        least = TokenUsage(input_other=prompt_tokens - seen, input_cache_read=seen, output=1)
+        for each in _line(agent) if goes_on else ():
+            each._pending.put(key, nothing_spent().with_answer(least, prices))
+
+
+def _refuse(agent: Spender, each: Spender, check: Callable[[], None]) -> None:
+    """Check a limit of an agent of the line, and say whose it is if it is reached."""
+    try:
+        check()
+    except UsageLimitExceeded as error:
+        if each is agent:
+            raise
+        raise UsageLimitExceeded(f"for an agent and all its forks, {error}", error.message) from None
+
+
+def _forget(agent: Spender, key: object) -> None:
+    for each in _line(agent):
+        each._pending.remove(key)
+
+
+def check(agent: Spender, prompt_tokens: int) -> None:
+    """Make sure that a request is within the limits: those of the agent, and of the agents that it was forked from.
+
+    Args:
+        agent: who asks.
+        prompt_tokens: of the prompt; 0 when a turn of the model begins, and nobody knows it yet.
 
     Raises:
         UsageLimitExceeded: it is not; nothing was spent.
     """
-    agent.limits.before_request(
-        as_spent(agent.usage), prompt_tokens, cached=agent._window.cached, prices=prices_of(agent.provider)
-    )
+    turn = agent._pending
+    in_turn = not prompt_tokens or turn in turn  # else nobody will say that the request has ended
+    _begin(agent, turn, prompt_tokens, cached=agent._window.cached, goes_on=in_turn)
+
+
+def check_calls(agent: Spender, number: int, message: Message) -> None:
+    """Make sure that so many more calls are within the limits of the agent, and of the agents it was forked from.
+
+    Args:
+        agent: whose functions are called.
+        number: of calls.
+        message: that calls; the error has it.
+
+    Raises:
+        UsageLimitExceeded: they are not. None of them has been run.
+    """
+    for each in _line(agent):
+        _refuse(agent, each, partial(each.limits.before_calls, as_spent(each.usage), number, message))
+
+
+def pay_for_calls(agent: Spender, number: int = 1) -> None:
+    """Count calls that are run."""
+    with _counting:
+        for each in _line(agent):
+            each.usage = as_spent(each.usage).with_calls(number)
 
 
 def pay(agent: Spender, result: GenerateResult) -> None:
     """Count what an answer has cost."""
-    agent.usage = as_spent(agent.usage).with_answer(result.usage, prices_of(agent.provider))
+    _count(agent, result.usage, agent._pending)
 
 
 def pay_for_broken(agent: Spender, error: BaseException) -> None:
-    """Count an answer that broke off, which costs nobody knows what."""
-    if isinstance(error, StreamInterruptedError):
-        agent.usage = as_spent(agent.usage).with_answer(None, None)
+    """Count an answer that broke off, which costs nobody knows what. What had no answer costs nothing."""
+    if isinstance(error, StreamInterruptedError) and _COUNTED not in error.__dict__:
+        error.__dict__[_COUNTED] = True  # it may pass through a turn of an agent of the line
+        _count(agent, None, agent._pending)
+    else:
+        _forget(agent, agent._pending)
+
+
+_COUNTED: Final = "_counted"
 
 
 async def ask_again(agent: Spender, ask: Callable[[Sequence[Message]], Awaitable[T]], messages: Sequence[Message]) -> T:
@@ -108,7 +238,7 @@ async def ask_again(agent: Spender, ask: Callable[[Sequence[Message]], Awaitable
         UsageLimitExceeded: it is beyond the limits.
         ChatProviderError: the model could not be asked.
     """
-    agent.usage = as_spent(agent.usage).with_answer(None, None)
+    _count(agent, None, None)
     check(agent, agent._window.tokens)
     return await ask(messages)
 
@@ -146,6 +276,14 @@ async def compact_when_due(agent: Spender, request: Mapping[str, Any]) -> None:
     """
     if not agent.compaction.compactors:
         return
+    try:
+        await _compact_if_due(agent, request)
+    except BaseException:
+        _forget(agent, agent._pending)  # there will be no request
+        raise
+
+
+async def _compact_if_due(agent: Spender, request: Mapping[str, Any]) -> None:
     fixed = await _fixed_tokens(agent, request)
     window = agent.provider.context_window
     reserved = min(agent.desired_response_tokens, window // 2)
@@ -191,7 +329,10 @@ async def _run(agent: Spender, fixed: int) -> bool:
         before_request=requests.begin,
         on_answer=requests.end,
     )
-    result = await agent.compaction.run(tuple(agent.chat_history), task)
+    try:
+        result = await agent.compaction.run(tuple(agent.chat_history), task)
+    finally:
+        requests.end_all()
     changed = bool(result.by) and result.put_into(agent.chat_history)
     if changed:
         await agent._keep_up("compaction")
@@ -200,11 +341,11 @@ async def _run(agent: Spender, fixed: int) -> bool:
 
 
 class _Requests:
-    """The requests of one compaction, of which several may be under way: what they may cost is taken as spent."""
+    """The requests of one compaction, of which several may be under way."""
 
     def __init__(self, agent: Spender) -> None:
         self._agent = agent
-        self._open: list[int] = []
+        self._open: list[object] = []
 
     def begin(self, prompt_tokens: int) -> None:
         """One more is about to be made.
@@ -212,17 +353,18 @@ class _Requests:
         Raises:
             UsageLimitExceeded: it is beyond the limits.
         """
-        agent, number = self._agent, len(self._open)
-        reserved = Spent(input_other=sum(self._open), output=number, requests=number)
-        prices = prices_of(agent.provider)
-        spent = as_spent(agent.usage) + reserved.copy_with(cost=cost_of(reserved, prices) if number else 0.0)
-        agent.limits.before_request(spent, prompt_tokens, prices=prices)
-        self._open.append(prompt_tokens)
+        _begin(self._agent, key := object(), prompt_tokens)
+        self._open.append(key)
 
     def end(self, result: GenerateResult) -> None:
         """One was answered."""
-        del self._open[:1]
-        pay(self._agent, result)
+        _count(self._agent, result.usage, self._open.pop(0) if self._open else None)
+
+    def end_all(self) -> None:
+        """No other will be answered."""
+        for key in self._open:
+            _forget(self._agent, key)
+        self._open.clear()
 
 
 async def _fixed_tokens(agent: Spender, request: Mapping[str, Any]) -> int:
