@@ -28,6 +28,7 @@ from .provider import ChatProvider, names_in
 from .tools.base import ToolLike
 
 __all__ = [
+    "Payer",
     "Pending",
     "Spender",
     "ask_again",
@@ -47,18 +48,26 @@ __all__ = [
 T = TypeVar("T")
 
 
-class Spender(Protocol):
+class Payer(Protocol):
+    """One of a line of agents, of which each pays for those that were forked from it."""
+
+    usage: Spent
+    limits: UsageLimits
+    _parent: Any
+
+
+P = TypeVar("P", bound=Payer)
+
+
+class Spender(Payer, Protocol):
     """What spending needs of an agent."""
 
     provider: ChatProvider
     always_included_messages: list[Message]
     chat_history: list[Message]
-    usage: Spent
-    limits: UsageLimits
     compaction: Compaction
     desired_response_tokens: int
     prompt_cache_key: str
-    _parent: Any
     _pending: Pending
     _window: Window
     _handlers: Handlers
@@ -116,9 +125,9 @@ class Pending:
         return sum((least for key, least in self._least.items() if key not in keys), nothing_spent())
 
 
-def _line(agent: Spender) -> Iterator[Spender]:
+def _line(agent: P) -> Iterator[P]:
     """The agent, the one that it was forked from, and so on."""
-    each: Spender | None = agent
+    each: P | None = agent
     while each is not None:
         yield each
         each = each._parent
@@ -162,7 +171,7 @@ def _begin(agent: Spender, key: object, prompt_tokens: int, *, cached: int = 0, 
             each._pending.put(key, nothing_spent().with_answer(least, prices))
 
 
-def _refuse(agent: Spender, each: Spender, check: Callable[[], None]) -> None:
+def _refuse(agent: Payer, each: Payer, check: Callable[[], None]) -> None:
     """Check a limit of an agent of the line, and say whose it is if it is reached."""
     try:
         check()
@@ -192,7 +201,7 @@ def check(agent: Spender, prompt_tokens: int) -> None:
     _begin(agent, turn, prompt_tokens, cached=agent._window.cached, goes_on=in_turn)
 
 
-def check_calls(agent: Spender, number: int, message: Message) -> None:
+def check_calls(agent: Payer, number: int, message: Message) -> None:
     """Make sure that so many more calls are within the limits of the agent, and of the agents it was forked from.
 
     Args:
@@ -207,7 +216,7 @@ def check_calls(agent: Spender, number: int, message: Message) -> None:
         _refuse(agent, each, partial(each.limits.before_calls, as_spent(each.usage), number, message))
 
 
-def pay_for_calls(agent: Spender, number: int = 1) -> None:
+def pay_for_calls(agent: Payer, number: int = 1) -> None:
     """Count calls that are run."""
     with _counting:
         for each in _line(agent):

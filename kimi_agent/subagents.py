@@ -37,6 +37,7 @@ from .tools.toolset import by_name, merged
 if TYPE_CHECKING:
     from .prompt.compaction import Compaction, Compactor
     from .session.state import Session
+    from .tools.allowance import LoopGuard
 
 __all__ = ["Changes", "Forking", "SubAgentError"]
 
@@ -70,7 +71,7 @@ class Changes(TypedDict, total=False):
     strict_hooks: bool
     max_parallel_tools: int | None
     tool_timeout: float | None
-    loop_guard: Any
+    loop_guard: LoopGuard
 
 
 class Forkable(Kept, Spender, Protocol):

@@ -31,22 +31,26 @@ from kimi_agent import (
     StreamFrameReceived,
     StreamInterruptedError,
     StreamStarted,
+    SubAgentEvent,
     SummarizeHistory,
     TokenUsage,
     ToolCallFinished,
     ToolCallStarted,
+    ToolProgress,
     ToolReturnValue,
     UsageLimitExceeded,
     UsageLimits,
     ai_function,
+    from_dict,
     model_info,
+    to_dict,
 )
-from kimi_agent.events import SubAgentEvent, from_dict, to_dict
 from kimi_agent.history import problems
 from kimi_agent.limits import cost_of
 from kimi_agent.subagents import MAX_DEPTH, Changes, SubAgentError
 from kimi_agent.testing import Delivery, Failure, Gate, KimiServer, Reply, ScriptedKimi, call, say
 from kimi_agent.tools.allowance import LoopGuard
+from kimi_agent.tools.context import ToolContext
 
 USAGE = TokenUsage(input_other=1_000, output=100, input_cache_read=9_000)
 
@@ -926,6 +930,25 @@ async def test_limits_of_its_own_hold_for_each_call() -> None:
     assert boss.usage.requests == 6
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_what_sub_agents_spend_lasts_in_the_session_of_their_parent(tmp_path: Any, cancelled: bool) -> None:
+    gate = Gate()
+    scouting = [paid("Seen."), paid("Seen, too.", delivery=Delivery(gate=gate))]
+    provider, boss, _, _ = team(
+        Roles(boss=[ask("A"), ask("B"), paid("Done.")], scout=scouting), session=JournalSession(tmp_path / "boss.jsonl")
+    )
+    async with boss:
+        task = asyncio.create_task(ended(boss))
+        await gate.reached()
+        if cancelled:
+            task.cancel()
+        gate.open()
+        await asyncio.wait([task])
+    async with Agent(provider, session=JournalSession(tmp_path / "boss.jsonl")) as again:
+        assert again.usage == boss.usage
+        assert again.usage.requests == (3 if cancelled else 5)
+
+
 # ==== what goes wrong ====
 
 
@@ -1053,6 +1076,23 @@ async def test_events_of_sub_agents_come_with_their_path_and_in_order() -> None:
     assert (2, StreamFrameReceived) in kinds
     assert (2, RequestSent) in kinds
     assert told[1].path[0] is told[0].call
+
+
+async def test_progress_of_a_function_of_a_sub_agent_is_heard_above() -> None:
+    class Scout(Agent):
+        @ai_function()
+        async def look(self, context: ToolContext) -> str:
+            """Look around."""
+            context.report("half of it", fraction=0.5)
+            return "trees"
+
+    provider = ScriptedKimi(Roles(boss=[ask("A"), paid("Done.")], scout=[paid("", call("look")), paid("Trees.")]))
+    boss = Agent(provider, "boss", functions=[Scout(provider, "scout").as_tool("ask_scout", "Looks.")])
+    told: list[Any] = []
+    boss.on(SubAgentEvent, told.append)
+    await ended(boss)
+    (progress,) = [event.event for event in told if isinstance(event.event, ToolProgress)]
+    assert (progress.call.name, progress.text, progress.fraction) == ("look", "half of it", 0.5)
 
 
 async def test_events_of_sub_agents_come_back_from_json() -> None:
@@ -1246,6 +1286,23 @@ async def test_however_the_round_is_left_everything_below_ends_with_it(leave: st
     assert "Interrupted" in results_of(boss)[1]
     assert not problems(boss.chat_history)
     await assert_nothing_runs()
+
+
+async def test_a_round_that_is_dropped_ends_what_is_below_too() -> None:
+    book: list[TokenUsage | None] = []
+    log: list[str] = []
+    boss = deep_team(book, log)
+    async for message in boss.full_round("Go."):
+        if message.tool_calls:
+            break
+    for _ in range(200):
+        if len(asyncio.all_tasks()) == 1:
+            break
+        await asyncio.sleep(0)
+    await assert_nothing_runs()
+    assert not problems(boss.chat_history)
+    assert_books_agree(boss, book)
+    assert await boss.chat_round_str("And now?", include_functions=False)
 
 
 async def test_a_cancelled_round_lets_go_of_the_stream_of_its_sub_agent() -> None:
