@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 from . import history, spending
 from .events import RequestRetried, RequestSent, StreamCompleted, StreamStarted
 from .generate import GenerateResult, collect
+from .latecomers import as_sent, at_top, declaration, declares, latecomers, undeclared
 from .limits import as_spent
 from .message import Message
 from .prompt.counting import counter_in_time
@@ -18,7 +19,7 @@ from .provider import Format, GenerationKwargs, StreamedMessage
 from .resume import ResumedMessage
 from .spending import Spender
 from .stream import Recording, on_batch, tell_of_failure
-from .tools.base import ToolLike
+from .tools.base import Tool, ToolLike
 from .tools.texts import ToolTexts
 from .turns import Turn
 
@@ -45,6 +46,10 @@ class Asker(Spender, Protocol):
         """The hook that asks for a whole answer."""
         ...
 
+    async def add_to_history(self, message: Message) -> None:
+        """The hook through which every message goes."""
+        ...
+
     async def add_completion_to_history(self, completion: GenerateResult) -> Message:
         """The hook through which every answer goes."""
         ...
@@ -65,23 +70,57 @@ async def prompt(agent: Asker, include_functions: bool, overrides: Mapping[str, 
         MessageTooLong: the newest user message and the newest exchange do not fit.
     """
     wanted = _instructions(overrides)
-    tools = await _tools(agent, include_functions)
-    counter = agent._window.use(await counter_in_time(agent.provider.model_name))
-    agent._kept = await fit_in_time(
-        [*agent.always_included_messages, *wanted],
-        agent.chat_history,
-        fixed=counter.overhead([tool.base for tool in tools], spending.asked(agent, overrides)),
-        budget=(window := agent.provider.context_window) - min(agent.desired_response_tokens, window // 2),
-        trim_ratio=agent.trim_ratio,
-        cut=agent._window.start_in(agent.chat_history),
-        scale=agent._window.scale,
-        counter=counter,
-    )
-    return _instructed(assemble(agent.always_included_messages, agent.chat_history, agent._kept), wanted)
+    offered = await _offered(agent, include_functions)
+    agent._window.use(await counter_in_time(agent.provider.model_name))
+    late = _latecomers(agent, offered)
+    said = [*agent.chat_history, declaration(late)] if late else agent.chat_history
+    agent._kept = await _fitted(agent, offered, said, wanted, spending.asked(agent, overrides))
+    messages = assemble(agent.always_included_messages, said, agent._kept)
+    return _instructed(as_sent(agent.provider, offered, messages), wanted)
 
 
-async def _tools(agent: Asker, include_functions: bool) -> Sequence[ToolLike]:
+async def _fitted(
+    agent: Asker, offered: Sequence[ToolLike], said: Sequence[Message], wanted: list[Message], asked: Mapping[str, Any]
+) -> Fit:
+    """What of the conversation is kept. What a declaration that is cut off declared has to fit into the list."""
+    counter, cut = agent._window.counter, agent._window.start_in(agent.chat_history)
+    pinned = [*agent.always_included_messages, *wanted]
+    while True:
+        sent = as_sent(agent.provider, offered, [*pinned, *said[cut:]])
+        kept = await fit_in_time(
+            pinned,
+            said,
+            fixed=counter.overhead(at_top(offered, sent), asked, declares=declares(sent)),
+            budget=(window := agent.provider.context_window) - min(agent.desired_response_tokens, window // 2),
+            trim_ratio=agent.trim_ratio,
+            cut=cut,
+            scale=agent._window.scale,
+            counter=counter,
+        )
+        if not declares(said[cut : kept.start]):
+            return kept
+        cut = kept.start
+
+
+async def _offered(agent: Asker, include_functions: bool) -> Sequence[ToolLike]:
     return await agent.get_enabled_functions() if include_functions else ()
+
+
+def _latecomers(agent: Asker, offered: Sequence[ToolLike]) -> list[Tool]:
+    """What the model has not been told of yet."""
+    if not (new := latecomers(agent.provider, offered, agent._window.told)):
+        return new
+    kept = agent.chat_history[agent._window.start_in(agent.chat_history) :]
+    return undeclared(new, [*agent.always_included_messages, *kept])
+
+
+async def _declare(agent: Asker, request: Mapping[str, Any]) -> None:
+    """Tell the model of functions that came late, where that can be done without another beginning of the prompt."""
+    if agent._window.told is None:
+        return
+    if late := _latecomers(agent, await _offered(agent, request.get("include_functions", True))):
+        await agent.add_to_history(declaration(late))
+        agent._window.told |= {tool.name for tool in late}
 
 
 def _instructions(overrides: Mapping[str, Any]) -> list[Message]:
@@ -113,12 +152,15 @@ async def open_stream(agent: Asker, include_functions: bool, overrides: Mapping[
     """
     agent._kept = None
     messages = _instructed(await agent.get_prompt(include_functions, **overrides), _instructions(overrides))
-    tools = [function.base for function in await _tools(agent, include_functions)]
+    offered = await _offered(agent, include_functions)
+    messages = as_sent(agent.provider, offered, messages)
+    tools = at_top(offered, messages)
     if agent._kept is not None:  # else somebody else decides what is kept
         agent._window.move_to(agent.chat_history, agent._kept.start)
     sendable = history.repair(messages, interrupted=agent.texts.interrupted())
     counter = agent._window.use(await counter_in_time(agent.provider.model_name))
-    agent._window.expect(sendable, counter.overhead(tools, spending.asked(agent, overrides)))
+    overhead = counter.overhead(tools, spending.asked(agent, overrides), declares=declares(sendable))
+    agent._window.expect(sendable, overhead)
     spending.check(agent, agent._window.tokens)
     listens = RequestSent in agent._handlers or RequestRetried in agent._handlers
     ask = partial(
@@ -128,6 +170,8 @@ async def open_stream(agent: Asker, include_functions: bool, overrides: Mapping[
         generation_overrides=_generation(agent, overrides),
         on_event=agent._handlers.emit if listens else None,
     )
+    if include_functions:
+        agent._window.told = (agent._window.told or frozenset()) | {tool.name for tool in tools}
     stream = await ask(sendable)
     if not agent.resume_interrupted:
         return stream
@@ -156,6 +200,7 @@ async def model_turn(agent: Asker, request: Mapping[str, Any], recording: Record
     await spending.compact_when_due(agent, request)
     agent._window.expect_nothing()  # whoever overrides how the model is asked may count nothing
     try:
+        await _declare(agent, request)
         await agent._handlers.emit(StreamStarted(agent.provider.model_name))
         result = await _answer(agent, request, recording)
         spending.pay(agent, result)

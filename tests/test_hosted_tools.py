@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ WRITTEN = '{ "query" :"caf\\u00e9",\t"query": "Bodø 天气",  "n": 1.0}'
 @asynccontextmanager
 async def kimi_with(
     script: Any = None, key: str | None = None, **options: Any
-) -> AsyncIterator[tuple[Kimi, KimiServer]]:
+) -> AsyncGenerator[tuple[Kimi, KimiServer]]:
     async with KimiServer(script) as server:
         options = {"max_retries": 0, **options}
         async with Kimi(api_key=key or server.api_key, base_url=server.base_url, **options) as kimi:
@@ -179,7 +179,9 @@ async def test_an_agent_runs_a_hosted_tool_with_the_arguments_as_the_model_wrote
 async def test_an_encrypted_output_is_handed_back_to_the_byte():
     sealed = "----MOONSHOT ENCRYPTED BEGIN----\n \t\\u00e9 天\u2028 \x7f==  \n"
     async with kimi_with([call("web_search", query="a"), say("Fine.")]) as (kimi, server):
-        server.formulas = {SEARCH: Formula(server.formulas[SEARCH].tools, lambda *_: sealed, encrypted=True)}
+        server.formulas = {
+            SEARCH: Formula(server.formulas[SEARCH].tools, lambda name, arguments: sealed, encrypted=True)
+        }
         await everything(Agent(kimi, functions=await kimi.formulas.functions("web-search")))
         assert server.requests[1].body["messages"][2]["content"] == sealed
 

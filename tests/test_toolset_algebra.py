@@ -433,5 +433,12 @@ async def test_a_tool_may_switch_another_one_during_a_round():
     provider = ScriptedKimi([Reply(tool_calls=[Call("unlock", "{}")]), say("Now I can.")])
     agent = Curious(provider, functions=toolset.only("read", "write"))
     _ = [message async for message in agent.full_round("Unlock.")]
-    offered = [{tool["function"]["name"] for tool in request.body["tools"]} for request in provider.requests]
+    offered = [
+        {
+            tool["function"]["name"]
+            for part in (request.body, *request.body["messages"])
+            for tool in part.get("tools", ())
+        }
+        for request in provider.requests
+    ]
     assert offered == [{"unlock", "read"}, {"unlock", "read", "write"}]

@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple, NotRequired, TypedDict, Unpack
 
 from ..errors import MessageTooLong, PromptTooLong
 from ..message import Message, TokenUsage
+from ..tools.base import ToolsPart
 from .counting import ESTIMATE, TokenCounter, cost
 from .running import Anchor, RunningCount
 from .tokens import quickly_counted
@@ -130,6 +131,8 @@ class Window:
         """What the server will say that the prompt has; 0 when nobody knows."""
         self.cached = 0
         """How many of these the server has seen before."""
+        self.told: frozenset[str] | None = None
+        """The functions that the model has been told of, by name; `None` before the first request."""
         self._sent: tuple[Sequence[Message], int] = (), 0
         self._cut: Message | None = None
         self._hint = 0
@@ -277,12 +280,18 @@ def _named(history: Sequence[Message], newest: int) -> str:
 
 
 def _newest(history: Sequence[Message]) -> int:
-    """Where the newest exchange begins; the last message, when that is no result."""
+    """Where the newest exchange begins; the last message, when that is no result. Declarations do not count."""
     last = len(history) - 1
+    while last > 0 and _is_declaration(history[last]):
+        last -= 1
     index = last
     while index > 0 and history[last].role == "tool" and history[index].role != "assistant":
         index -= 1
     return index if history[index].tool_calls else last
+
+
+def _is_declaration(message: Message) -> bool:
+    return message.role == "system" and any(isinstance(part, ToolsPart) for part in message.content)
 
 
 def _newest_user(history: Sequence[Message]) -> int | None:
