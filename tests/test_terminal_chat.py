@@ -214,6 +214,49 @@ def test_an_error_of_the_provider_is_one_line_and_the_chat_goes_on(typed: Type, 
     assert roles(agent) == ["user", "user", "assistant"]
 
 
+class Shop(Agent):
+    @ai_function(approval=True)
+    async def order(self, article: str) -> str:
+        """Order something."""
+        return f"{article} is ordered"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_user_is_asked_for_an_approval(typed: Type, capsys: Output, stream: bool) -> None:
+    agent = Shop(
+        ScriptedKimi([call("order", article="tea\x1b[2J"), say("Done."), call("order", article="rum"), say("Ok.")])
+    )
+    typed("Tea!", " Yes ", "Rum!", "too early")
+    chat_in_terminal(agent, stream=stream)
+    shown = capsys.readouterr().out.splitlines()
+    question = "? [y]es, [a]lways, [n]o, or what to do instead: "
+    assert shown[1:4] == [
+        "AI: Thinking... [order]",
+        'Run order({"article": "tea\\u001b[2J"})' + question + " Yes ",
+        "AI: Done.",
+    ]
+    results = [message.text for message in agent.chat_history if message.role == "tool"]
+    assert results[0] == "tea\x1b[2J is ordered"
+    assert results[1].endswith("The user says: too early")
+
+
+def test_what_is_approved_for_always_is_asked_once_and_no_means_no(typed: Type, capsys: Output) -> None:
+    agent = Shop(ScriptedKimi([*[call("order", article="tea"), say("Done.")] * 3]))
+    typed("Tea!", "n", "Tea!", "a", "Tea!")
+    chat_in_terminal(agent)
+    assert capsys.readouterr().out.count("Run order(") == 2
+    results = [message.text for message in agent.chat_history if message.role == "tool"]
+    assert ["did not approve" in text for text in results] == [True, False, False]
+
+
+def test_who_leaves_instead_of_approving_finds_the_call_waiting(typed: Type, capsys: Output) -> None:
+    agent = Shop(ScriptedKimi([call("order", article="tea")]))
+    typed("Tea!")
+    chat_in_terminal(agent)
+    assert [known.name for known in agent.waiting_calls] == ["order"]
+    assert "ERROR" not in capsys.readouterr().out
+
+
 def test_after_the_last_round_nobody_is_told_to_try_again(typed: Type, capsys: Output) -> None:
     typed("Hi")
     chat_in_terminal(Weather(Failure(400, "invalid_request_error", "no")), rounds=1)

@@ -13,20 +13,21 @@ import asyncio
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from inspect import isbuiltin
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
-from ..errors import KimiAgentError
+from ..errors import ApprovalPending, KimiAgentError
+from ..tools.approval import Approval
 from .formatters import assistant_message_thinking
 from .text import print_stream, print_width, visible
 
 if TYPE_CHECKING:
     from ..agent import Agent
-    from ..message import Message
+    from ..message import Message, ToolCall
     from ..stream import MessageStream
 
 __all__ = ["chat_in_terminal", "chat_in_terminal_async"]
@@ -291,8 +292,8 @@ class _Chat:
             if line or self._unanswered:
                 return line or None
 
-    async def _ask(self) -> str:
-        line = _line_from_user(USER)
+    async def _ask(self, prompt: str = USER) -> str:
+        line = _line_from_user(prompt)
         warned = False
 
         def interrupted() -> None:
@@ -301,7 +302,7 @@ class _Chat:
                 line.set_exception(_Left())
             elif not warned:
                 warned = True
-                print(f"\n(Ctrl-C again or Ctrl-D leaves)\n{USER}", end="", flush=True)
+                print(f"\n(Ctrl-C again or Ctrl-D leaves)\n{prompt}", end="", flush=True)
 
         with self._interrupts.stopping(interrupted):
             try:
@@ -317,7 +318,7 @@ class _Chat:
         """One round. Whatever Ctrl-C or the provider does to it, the chat goes on."""
         self._unanswered = True
         try:
-            if await self._finished(self._stream_round(query) if self.stream else self._whole_round(query)):
+            if await self._went_to_its_end(query):
                 self._unanswered = False
             else:
                 print("(stopped)" if self._is_last else "(stopped; Enter asks again)", flush=True)
@@ -339,12 +340,40 @@ class _Chat:
         task.result()
         return True
 
-    async def _stream_round(self, query: str | None) -> None:
-        async with self.agent.full_round_stream(query) as round_in_progress:
+    async def _went_to_its_end(self, query: str | None) -> bool:
+        """A round, and all that the user has to approve in it; whether it was not stopped."""
+        answering = self._stream_round(query) if self.stream else self._whole_round(query)
+        while True:
+            try:
+                return await self._finished(answering)
+            except ApprovalPending as pending:
+                said = [await self._approval(call) for call in pending.calls]
+                answering = self._stream_round(None, said) if self.stream else self._whole_round(None, said)
+
+    async def _approval(self, call: ToolCall) -> Approval:
+        """What the user says of a call."""
+        asked = " ".join(visible(f"{call.name}({call.arguments})").split())
+        line = (await self._ask(f"Run {asked}? [y]es, [a]lways, [n]o, or what to do instead: ")).strip()
+        if self.echo:
+            print_width(line, self.display.width, USER)
+        match line.lower():
+            case "y" | "yes":
+                return Approval.approve(call)
+            case "a" | "always":
+                return Approval.approve_for_session(call)
+            case "" | "n" | "no":
+                return Approval.reject(call=call)
+            case _:
+                return Approval.reject(line, call)
+
+    async def _stream_round(self, query: str | None, said: Sequence[Approval] = ()) -> None:
+        agent = self.agent
+        async with agent.resume_stream(said) if said else agent.full_round_stream(query) as round_in_progress:
             async for message in round_in_progress:
                 await self.display.show_stream(message)
 
-    async def _whole_round(self, query: str | None) -> None:
-        async with self.agent.full_round(query) as round_in_progress:
+    async def _whole_round(self, query: str | None, said: Sequence[Approval] = ()) -> None:
+        agent = self.agent
+        async with agent.resume(said) if said else agent.full_round(query) as round_in_progress:
             async for message in round_in_progress:
                 self.display.show_message(message)

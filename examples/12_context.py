@@ -1,7 +1,7 @@
 """A long conversation: what it costs, what becomes of old messages, and how far it may go.
 
-With KIMI_API_KEY set: `python examples/9_context.py`
-Without a key:         `python examples/offline.py examples/9_context.py`
+With KIMI_API_KEY set: `python examples/12_context.py`
+Without a key:         `python examples/offline.py examples/12_context.py`
 """
 
 import asyncio
