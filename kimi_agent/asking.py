@@ -10,7 +10,7 @@ from typing import Any, Protocol, cast
 from . import history, spending
 from .events import RequestRetried, RequestSent, StreamCompleted, StreamStarted
 from .generate import GenerateResult, collect
-from .latecomers import as_sent, at_top, declaration, declares, latecomers, undeclared
+from .latecomers import as_sent, at_top, declaration, declarations, latecomers, undeclared
 from .limits import as_spent
 from .message import Message
 from .prompt.counting import counter_in_time
@@ -86,18 +86,18 @@ async def _fitted(
     counter, cut = agent._window.counter, agent._window.start_in(agent.chat_history)
     pinned = [*agent.always_included_messages, *wanted]
     while True:
-        sent = as_sent(agent.provider, offered, [*pinned, *said[cut:]])
+        sent = as_sent(agent.provider, offered, declarations([*pinned, *said[cut:]]))
         kept = await fit_in_time(
             pinned,
             said,
-            fixed=counter.overhead(at_top(offered, sent), asked, declares=declares(sent)),
+            fixed=counter.overhead(at_top(offered, sent), asked, declares=bool(sent)),
             budget=(window := agent.provider.context_window) - min(agent.desired_response_tokens, window // 2),
             trim_ratio=agent.trim_ratio,
             cut=cut,
             scale=agent._window.scale,
             counter=counter,
         )
-        if not declares(said[cut : kept.start]):
+        if not declarations(said[cut : kept.start]):
             return kept
         cut = kept.start
 
@@ -154,12 +154,13 @@ async def open_stream(agent: Asker, include_functions: bool, overrides: Mapping[
     messages = _instructed(await agent.get_prompt(include_functions, **overrides), _instructions(overrides))
     offered = await _offered(agent, include_functions)
     messages = as_sent(agent.provider, offered, messages)
-    tools = at_top(offered, messages)
+    declaring = declarations(messages)
+    tools = at_top(offered, declaring)
     if agent._kept is not None:  # else somebody else decides what is kept
         agent._window.move_to(agent.chat_history, agent._kept.start)
     sendable = history.repair(messages, interrupted=agent.texts.interrupted())
     counter = agent._window.use(await counter_in_time(agent.provider.model_name))
-    overhead = counter.overhead(tools, spending.asked(agent, overrides), declares=declares(sendable))
+    overhead = counter.overhead(tools, spending.asked(agent, overrides), declares=bool(declaring))
     agent._window.expect(sendable, overhead)
     spending.check(agent, agent._window.tokens)
     listens = RequestSent in agent._handlers or RequestRetried in agent._handlers

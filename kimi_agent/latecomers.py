@@ -29,7 +29,7 @@ from .tools.base import Tool, ToolLike, ToolsPart
 if TYPE_CHECKING:
     from .provider import ChatProvider
 
-__all__ = ["as_sent", "at_top", "declaration", "declares", "latecomers", "undeclared"]
+__all__ = ["as_sent", "at_top", "declaration", "declarations", "latecomers", "undeclared"]
 
 LATE: Final = "kimi_agent.late"
 """Marks in `extra` the declarations that are made here."""
@@ -83,9 +83,10 @@ def takes_declarations(provider: ChatProvider) -> bool:
 
 def as_sent(provider: ChatProvider, offered: Sequence[ToolLike], messages: list[Message]) -> list[Message]:
     """The messages with declarations as far as they are true. Those that are stay the very objects they are."""
-    if not any(map(_is_late, messages)):
+    declaring = declarations(messages)
+    if not any(map(_is_late, declaring)):
         return messages
-    others = {tool.name for message in messages if not _is_late(message) for tool in _tools_in(message)}
+    others = {tool.name for message in declaring if not _is_late(message) for tool in _tools_in(message)}
     true = {tool.name: tool_json(tool) for tool in _tools_of(offered) if tool.name not in others}
     if not takes_declarations(provider):
         true.clear()
@@ -118,9 +119,9 @@ def at_top(offered: Sequence[ToolLike], messages: Iterable[Message]) -> list[Too
     ]
 
 
-def declares(messages: Iterable[Message]) -> bool:
-    """Whether a message declares functions."""
-    return any(True for _ in _declared_by(messages))
+def declarations(messages: Iterable[Message]) -> list[Message]:
+    """Those of the messages that declare functions, whoever made them."""
+    return [message for message in messages if message.role == "system" and _tools_in(message)]
 
 
 @functools.lru_cache(maxsize=64)
@@ -142,4 +143,4 @@ def _tools_in(message: Message) -> list[Tool]:
 
 
 def _declared_by(messages: Iterable[Message]) -> Iterable[Tool]:
-    return (tool for message in messages if message.role == "system" for tool in _tools_in(message))
+    return (tool for message in declarations(messages) for tool in _tools_in(message))
