@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,9 @@ class HttpServer:
         import uvicorn
 
         self.headers: list[dict[str, str]] = []
+        self.options: dict[str, Any] = {}
+        self.stuck_at = ""
+        self.refuses = self.cuts_off = False
         self.counter = counter
         self.port = 0
         self._uvicorn = uvicorn
@@ -142,11 +146,20 @@ class HttpServer:
         return f"http://127.0.0.1:{self.port}/mcp"
 
     def start(self) -> None:
-        app = self.counter.server.streamable_http_app()
+        app = self.counter.server.streamable_http_app(**self.options)
 
         async def noting(scope: Any, receive: Any, send: Any) -> None:
             if scope["type"] == "http":
                 self.headers.append({name.decode(): value.decode() for name, value in scope["headers"]})
+                if self.stuck_at == scope["method"]:
+                    await asyncio.Event().wait()
+                if self.cuts_off:
+                    receive.__self__.transport.abort()
+                    return
+                if self.refuses:
+                    await send({"type": "http.response.start", "status": 401, "headers": []})
+                    await send({"type": "http.response.body", "body": b"who are you?"})
+                    return
             await app(scope, receive, send)
 
         config = self._uvicorn.Config(
@@ -220,35 +233,35 @@ async def test_tools_of_a_server_are_listed_called_and_closed(server: Any):
         assert "by" in refused.output
 
 
-async def test_a_cancelled_call_cancels_only_itself_and_the_server_is_told(server: Any):
+async def cancelled_calls(tools: MCPToolset, number: int) -> None:
+    """Wait until the server has noticed so many cancellations."""
+    async with asyncio.timeout(10):
+        while int((await result_of(tools, "cancelled")).output) < number:
+            await asyncio.sleep(0.005)
+
+
+async def test_a_call_that_is_cancelled_or_late_ends_alone_and_the_server_is_told(server: Any):
     async with mcp_tools({"counter": server}, timeout=10) as tools:
         before = int((await result_of(tools, "cancelled")).output)
+        tool_of(tools, "wait").timeout = 0.1
+        late = await result_of(tools, "wait")
+        assert late.is_error
+        assert "within 0.1 seconds" in late.message
+        await cancelled_calls(tools, before + 1)
+
+        tool_of(tools, "wait").timeout = None
         waiting = [asyncio.create_task(result_of(tools, "wait")) for _ in range(2)]
         assert (await result_of(tools, "count")).is_error is False
         await until(lambda: not any(task.done() for task in waiting))
-        async with asyncio.timeout(10):
-            waiting[0].cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await waiting[0]
-            while int((await result_of(tools, "cancelled")).output) < before + 1:
-                await asyncio.sleep(0.005)
+        waiting[0].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting[0]
+        await cancelled_calls(tools, before + 2)
         assert not waiting[1].done()
         assert (await result_of(tools, "count")).is_error is False
     result = await waiting[1]
     assert result.is_error
     assert "counter" in result.message
-
-
-async def test_a_call_that_takes_too_long_is_an_error_that_names_the_seconds_and_the_server_is_told(server: Any):
-    async with mcp_tools({"counter": server}, timeout=0.1) as tools:
-        tool_of(tools, "cancelled").timeout = None
-        before = int((await result_of(tools, "cancelled")).output)
-        result = await result_of(tools, "wait")
-        assert result.is_error
-        assert "within 0.1 seconds" in result.message
-        async with asyncio.timeout(10):
-            while int((await result_of(tools, "cancelled")).output) != before + 1:
-                await asyncio.sleep(0.005)
 
 
 async def test_an_agent_uses_the_tools_of_a_server(http: HttpServer):
@@ -268,12 +281,18 @@ async def test_the_headers_of_a_url_are_sent_with_every_request(http: HttpServer
     assert all(headers.get("x-key") == "abc123" for headers in http.headers)
 
 
-async def test_the_environment_and_the_folder_of_a_process_are_as_configured(tmp_path: Path):
-    config = {"command": COUNTER, "env": {"GREETING": "hello"}, "cwd": tmp_path}
-    async with mcp_tools({"counter": config}) as tools:
-        assert (await result_of(tools, "environment.of", name="GREETING")).output == "hello"
-        assert (await result_of(tools, "environment_of", name="PATH")).output == os.environ["PATH"]
-        assert (await result_of(tools, "environment_of", name="KIMI_AGENT_RANKS")).output == ""
+async def test_the_environment_and_the_folder_of_a_process_are_as_configured(
+    scripted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("KIMI_API_KEY", "of nobody's business")
+    server = scripted({"where": {"do": "where"}})
+    server.secret = {"GREETING": "hello"}
+    async with mcp_tools({"server": {**server.config, "cwd": tmp_path}}) as tools:
+        said = json.loads((await result_of(tools, "where")).output)
+    assert said["folder"] == str(tmp_path)
+    assert said["environment"]["GREETING"] == "hello"
+    assert said["environment"]["PATH"] == os.environ["PATH"]
+    assert "KIMI_API_KEY" not in said["environment"]
 
 
 # ==== opening and closing ====
@@ -356,6 +375,27 @@ async def test_a_process_that_does_not_end_by_itself_is_killed(scripted: Any, mo
     assert not is_running(server.pids[0])
 
 
+async def test_a_url_that_does_not_say_goodbye_is_left_all_the_same(http: HttpServer, monkeypatch: pytest.MonkeyPatch):
+    from kimi_agent.tools.mcp import sdk
+
+    monkeypatch.setattr(sdk, "CLOSE_SECONDS", 0.05)
+    async with nothing_left(), mcp_tools(http.url) as tools:
+        monkeypatch.setattr(http, "stuck_at", "DELETE")
+        assert not (await result_of(tools, "count")).is_error
+
+
+def test_a_loop_that_ends_without_leaving_ends_the_process(scripted: Any):
+    server = scripted({"add": text("5")})
+    kept: list[Any] = []
+
+    async def forget() -> None:
+        kept.append(server())
+        await kept[0].__aenter__()
+
+    asyncio.run(forget())
+    assert not is_running(server.pids[0])
+
+
 # ==== servers that cannot be reached ====
 
 
@@ -413,6 +453,35 @@ async def test_a_server_that_does_not_speak_mcp_says_what_it_said(http: HttpServ
     with pytest.raises(MCPServerError, match=r"404|Not Found"):
         async with mcp_tools(http.url.replace("/mcp", "/other")):
             pass
+
+
+async def test_a_server_that_refuses_says_with_what_status(http: HttpServer, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(http, "refuses", True)
+    with pytest.raises(MCPServerError, match="HTTP 401 Unauthorized"):
+        async with mcp_tools(http.url):
+            pass
+
+
+async def test_a_url_that_never_answers_is_given_up(http: HttpServer, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(http, "stuck_at", "POST")
+    async with nothing_left():
+        with pytest.raises(MCPServerError, match=r"did not answer within 0.2 seconds"):
+            async with mcp_tools(http.url, connect_timeout=0.2):
+                pass
+
+
+@pytest.mark.parametrize("options", [{"json_response": True}, {"stateless_http": True}], ids=["json", "stateless"])
+async def test_other_kinds_of_servers_at_urls_work_too(http: HttpServer, options: Any):
+    http.end()
+    http.options = options
+    http.start()
+    try:
+        async with mcp_tools(http.url) as tools:
+            assert not (await result_of(tools, "count")).is_error
+    finally:
+        http.end()
+        http.options = {}
+        http.start()
 
 
 async def test_a_server_that_could_not_be_reached_is_tried_again_by_refresh(scripted: Any, tmp_path: Path):
@@ -487,14 +556,40 @@ async def test_a_server_at_a_url_that_comes_back_has_a_new_session(http: HttpSer
     async with mcp_tools({"counter": http.url}, timeout=10) as tools:
         waiting = asyncio.create_task(result_of(tools, "wait"))
         assert not (await result_of(tools, "count")).is_error
-        http.end()
+        await asyncio.to_thread(http.end)
         gone = await waiting
         assert gone.is_error
+        assert "counter" in gone.message
         refused = await result_of(tools, "count")
         assert refused.is_error
-        assert "counter" in refused.message
+        assert "could not be reached: All connection attempts failed" in refused.message
         http.start()
         assert not (await result_of(tools, "count")).is_error
+
+
+async def test_one_broken_connection_ends_one_call(http: HttpServer, monkeypatch: pytest.MonkeyPatch):
+    async with mcp_tools({"counter": http.url}, timeout=10) as tools:
+        waiting = asyncio.create_task(result_of(tools, "wait"))
+        assert not (await result_of(tools, "count")).is_error
+        monkeypatch.setattr(http, "cuts_off", True)
+        cut = await result_of(tools, "count")
+        assert "could not be reached" in cut.message
+        monkeypatch.setattr(http, "cuts_off", False)
+        assert not (await result_of(tools, "count")).is_error
+        assert not waiting.done()
+
+
+async def test_many_calls_run_at_a_time(http: HttpServer):
+    async with mcp_tools({"counter": http.url}, timeout=30) as tools:
+        waiting = [asyncio.create_task(result_of(tools, "wait")) for _ in range(105)]
+        results = await asyncio.gather(*(result_of(tools, "count") for _ in range(10)))
+        assert not any(result.is_error for result in results)
+        assert len({result.output for result in results}) == 10
+        for task in waiting:
+            task.cancel()
+        assert all(
+            isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(*waiting, return_exceptions=True)
+        )
 
 
 async def test_a_server_that_forgot_the_session_gets_the_call_in_a_new_one(http: HttpServer):
@@ -517,7 +612,7 @@ async def test_what_a_server_writes_to_stderr_goes_to_the_log(scripted: Any, cap
     with log_records("DEBUG") as lines:
         async with nothing_left(), server() as tools:
             assert (await result_of(tools, "stderr")).output == "stderr"
-    assert sum("xxxx" in line for line in lines) == 20_000
+    assert sum("xxxx" in line for line in lines) == 3_000
     assert any(line.strip() == "scripted: token ***" for line in lines)
     assert "x" not in capfd.readouterr().err
 
@@ -528,6 +623,18 @@ async def test_an_error_of_the_protocol_is_an_error_result(scripted: Any):
         assert result.is_error
         assert "answers with an error: out of order" in result.message
         assert (await result_of(tools, "broken")).is_error
+
+
+async def test_a_server_that_does_not_read_holds_up_nobody(scripted: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("mcp.client.stdio.PROCESS_TERMINATION_TIMEOUT", 0.05)
+    server = scripted({"stop": {"do": "stop"}, "add": text("5")})
+    async with nothing_left(), server(timeout=0.1) as tools:
+        await result_of(tools, "stop")
+        started = time.monotonic()
+        results = [await tool_of(tools, "add").call({"x": "y" * 300_000}) for _ in range(2)]
+        assert all("within 0.1 seconds" in result.message for result in results)
+        assert time.monotonic() - started < 4
+    assert not is_running(server.pids[0])
 
 
 # ==== arguments ====
@@ -729,6 +836,7 @@ async def test_the_limits_of_a_result_can_be_changed(scripted: Any):
         assert len((await result_of(tools, "long")).output) == 200_000
 
 
+@pytest.mark.skipif(metadata.version("mcp") < "2.3", reason="mcp takes 1 MiB at most")
 async def test_a_result_of_megabytes_comes_through(http: HttpServer):
     async with mcp_tools(http.url, max_text=10_000_000) as tools:
         assert (await result_of(tools, "repeat", word="ü", times=2_000_000)).output == "ü" * 2_000_000
@@ -861,7 +969,7 @@ async def test_a_list_of_many_pages_is_read_to_its_end(scripted: Any):
     server = scripted({"tool7": text("7")}, tools=listed(*names), pages=10)
     async with server() as tools:
         assert names_of(tools) == names
-        assert [params.get("cursor") for params in server.heard("tools/list") if params] == ["10", "20"]
+        assert [(params or {}).get("cursor") for params in server.heard("tools/list")] == [None, "10", "20"]
 
 
 async def test_a_list_without_an_end_ends_all_the_same(scripted: Any, monkeypatch: pytest.MonkeyPatch):
@@ -936,6 +1044,27 @@ async def test_annotations_and_options_are_on_each_tool(scripted: Any):
         assert repr(tool_of(taken, "look")) == "<MCPTool 'look' of 'scripted'>"
     async with scripted(tools=tools)(timeout=None, approval=ask) as taken:
         assert [(tool.timeout, tool.approval) for tool in taken] == [(None, ask)] * 2
+
+
+async def test_a_call_that_is_not_approved_does_not_reach_the_server(scripted: Any):
+    from kimi_agent.tools.approval import Approval
+
+    asked: list[Any] = []
+
+    class Careful(Agent):
+        async def approve_function_call(self, call: ToolCall, function: Any) -> Approval:
+            asked.append((call.name, function.annotations))
+            return Approval.reject("not today")
+
+    server = scripted({"erase": text("erased"), "look": text("seen")})
+    script = [model_calls("erase", all=True), model_calls("erase", all=False), say("Done.")]
+    async with server(approval=lambda arguments: arguments["all"]) as tools:
+        agent = Careful(ScriptedKimi(script), functions=tools)
+        said = [message.text async for message in agent.full_round("Erase.") if message.role == "tool"]
+    assert asked == [("erase", {})]
+    assert "not today" in said[0]
+    assert said[1] == "erased"
+    assert [params["arguments"] for params in server.heard("tools/call")] == [{"all": False}]
 
 
 async def test_a_server_that_knows_only_the_new_greeting_is_greeted_so(scripted: Any):
@@ -1117,3 +1246,9 @@ def test_with_an_old_mcp_the_error_says_so(monkeypatch: pytest.MonkeyPatch):
 def test_the_package_and_this_room_open_without_mcp():
     code = "import kimi_agent, kimi_agent.tools.mcp, sys; assert not {'mcp', 'mcp_types'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("options", [{"timeout": 0}, {"connect_timeout": -1.0}, {"max_text": -1}, {"max_media": -1}])
+def test_numbers_out_of_their_range_are_refused_at_once(options: Any):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        mcp_tools("my-server", **options)

@@ -8,6 +8,7 @@ message that comes in is appended to the file LOG, after a line with the process
 import json
 import os
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,6 +44,8 @@ def call(params: Mapping[str, Any], request: Any) -> None:
             os._exit(3)
         case "hang":
             return
+        case "stop":
+            time.sleep(60)
         case "close":
             os.close(1)
             return
@@ -54,6 +57,10 @@ def call(params: Mapping[str, Any], request: Any) -> None:
         case "change":
             SCRIPT["tools"] = answer["tools"]
             write({"method": "notifications/tools/list_changed"})
+        case "where":
+            said = json.dumps({"folder": os.getcwd(), "environment": dict(os.environ)})
+            write({"id": request, "result": {"content": [{"type": "text", "text": said}]}})
+            return
         case "long":
             write({"id": request, "result": {"content": [{"type": "text", "text": "x" * answer["length"]}]}})
             return
@@ -61,7 +68,7 @@ def call(params: Mapping[str, Any], request: Any) -> None:
             sys.stdout.buffer.write(b"Loading...\n\xff\xfe\x00\n{}\n[1]\n" * 20 + b"\n\n")
             sys.stdout.flush()
         case "stderr":
-            sys.stderr.write(("x" * 99 + "\n") * 20_000 + f"token {os.environ.get('TOKEN')}\n")
+            sys.stderr.write(("x" * 99 + "\n") * 3_000 + f"token {os.environ.get('TOKEN')}\n")
             sys.stderr.flush()
         case "error":
             write({"id": request, "error": {"code": -32603, "message": answer["message"]}})

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, Final, TypeAlias, cast
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from ...errors import KimiAgentError
 from ..results import truncate
@@ -81,7 +81,8 @@ class HttpServer:
             yield value
             yield from value.split()[1:]
         parts = urlsplit(self.url)
-        yield from (part for part in (parts.password, parts.query, *_long_segments(parts.path)) if part)
+        asked = [value for _, value in parse_qsl(parts.query)]
+        yield from (part for part in (parts.password, parts.query, *asked, *_long_segments(parts.path)) if part)
 
 
 ServerConfig: TypeAlias = StdioServer | HttpServer

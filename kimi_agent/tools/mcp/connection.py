@@ -7,8 +7,8 @@ tools may be left in another task than the one that entered them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections.abc import Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from loguru import logger
 
@@ -17,6 +17,8 @@ from .stderr import Stderr
 
 if TYPE_CHECKING:
     from .sdk import Progress, Session
+
+T = TypeVar("T")
 
 __all__ = ["Connection", "close_all"]
 
@@ -27,6 +29,8 @@ REST: Final = 30.0
 CLOSE_GRACE: Final = 10.0
 """Seconds that closing may take before the task of a connection is cancelled."""
 _CLOSED: Final = "is closed: its `async with` has been left"
+_LEAVE: Final = 0.5
+"""Seconds that a cancelled call gets to tell its server."""
 _LAST_WORDS: Final = 0.5
 """Seconds to wait for what a process that has ended wrote to its standard error."""
 
@@ -109,7 +113,7 @@ class Connection:
             problem = error
         finally:
             if not opening.done():
-                last_words = await asyncio.to_thread(stderr.last, _LAST_WORDS)
+                last_words = await stderr.last(_LAST_WORDS)
                 opening.set_exception(self._error(self._why(problem, last_words)))
         logger.debug("{} has ended: {}", self._named, hidden(self.config, _told(problem) if problem else "closed"))
 
@@ -164,15 +168,17 @@ class Connection:
     async def _called(
         self, session: Session, tool: str, arguments: dict[str, Any], on_progress: Progress
     ) -> dict[str, Any]:
-        from .sdk import SessionRefused
+        from .sdk import SessionEnded, SessionRefused, SessionUnreachable
 
         try:
-            answer = await session.call_tool(tool, arguments, on_progress)
+            answer = await _left_at_once(session.call_tool(tool, arguments, on_progress))
+        except SessionEnded:
+            text = "has ended in the middle of the call; whether it was carried out is unknown"
+            raise self._error(text) from None
+        except SessionUnreachable as problem:
+            raise self._error(f"could not be reached: {problem}") from None
         except SessionRefused as refused:
-            if session.ended.is_set():
-                raise self._error(
-                    "has ended in the middle of the call; whether it was carried out is unknown"
-                ) from None
+            self._note_answer()
             raise self._error(f"answers with an error: {refused}") from None
         self._note_answer()
         return answer
@@ -233,6 +239,25 @@ async def _ended(tasks: Iterable[asyncio.Task[None]], seconds: float) -> asyncio
         except asyncio.CancelledError as error:
             cancelled = error
     return cancelled
+
+
+async def _left_at_once(work: Coroutine[Any, Any, T]) -> T:
+    """What `work` gives. Who is cancelled does not wait until a server that is stuck has been told so."""
+    task = asyncio.get_running_loop().create_task(work)
+    _leaving.add(task)
+    task.add_done_callback(_leaving.discard)
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        task.cancel()
+        await asyncio.wait([task], timeout=_LEAVE)
+        raise
+    return task.result()
+
+
+_leaving: Final[set[asyncio.Task[Any]]] = set()
+"""The loop holds its tasks weakly; these go on when nobody waits for them."""
 
 
 def _told(error: BaseException) -> str:

@@ -12,6 +12,7 @@ import math
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
+from inspect import signature
 from typing import Any, Final, cast
 
 import anyio
@@ -36,7 +37,15 @@ from ... import __version__
 from .configs import HttpServer, ServerConfig, StdioServer
 from .stderr import Stderr
 
-__all__ = ["Progress", "Session", "SessionEnded", "SessionForgotten", "SessionRefused", "open_session"]
+__all__ = [
+    "Progress",
+    "Session",
+    "SessionEnded",
+    "SessionForgotten",
+    "SessionRefused",
+    "SessionUnreachable",
+    "open_session",
+]
 
 Progress = Callable[[float, float | None, str | None], None]
 """How far a call is: steps that are done, all steps, words."""
@@ -45,7 +54,12 @@ CLOSE_SECONDS: Final = 3.0
 """That a server at a URL gets to take leave. A process gets about as long, and is killed then."""
 MOST_PAGES: Final = 1_000
 LARGEST_EVENT: Final = 64 * 1024 * 1024
-"""Bytes of one event of a stream; the default of `mcp`, 1 MiB, is less than a screenshot needs."""
+"""Bytes of one answer over HTTP; the default of `mcp`, 1 MiB, is less than a screenshot needs."""
+_EVENTS: Final[Mapping[str, Any]] = (
+    {"max_sse_event_size": LARGEST_EVENT}
+    if "max_sse_event_size" in signature(streamable_http_client).parameters  # before mcp 2.3 it is 1 MiB
+    else {}
+)
 
 _RAW: Final = "kimi_agent/raw"
 _HTTP_REFUSED: Final = "Server returned an error response"
@@ -75,6 +89,10 @@ class SessionEnded(SessionRefused):
     """The server is gone, or goes; nothing more will come."""
 
 
+class SessionUnreachable(SessionRefused):
+    """The request did not get through, or its answer did not. The session may live on."""
+
+
 class SessionForgotten(Exception):
     """The server does not know the session any more, so it did not do what it was asked."""
 
@@ -83,6 +101,7 @@ class _HttpAnswer:
     """What HTTP said to one request, beside the answer itself."""
 
     status = ""
+    problem = ""
     forgotten = False
 
     def note(self, response: httpx2.Response) -> None:
@@ -94,6 +113,23 @@ class _HttpAnswer:
 
 _http_answer: Final[ContextVar[_HttpAnswer]] = ContextVar("kimi_agent_mcp_http")
 """`mcp` sends a request in the context of who asks."""
+
+
+class _HttpClient(httpx2.AsyncClient):
+    """A client for which a message that does not get through is a message that is refused.
+
+    With `mcp`, the error would end the session, and all other calls with it.
+    """
+
+    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        try:
+            return await super().send(request, **options)
+        except httpx2.TransportError as error:
+            answer = _http_answer.get(None)
+            if request.method != "POST" or answer is None:
+                raise
+            answer.problem = str(error) or type(error).__name__
+            return httpx2.Response(503, request=request)
 
 
 async def _note(response: httpx2.Response) -> None:
@@ -237,9 +273,11 @@ class Session:
             if error.code == CONNECTION_CLOSED and error.message == _CLOSED:
                 self.ended.set()
                 raise SessionEnded(_CLOSED) from None
+            if http.problem:
+                raise SessionUnreachable(http.problem) from None
             text = http.status if error.message == _HTTP_REFUSED else error.message
             raise SessionRefused(text, error.code) from None
-        except (ValueError, RuntimeError, anyio.ClosedResourceError, anyio.BrokenResourceError) as error:
+        except Exception as error:  # from the models of `mcp`, or its streams
             raise SessionRefused(f"{type(error).__name__}: {error}") from None
         finally:
             _http_answer.reset(token)
@@ -332,10 +370,11 @@ async def _stdio(config: StdioServer, stderr: Stderr) -> AsyncGenerator[tuple[An
 
 @asynccontextmanager
 async def _http(config: HttpServer, seconds: float) -> AsyncGenerator[tuple[Any, Any]]:
-    patience = httpx2.Timeout(seconds, read=None)  # each call has a timeout of its own
+    patience = httpx2.Timeout(seconds, read=None, pool=None)  # each call has a timeout of its own
+    no_limits = httpx2.Limits(max_connections=None)
     hooks = {"response": [_note]}
     async with (
-        httpx2.AsyncClient(headers=dict(config.headers), timeout=patience, event_hooks=hooks) as client,
-        streamable_http_client(config.url, http_client=client, max_sse_event_size=LARGEST_EVENT) as streams,
+        _HttpClient(headers=dict(config.headers), timeout=patience, limits=no_limits, event_hooks=hooks) as client,
+        streamable_http_client(config.url, http_client=client, **_EVENTS) as streams,
     ):
         yield streams

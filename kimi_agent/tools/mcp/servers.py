@@ -77,8 +77,8 @@ def mcp_tools(
         connect_timeout: seconds for a server to start, answer and list its tools.
 
     Raises:
-        ValueError: `servers` is something else; both `allow` and `block` are given; on entering, a name in them is that
-            of no tool.
+        ValueError: `servers` is something else; a number is out of its range; both `allow` and `block` are given; on
+            entering, a name in them is that of no tool.
         ModuleNotFoundError: the extra is not installed.
         MCPServerError: on entering, no server can be reached.
         FunctionSpecError: on entering, two servers use a name, and `prefix` is `False`.
@@ -86,6 +86,11 @@ def mcp_tools(
     configs = read_servers(servers)
     if allow is not None and block is not None:
         raise ValueError("give either allow= or block=, not both")
+    for name, number in (("timeout", timeout), ("connect_timeout", connect_timeout)):
+        if number is not None and not number > 0:
+            raise ValueError(f"{name}= is a number of seconds, not {number!r}")
+    if max_text < 0 or max_media < 0:
+        raise ValueError("max_text= and max_media= are not negative")
     options = _Options(
         allow=_names("allow", allow),
         block=_names("block", block),

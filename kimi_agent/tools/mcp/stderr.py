@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections import deque
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Thread
 from typing import Final, TextIO
 
@@ -29,15 +30,17 @@ class Stderr:
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
-        self._thread: Thread | None = None
+        self._loop = asyncio.get_running_loop()
+        self._ended = asyncio.Event()
+        self._ended.set()
 
     @contextmanager
     def opened(self) -> Generator[TextIO]:
         """A file for the process. The thread ends when all who have it have closed it."""
         reading, writing = os.pipe()
-        self._thread = Thread(target=self._read, args=(reading,), name=f"stderr of {self._config.name}", daemon=True)
+        self._ended.clear()
         with os.fdopen(writing, "w") as file:
-            self._thread.start()
+            Thread(target=self._read, args=(reading,), name=f"stderr of {self._config.name}", daemon=True).start()
             yield file
 
     def _read(self, reading: int) -> None:
@@ -46,9 +49,12 @@ class Stderr:
                 text = hidden(self._config, line.decode(errors="replace").rstrip())
                 self._lines.append(text)
                 logger.debug("{}: {}", self._config.name, text)
+        with suppress(RuntimeError):  # the loop is closed, so nobody waits
+            self._loop.call_soon_threadsafe(self._ended.set)
 
-    def last(self, seconds: float) -> str:
-        """The last lines, after waiting for the process to have written them."""
-        if self._thread is not None:
-            self._thread.join(seconds)
+    async def last(self, seconds: float) -> str:
+        """The last lines, as soon as the process and its children have ended, or this much time has passed."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._ended.wait()
         return "\n".join(line for line in self._lines if line)
