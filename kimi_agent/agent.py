@@ -19,7 +19,7 @@ from . import approving, asking, calls, history, spending
 from .errors import FunctionCallException
 from .events import E, Handler, Handlers, RoundStarted, StreamFrame, ToolCallFinished
 from .generate import GenerateResult, collect
-from .limits import NO_LIMITS, UsageLimits, as_spent, nothing_spent
+from .limits import NO_LIMITS, UsageLimits, nothing_spent
 from .message import Content, FrozenDict, Message, ToolCall
 from .prompt.compaction import Compaction, Compactor
 from .prompt.counting import cost, counter_in_time
@@ -436,7 +436,7 @@ class Agent(Lasting, Forking, approving.Approving, calls.Calling):
                 await self.add_to_history(wrong)
                 continue
             if allowance.calls:
-                self.limits.before_calls(as_spent(self.usage), len(wanted), result.message)
+                spending.check_calls(self, len(wanted), result.message)
             outcomes: list[CallOutcome] = []
             answering = calls.Answering(self, allowance, result, taken_up.approvals if taken_up else {})
             running = turn.start(wanted, answering, self._commit, self.max_parallel_tools)

@@ -26,7 +26,7 @@ class Approving(Protocol):
     chat_history: list[Message]
     functions: dict[str, ToolLike]
     _approvals: Approvals
-    _parent: Any = None
+    _parent: Any
     """The agent that this one works for, if it is a sub-agent."""
 
     async def _keep_up(self, reason: str) -> None:
@@ -40,8 +40,8 @@ class Approving(Protocol):
         overrides: Mapping[str, Any],
         streamed: bool,
         advance: Any,
-        *,
-        approvals: Iterable[Approval],
+        check: Any = None,
+        approvals: Iterable[Approval] | None = None,
     ) -> Round[Any]:
         """A round that begins with calls."""
         ...

@@ -19,10 +19,11 @@ from loguru import logger
 from pydantic import BaseModel
 from pydantic_core import to_json
 
+from . import spending
 from .errors import CallRejected, FunctionCallException, NoSuchFunction, WrappedCallException
 from .events import Handlers, ToolCallFinished, ToolCallStarted
 from .generate import GenerateResult
-from .limits import Spent, as_spent
+from .limits import Spent, UsageLimits
 from .message import Message, ToolCall
 from .provider import ChatProvider
 from .tools.allowance import Allowance, CallOutcome
@@ -58,10 +59,12 @@ class Caller(Protocol):
     texts: ToolTexts
     retry_attempts: int
     usage: Spent
+    limits: UsageLimits
     provider: ChatProvider
     _handlers: Handlers
     _turns: Turns
     _approvals: Approvals
+    _parent: Any
 
     async def approve_function_call(self, call: ToolCall, function: ToolLike) -> Approval:
         """The hook that says whether a call may run that has to be approved."""
@@ -163,7 +166,7 @@ class Answering:
         """
         agent = self._agent
         await agent._handlers.emit(ToolCallStarted(call))
-        agent.usage = as_spent(agent.usage).with_calls(1)
+        spending.pay_for_calls(agent)
         started = monotonic()
         with _in_context_of(agent, call, self._allowance.failures) as progress:
             outcome = await self._ran(call)

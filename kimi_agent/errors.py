@@ -25,6 +25,7 @@ KimiAgentError
 │   ├── ToolArgumentsError                 the arguments do not fit the function
 │   ├── FunctionTimeout                    the function took longer than it may
 │   └── CallRejected                       somebody has to approve the call, and did not
+├── SubAgentError                          an agent that was called as a tool has no answer
 ├── ModelRetry                             raised by a function: "model, do it differently"
 ├── FunctionSpecError                      a function that cannot be described to a model
 ├── PromptError                            a prompt that cannot be built
@@ -83,6 +84,7 @@ __all__ = [
     "StreamInterruptedError",
     "StreamProtocolError",
     "StructuredOutputError",
+    "SubAgentError",
     "ToolArgumentsError",
     "UsageLimitExceeded",
     "WrappedCallException",
@@ -295,6 +297,14 @@ class CallRejected(FunctionCallException):
     def __init__(self, feedback: str = "") -> None:
         super().__init__(True, f"the call was not approved: {feedback}" if feedback else "the call was not approved")
         self.feedback = feedback
+
+
+class SubAgentError(KimiAgentError):
+    """The round of an agent that was called as a tool failed. `__cause__` is why, and `name` is the tool."""
+
+    def __init__(self, text: str, name: str) -> None:
+        super().__init__(text)
+        self.name = name
 
 
 class ModelRetry(KimiAgentError):

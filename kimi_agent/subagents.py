@@ -18,7 +18,7 @@ from inspect import signature
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypedDict, Unpack
 
-from .errors import KimiAgentError
+from .errors import SubAgentError
 from .events import Event, Handlers, SubAgentEvent
 from .history import open_calls
 from .limits import UsageLimits
@@ -39,18 +39,10 @@ if TYPE_CHECKING:
     from .session.state import Session
     from .tools.allowance import LoopGuard
 
-__all__ = ["Changes", "Forking", "SubAgentError"]
+__all__ = ["Changes", "Forking"]
 
 MAX_DEPTH: Final = 8
 """How many sub-agents may be at work inside of each other."""
-
-
-class SubAgentError(KimiAgentError):
-    """The round of an agent that was called as a tool failed; `__cause__` is why, and `name` is the tool."""
-
-    def __init__(self, text: str, name: str) -> None:
-        super().__init__(text)
-        self.name = name
 
 
 class Changes(TypedDict, total=False):

@@ -18,6 +18,7 @@ MADE = {
     "ToolArgumentsError": ("no",),
     "FunctionTimeout": ("look", 2.5),
     "CallRejected": ("no",),
+    "SubAgentError": ("no", "scout"),
     "ApprovalPending": ([ToolCall(id="look_0", function=ToolCall.FunctionBody(name="look", arguments="{}"))],),
     "StructuredOutputError": ("no", "raw"),
 }

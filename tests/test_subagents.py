@@ -45,9 +45,10 @@ from kimi_agent import (
     model_info,
     to_dict,
 )
+from kimi_agent.errors import SubAgentError
 from kimi_agent.history import problems
 from kimi_agent.limits import cost_of
-from kimi_agent.subagents import MAX_DEPTH, Changes, SubAgentError
+from kimi_agent.subagents import MAX_DEPTH, Changes
 from kimi_agent.testing import Delivery, Failure, Gate, KimiServer, Reply, ScriptedKimi, call, say
 from kimi_agent.tools.allowance import LoopGuard
 from kimi_agent.tools.context import ToolContext
@@ -860,7 +861,6 @@ async def test_every_answer_counts_at_once_and_not_at_the_end() -> None:
     assert boss.usage.requests == 5
 
 
-@pytest.mark.xfail(strict=True, reason="the loop of a round counts and limits the calls of its own agent only")
 async def test_calls_of_sub_agents_count_and_are_limited() -> None:
     class Scout(Agent):
         @ai_function()
