@@ -17,6 +17,7 @@ from kimi_agent import (
     FunctionSpecError,
     Kimi,
     Message,
+    MessageTooLong,
     PromptError,
     RequestSent,
     SimpleToolset,
@@ -36,6 +37,7 @@ from kimi_agent.latecomers import LATE, as_sent, at_top, declaration
 from kimi_agent.prompt import counting
 from kimi_agent.prompt.compaction import Compaction, CompactionTask
 from kimi_agent.prompt.exact import KimiTokenCounter
+from kimi_agent.prompt.window import fit
 from kimi_agent.session import JournalSession
 from kimi_agent.testing import Call, Delivery, Failure, KimiServer, Reply, ScriptedKimi, call, check_request, say
 
@@ -587,6 +589,7 @@ async def test_what_is_declared_by_hand_late_is_not_declared_again():
     agent.functions["more"] = more
     await agent.chat_round("Three?")
     assert names_declared(watched.last) == [["more"], ["late"]]
+    assert not any(LATE in message.extra for message in agent.chat_history)
 
 
 async def test_what_somebody_declared_otherwise_is_refused_by_its_name():
@@ -730,17 +733,27 @@ async def test_what_the_window_cuts_off_with_its_declaration_comes_into_the_list
 
 
 async def test_what_moves_into_the_list_fits_the_window():
-    wide = function("wide", "word " * 800)
-    agent = Growing(ScriptedKimi(lambda body: Reply("word " * 300), context_window=4_000), desired_response_tokens=500)
-    watched = Watched(agent)
+    answer = Reply("word " * 100, usage=TokenUsage(input_other=10, output=1))
+    provider = ScriptedKimi(lambda body: answer, context_window=4_000)
+    agent = Growing(provider, desired_response_tokens=500, trim_ratio=1.0)
+    watched, sizes = Watched(agent), list[int]()
+    agent.on(RequestSent, lambda event: sizes.append(agent._window.expected))
     await agent.chat_round("One?")
-    agent.functions["wide"] = wide
+    agent.functions["wide"] = function("wide", "word " * 1_200)
     for number in range(12):
-        await agent.chat_round(f"{number}? " + "word " * 100)
-        tools = [Tool.model_validate(tool["function"]) for tool in watched.last["tools"]]
-        cost = counting.ESTIMATE.overhead(tools, {}) + counting.cost(counting.ESTIMATE, await agent.get_prompt())
-        assert cost <= 3_500 + 400  # with the answer
+        await agent.chat_round(f"{number}? " + "word " * 300)
     assert "wide" in names_at_top(watched.last)
+    assert 3_000 < max(sizes) <= 3_500
+
+
+def test_the_newest_exchange_is_never_cut_because_a_declaration_stands_behind_it():
+    calls: list[Any] = [{"id": "c", "function": {"name": "first", "arguments": "{}"}}]
+    exchange = [Message(role="assistant", tool_calls=calls), Message.tool("word " * 800, "c", name="first")]
+    history = [Message.user("word " * 500), USER, *exchange, declaration([function("late").base])]
+    kept = fit([], history, fixed=0, budget=1_300, trim_ratio=0.3)
+    assert (kept.anchor, kept.start) in ((1, 2), (None, 1))
+    with pytest.raises(MessageTooLong):
+        fit([], history, fixed=0, budget=700, trim_ratio=0.3)
 
 
 async def test_the_newest_exchange_stays_when_a_declaration_comes_behind_it():

@@ -12,6 +12,8 @@ import pytest
 from kimi_agent import (
     Agent,
     AIFunction,
+    Approval,
+    ApprovalPending,
     FunctionSpecError,
     Kimi,
     Message,
@@ -333,6 +335,28 @@ async def test_a_tool_has_the_timeout_that_it_was_given():
         assert (patient.timeout, hasty.timeout) == (None, 2.5)
         hasty.timeout = 4
         assert hasty.timeout == 4
+
+
+async def test_a_call_of_a_hosted_tool_may_need_an_approval():
+    async with kimi_with([calling("web_search", WRITTEN), say("It rains.")]) as (kimi, server):
+        (tool,) = await kimi.formulas.functions("web-search")
+        tool.approval = True
+        agent = Agent(kimi, functions=[tool])
+        with pytest.raises(ApprovalPending) as pending:
+            await everything(agent)
+        assert fibers(server) == []
+        said = [message async for message in agent.resume([Approval.approve(each) for each in pending.value.calls])]
+        assert said[-1].text == "It rains."
+        assert fibers(server) == [{"name": "web_search", "arguments": WRITTEN}]
+
+
+async def test_a_hosted_tool_that_takes_too_long_is_given_up():
+    async with kimi_with([call("web_search", query="a"), say("Without it, then.")]) as (kimi, server):
+        agent = Agent(kimi, functions=await kimi.formulas.functions("web-search", timeout=0.01))
+        server.failures[FIBERS] = [RawBody(b"{}", "application/json", delivery=Delivery(stop_after=1, stop="stall"))]
+        said = await everything(agent)
+        assert said[1].is_tool_call_error
+        assert said[2].text == "Without it, then."
 
 
 async def test_a_hosted_tool_outlives_the_pool_of_its_client():

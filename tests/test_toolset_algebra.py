@@ -1,5 +1,6 @@
 """Sets made from sets, tools under other names, and tools that are switched off and on."""
 
+import asyncio
 import copy
 import operator
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from pydantic import BaseModel
 from kimi_agent import (
     Agent,
     AIFunction,
+    Approval,
+    ApprovalPending,
     CallableTool,
     CallableTool2,
     EmptyToolset,
@@ -313,6 +316,43 @@ async def test_a_prefixed_function_is_cut_off_and_ends_the_round_as_the_function
     said = [message async for message in agent.full_round("Read.")]
     assert len(said) == 2
     assert len(said[1].text) <= 9
+
+
+async def test_a_prefixed_function_waits_for_its_approval_under_its_name():
+    toolset = SimpleToolset([AIFunction(read, approval=True)]).prefixed("fs_")
+    agent = Agent(ScriptedKimi([call("fs_read", path="a"), say("Done.")]), functions=toolset)
+    with pytest.raises(ApprovalPending) as pending:
+        _ = [message async for message in agent.full_round("Read.")]
+    assert [each.name for each in pending.value.calls] == ["fs_read"]
+    said = [message.text async for message in agent.resume([Approval.approve(each) for each in pending.value.calls])]
+    assert said[0] == "what a says"
+
+
+async def test_a_prefixed_function_has_the_timeout_of_the_function():
+    async def hang() -> None:
+        """Hang."""
+        await asyncio.Event().wait()
+
+    toolset = SimpleToolset([AIFunction(hang, timeout=0.01)]).prefixed("fs_")
+    agent = Agent(ScriptedKimi([call("fs_hang"), say("Done.")]), functions=toolset)
+    said = [message.text async for message in agent.full_round("Hang.")]
+    assert said[1].startswith("Timed out")
+
+
+class Place(BaseModel):
+    path: str
+
+
+def describe(place: Place) -> str:
+    """Describe a place."""
+    return place.path
+
+
+@pytest.mark.xfail(strict=True, reason="call_tool looks for an AIFunction, and not for what is inside of another name")
+async def test_a_prefixed_function_takes_a_model_whole_as_the_function_does():
+    agent = Agent(ScriptedKimi(), functions=SimpleToolset([describe]).prefixed("my_"))
+    result = await agent.call_tool("my_describe", Place(path="a"))
+    assert result.return_value.output == "a"
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,8 @@ class HostedTool:
 
     enabled: bool = True
     """Whether the model is told of it; may be changed at any time."""
+    approval: bool = False
+    """Whether a person has to approve its calls; may be changed at any time."""
 
     def __init__(self, formulas: KimiFormulas, uri: str, tool: Tool, *, timeout: float | None = None) -> None:
         self._formulas, self._uri, self._tool = formulas, uri, tool
