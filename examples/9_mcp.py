@@ -9,8 +9,7 @@ Without a key:         `python examples/offline.py examples/9_mcp.py`
 import asyncio
 import sys
 
-from kimi_agent import Agent, Kimi
-from kimi_agent.tools.mcp import mcp_tools
+from kimi_agent import Agent, Kimi, mcp_tools
 
 CELSIUS = {"Oslo": 4, "Bergen": 7}
 

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         FunctionTimeout,
         InvalidRequestError,
         KimiAgentError,
+        MCPServerError,
         MessageTooLong,
         ModelRetry,
         NoSuchFunction,
@@ -108,7 +109,7 @@ if TYPE_CHECKING:
     from .kimi.client import Kimi
     from .kimi.endpoints import Balance
     from .kimi.files import KimiFile, KimiFiles
-    from .kimi.formulas import KimiFormulas
+    from .kimi.formulas import HostedTool, KimiFormulas, WebSearch
     from .kimi.models import ModelInfo, Prices, ThinkingEffort, model_info
     from .kimi.patience import Timeouts
     from .kimi.schema import mfjs_errors, to_mfjs
@@ -195,6 +196,7 @@ if TYPE_CHECKING:
     from .tools.context import ToolContext
     from .tools.function import AIFunction, AIParam, ai_function
     from .tools.mapping import MappedCall, MappedCalls
+    from .tools.mcp.servers import MCPTool, MCPToolset, mcp_tools
     from .tools.running import abandoned_calls
     from .tools.texts import MarkedTexts, ToolTexts, tool_result_to_message
     from .tools.toolset import (
@@ -243,6 +245,8 @@ __all__ = [
     "KimiFiles",
     "KimiFile",
     "KimiFormulas",
+    "HostedTool",
+    "WebSearch",
     "to_mfjs",
     "mfjs_errors",
     "ChatProvider",
@@ -278,6 +282,9 @@ __all__ = [
     "Toolset",
     "SimpleToolset",
     "EmptyToolset",
+    "mcp_tools",
+    "MCPToolset",
+    "MCPTool",
     "HandleResult",
     # what a tool gives
     "ToolReturnValue",
@@ -401,6 +408,7 @@ __all__ = [
     "FunctionTimeout",
     "CallRejected",
     "SubAgentError",
+    "MCPServerError",
     "ModelRetry",
     "FunctionSpecError",
     "PromptError",
@@ -456,6 +464,7 @@ _ROOMS = (
     "structured.records",
     "structured.parsing",
     "structured.output",
+    "tools.mcp",
     "terminal.chat",
     "terminal.formatters",
     "terminal.text",

@@ -19,6 +19,7 @@ from . import approving, asking, calls, history, spending
 from .errors import FunctionCallException
 from .events import E, Handler, Handlers, RoundStarted, StreamFrame, ToolCallFinished
 from .generate import GenerateResult, collect
+from .latecomers import at_top, declarations
 from .limits import NO_LIMITS, UsageLimits, nothing_spent
 from .message import Content, FrozenDict, Message, ToolCall
 from .prompt.compaction import Compaction, Compactor
@@ -284,8 +285,9 @@ class Agent(Lasting, Forking, approving.Approving, calls.Calling):
     ) -> int:
         """How many tokens a prompt of these messages and functions has. The window counts by itself."""
         counter = await counter_in_time(self.provider.model_name)
-        tools = [function.base for function in functions or ()]
-        return counter.overhead(tools, spending.asked(self, overrides)) + cost(counter, messages)
+        tools, declares = at_top(functions or (), messages), bool(declarations(messages))
+        overhead = counter.overhead(tools, spending.asked(self, overrides), declares=declares)
+        return overhead + cost(counter, messages)
 
     async def get_enabled_functions(self) -> Sequence[ToolLike]:
         """The functions that the model is told of. The default leaves out those whose `enabled` is false."""

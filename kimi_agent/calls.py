@@ -37,6 +37,7 @@ from .tools.approval import (
 from .tools.base import ToolLike, ToolResult, ToolReturnValue
 from .tools.context import Progress, ToolContext, in_context
 from .tools.function import AIFunction
+from .tools.renamed import inner_of
 from .tools.results import shortened, with_note
 from .tools.texts import ToolTexts, answering, result_message, tool_error_from, value_in
 from .tools.toolset import ExceptionHandleResult, FunctionCallResult, found, is_sequential
@@ -341,7 +342,7 @@ def _check_name(agent: Caller, name: str) -> None:
 
 def _call_of(agent: Caller, name: str, args: object) -> ToolCall:
     _check_name(agent, name)
-    tool = agent.functions[name]
+    tool = inner_of(agent.functions[name])
     only = tool.takes_whole(args) if isinstance(tool, AIFunction) and _is_whole(args) else None
     body = ToolCall.FunctionBody(name=name, arguments=_as_json(name, {only: args} if only else args))
     return ToolCall(id=f"call_{uuid4().hex}", function=body)

@@ -25,6 +25,7 @@ KimiAgentError
 │   ├── ToolArgumentsError                 the arguments do not fit the function
 │   ├── FunctionTimeout                    the function took longer than it may
 │   └── CallRejected                       somebody has to approve the call, and did not
+├── MCPServerError                         a server of functions cannot be reached
 ├── SubAgentError                          an agent that was called as a tool has no answer
 ├── ModelRetry                             raised by a function: "model, do it differently"
 ├── FunctionSpecError                      a function that cannot be described to a model
@@ -66,6 +67,7 @@ __all__ = [
     "FunctionTimeout",
     "InvalidRequestError",
     "KimiAgentError",
+    "MCPServerError",
     "MessageTooLong",
     "ModelRetry",
     "NoSuchFunction",
@@ -305,6 +307,10 @@ class SubAgentError(KimiAgentError):
     def __init__(self, text: str, name: str) -> None:
         super().__init__(text)
         self.name = name
+
+
+class MCPServerError(KimiAgentError):
+    """An MCP server cannot be reached, has ended, or does not speak MCP; the text says which one and what was tried."""
 
 
 class ModelRetry(KimiAgentError):

@@ -121,6 +121,8 @@ def at_top(offered: Sequence[ToolLike], messages: Iterable[Message]) -> list[Too
 
 def declarations(messages: Iterable[Message]) -> list[Message]:
     """Those of the messages that declare functions, whoever made them."""
+    if not ToolsPart.made:
+        return []
     return [message for message in messages if message.role == "system" and _tools_in(message)]
 
 

@@ -18,6 +18,7 @@ from loguru import logger
 from .errors import ChatProviderError, PromptError, StreamInterruptedError, UsageLimitExceeded
 from .events import Handlers, RequestRetried, RequestSent, TokenCountDrifted
 from .generate import GenerateResult
+from .latecomers import at_top, declarations
 from .limits import Spent, UsageLimits, as_spent, nothing_spent, prices_of
 from .message import Message, TokenUsage
 from .prompt.compaction import Compaction, CompactionTask
@@ -381,7 +382,8 @@ async def _fixed_tokens(agent: Spender, request: Mapping[str, Any]) -> int:
     window = agent._window
     window.use(await counter_in_time(agent.provider.model_name))
     functions = await agent.get_enabled_functions() if request.get("include_functions", True) else ()
-    overhead = window.counter.overhead([function.base for function in functions], asked(agent, request))
+    declaring = declarations([*agent.always_included_messages, *agent.chat_history])
+    overhead = window.counter.overhead(at_top(functions, declaring), asked(agent, request), declares=bool(declaring))
     instructions = [request["format"].message] if request.get("format") else []
     return round(overhead * window.scale) + await _in_time(agent, [*agent.always_included_messages, *instructions])
 

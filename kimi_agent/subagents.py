@@ -31,6 +31,7 @@ from .stream import Round
 from .tools.base import ToolLike
 from .tools.context import context_here
 from .tools.function import AIFunction
+from .tools.renamed import RenamedTool
 from .tools.texts import described
 from .tools.toolset import by_name, merged
 
@@ -227,6 +228,8 @@ def _functions(
 
 def _bound_anew(tool: ToolLike, agent: Forking, fork: Forking) -> ToolLike:
     """A function that was added to an agent, for its fork: its own `enabled`, and its own `self`."""
+    if isinstance(tool, RenamedTool):
+        return RenamedTool(_bound_anew(tool.inner, agent, fork), tool.name)
     if not isinstance(tool, AIFunction):
         return tool
     function, inner = copy.copy(tool), tool.inner

@@ -11,7 +11,9 @@ import pytest
 from kimi_agent.testing import KimiServer, call, say
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-CONVERSATIONS = sorted(path.name for path in EXAMPLES.glob("[0-9]_*.py"))
+CONVERSATIONS = sorted(
+    (path.name for path in EXAMPLES.glob("[0-9]*_*.py")), key=lambda name: int(name.partition("_")[0])
+)
 
 PRINTED = {
     "1_hello.py": [
@@ -67,13 +69,39 @@ PRINTED = {
         "2. Middlemarch by George Eliot: shelf E",
         "in the history: ['user', 'assistant']",
     ],
-    "8_kimi.py": [
+    "8_approval.py": [
+        "tool: Not run: the user did not approve this call.",
+        "Accounts are closed at the counter.",
+        "tool: 20 went to Ada",
+        "waiting: [('transfer_money', {'to': 'Bob', 'amount': 500})]",
+        "tool: 500 went to Bob",
+        "assistant: ",
+    ],
+    "9_mcp.py": [
+        "nowhere: the MCP server 'nowhere' (a-server-that-is-not-installed) could not be reached",
+        "tools: ['weather_get']",
+        'assistant calls weather_get({"city": "Oslo"})',
+        "tool: Oslo: 4 °C",
+        "tool (error): The tool reports an error.",
+    ],
+    "10_subagents.py": [
+        "[ask_scout > get_weather] 4 °C, rain",
+        "[ask_scout > get_weather] 7 °C, rain",
+        "tool: get_weather (Oslo) says: 4 °C, rain",
+        "tool: get_weather (Bergen) says: 7 °C, rain",
+        "assistant: ask_scout (What is the weather in Oslo?) says: get_weather (Oslo) says: 4 °C, rain",
+        "You said: Do you believe that?",
+        "the boss has 5 messages, the fork 7",
+        "together they made 7 requests, the fork 1 of them",
+        "paid by the scout itself: 0",
+    ],
+    "11_kimi.py": [
         "kimi-k3: a window of 1,048,576 tokens, efforts low, high, max",
         "refused: kimi-k3 always thinks; its least effort is 'low'",
         "tokens: ",
         "You said: Which is warmer?",
     ],
-    "9_context.py": [
+    "12_context.py": [
         "tool: The log of 9:00",
         "read_log (9) says: The log of 9:00",
         "tool: The log of 13:00",

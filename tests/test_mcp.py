@@ -21,13 +21,25 @@ from typing import Any
 import pytest
 from loguru import logger
 
-from kimi_agent import Agent, AudioURLPart, FunctionSpecError, ImageURLPart, TextPart, ToolCall, VideoURLPart
+from kimi_agent import (
+    Agent,
+    AudioURLPart,
+    FunctionSpecError,
+    ImageURLPart,
+    MCPServerError,
+    MCPTool,
+    MCPToolset,
+    TextPart,
+    ToolCall,
+    VideoURLPart,
+    mcp_tools,
+)
 from kimi_agent.kimi.schema import to_mfjs
 from kimi_agent.message import MediaURL
 from kimi_agent.testing import ScriptedKimi, say
 from kimi_agent.testing import call as model_calls
 from kimi_agent.tools.base import is_safe_name
-from kimi_agent.tools.mcp import MCPServerError, MCPTool, MCPToolset, connection, mcp_tools
+from kimi_agent.tools.mcp import connection
 from kimi_agent.tools.mcp.configs import read_servers
 from kimi_agent.tools.mcp.content import Limits, result_from
 from kimi_agent.tools.mcp.names import named_tools, safe_name

@@ -348,7 +348,6 @@ def describe(place: Place) -> str:
     return place.path
 
 
-@pytest.mark.xfail(strict=True, reason="call_tool looks for an AIFunction, and not for what is inside of another name")
 async def test_a_prefixed_function_takes_a_model_whole_as_the_function_does():
     agent = Agent(ScriptedKimi(), functions=SimpleToolset([describe]).prefixed("my_"))
     result = await agent.call_tool("my_describe", Place(path="a"))

@@ -86,6 +86,18 @@ class ToolsPart(ContentPart):
     type: str = "tools"
     tools: tuple[Tool, ...]
 
+    made: ClassVar[bool] = False
+    """Whether this process has ever had one. Most never do, and need not look for any."""
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Remember that there is one."""
+        super().model_post_init(context)
+        ToolsPart.made = True
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        super().__setstate__(state)
+        ToolsPart.made = True
+
     if TYPE_CHECKING:  # what is accepted is more than what is kept
 
         def __init__(self, *, tools: Sequence[Tool], extra: Mapping[str, Any] = ...) -> None: ...

@@ -8,6 +8,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from contextvars import Context, ContextVar
 from dataclasses import dataclass, field, replace
+from functools import cache
 from time import monotonic
 from typing import Any, Final
 
@@ -17,7 +18,9 @@ from ..message import ToolCall
 __all__ = ["Progress", "ToolContext", "context_here", "context_in", "deadline_in", "in_context"]
 
 
-_NO_CALL: Final = ToolCall(id="", function=ToolCall.FunctionBody(name="", arguments="{}"))
+@cache  # not at import: a first value of a class costs milliseconds
+def _no_call() -> ToolCall:
+    return ToolCall(id="", function=ToolCall.FunctionBody(name="", arguments="{}"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,7 @@ class ToolContext:
         deadline: when the call is given up, in seconds of `time.monotonic()`; `None` for never.
     """
 
-    call: ToolCall = _NO_CALL
+    call: ToolCall = field(default_factory=_no_call)
     agent: Any = None
     attempt: int = 0
     deadline: float | None = None
@@ -62,13 +65,12 @@ class ToolContext:
             self._progress.tell(ToolProgress(self.call, text, fraction))
 
 
-_NO_CONTEXT: Final = ToolContext()
-_here: Final[ContextVar[ToolContext]] = ContextVar("kimi_agent_tool_context", default=_NO_CONTEXT)
+_here: Final[ContextVar[ToolContext | None]] = ContextVar("kimi_agent_tool_context", default=None)
 
 
 def context_here() -> ToolContext:
     """The context of the call that this code runs inside of; an empty one outside of calls."""
-    return _here.get()
+    return _here.get() or ToolContext()
 
 
 @contextmanager
@@ -82,14 +84,14 @@ def in_context(context: ToolContext) -> Generator[ToolContext, None, None]:
             _here.reset(token)
 
 
-def context_in(context: Context) -> ToolContext:
+def context_in(context: Context) -> ToolContext | None:
     """The context of the call that another context belongs to."""
-    return context.get(_here, _NO_CONTEXT)
+    return context.get(_here)
 
 
 def deadline_in(seconds: float) -> ToolContext:
     """The context of this call, with a deadline."""
-    return replace(_here.get(), deadline=monotonic() + seconds)
+    return replace(context_here(), deadline=monotonic() + seconds)
 
 
 class Progress:

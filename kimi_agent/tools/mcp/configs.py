@@ -11,17 +11,12 @@ from pathlib import Path, PurePath
 from typing import Any, Final, TypeAlias, cast
 from urllib.parse import parse_qsl, urlsplit
 
-from ...errors import KimiAgentError
 from ..results import truncate
 
-__all__ = ["HttpServer", "MCPServerError", "ServerConfig", "Servers", "StdioServer", "read_servers"]
+__all__ = ["HttpServer", "ServerConfig", "Servers", "StdioServer", "read_servers"]
 
 Servers: TypeAlias = str | Sequence[str] | Mapping[str, Any]
 """A URL, a command, or servers by name."""
-
-
-class MCPServerError(KimiAgentError):
-    """An MCP server cannot be reached, has ended, or does not speak MCP; the text says which one and what was tried."""
 
 
 @dataclass(frozen=True, slots=True)

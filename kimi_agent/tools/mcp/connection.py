@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from loguru import logger
 
-from .configs import MCPServerError, ServerConfig, hidden
+from ...errors import MCPServerError
+from .configs import ServerConfig, hidden
 from .stderr import Stderr
 
 if TYPE_CHECKING:

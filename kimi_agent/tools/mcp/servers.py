@@ -15,13 +15,13 @@ from typing import Any, Final, cast
 from loguru import logger
 from pydantic_core import to_json
 
-from ...errors import ToolArgumentsError
+from ...errors import MCPServerError, ToolArgumentsError
 from ..approval import ApprovalRule
 from ..base import Tool, ToolError, ToolReturnValue, ToolValidateError
 from ..context import context_here
 from ..texts import described
 from ..toolset import SimpleToolset
-from .configs import MCPServerError, ServerConfig, Servers, read_servers
+from .configs import ServerConfig, Servers, read_servers
 from .connection import Connection, close_all
 from .content import Limits, result_from
 from .names import Owned, named_tools, safe_name
