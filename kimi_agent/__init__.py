@@ -431,9 +431,11 @@ _ROOMS = (
     "events",
     "provider",
     "tools.base",
+    "tools.function",
+    "kimi.client",
+    "agent",
     "tools.texts",
     "tools.callable",
-    "tools.function",
     "tools.toolset",
     "tools.mapping",
     "tools.context",
@@ -441,7 +443,6 @@ _ROOMS = (
     "tools.allowance",
     "tools.running",
     "frames",
-    "kimi.client",
     "kimi.answer",
     "kimi.models",
     "kimi.patience",
@@ -453,7 +454,6 @@ _ROOMS = (
     "prompt.compaction",
     "prompt.exact",
     "stream",
-    "agent",
     "session.state",
     "session.journal",
     "session.sqlite",
@@ -469,7 +469,7 @@ _ROOMS = (
     "terminal.formatters",
     "terminal.text",
 )
-"""Where the public names live. Light rooms first: a name is looked for in this order."""
+"""Where the public names live, looked for in this order: what most programs begin with comes first."""
 
 
 def __getattr__(name: str) -> Any:

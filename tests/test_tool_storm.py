@@ -224,6 +224,9 @@ class Stormy(Agent):
         self.allowed_for_all: set[str] = set()
         self.is_over = False
         """Nobody waits for what the functions give from now on."""
+        self.is_late = False
+        """A deadline may have passed for a function that gives something all the same; whether it counts is tested
+        elsewhere."""
         self.under_way: dict[str, bool] = {}
         """The calls that run on the loop, and whether each runs alone."""
         self.broken: list[str] = []
@@ -279,7 +282,7 @@ class Stormy(Agent):
             await self._do(behaviour, tag)
         finally:
             del self.under_way[tag]
-        if not self.is_over:
+        if not (self.is_over or self.is_late):
             self.finished.append(tag)
         return f"done {tag}"
 
@@ -293,6 +296,7 @@ class Stormy(Agent):
                 try:
                     await self.gates.wait(tag)
                 except asyncio.CancelledError:
+                    self.is_late |= asyncio.get_running_loop().time() > 0
                     await turns_of_the_loop(2)
             case "careful":
                 try:
