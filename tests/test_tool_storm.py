@@ -452,7 +452,8 @@ class Reading:
         ending = self.part.ending
         if ending.startswith("cancel") and not self.task.done():
             self.was_cancelled = True
-            if ending == "cancel twice":
+            turn = self.agent._turns._current
+            if ending == "cancel twice" or (turn is not None and turn._winding_up):  # it waits for nothing more
                 await self.agent.nothing_more()
             self.task.cancel()
             if ending == "cancel twice":
