@@ -6,9 +6,10 @@ into the history, and whatever goes wrong in the function is its result.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterable, Coroutine, Generator, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import is_dataclass, replace
 from functools import partial
 from time import monotonic
@@ -131,7 +132,7 @@ class Answering:
         try:
             approval = await self._approval_of(call)
         except FunctionCallException as error:
-            return await self._went_wrong(call, error)
+            return self._reminded(await self._went_wrong(call, error))
         return None if approval is None or approval.is_given else self._refused(call, approval)
 
     async def _approval_of(self, call: ToolCall) -> Approval | None:
@@ -141,8 +142,8 @@ class Answering:
         if given is not None:
             agent._approvals.take(given, call)
             return given
-        if (tool := agent.functions.get(call.name)) is None:
-            return None  # running it will say so
+        if (tool := agent.functions.get(call.name)) is None or getattr(tool, "approval", False) is False:
+            return None
         if not await must_be_approved(tool, found(agent.functions, call)[1]):
             return None
         return await agent._approvals.ask(agent.approve_function_call, call, tool)
@@ -169,9 +170,10 @@ class Answering:
         await agent._handlers.emit(ToolCallStarted(call))
         spending.pay_for_calls(agent)
         started = monotonic()
-        with _in_context_of(agent, call, self._allowance.failures) as progress:
+        with _in_context_of(agent, call, self._allowance.failures, keeps_result=True) as progress:
             outcome = await self._ran(call)
-        await progress.end()
+        with suppress(asyncio.CancelledError):  # whoever cancels the call gets its result
+            await progress.told()
         return self._reminded(replace(outcome, duration=monotonic() - started))
 
     async def _ran(self, call: ToolCall) -> CallOutcome:
@@ -201,11 +203,16 @@ class Answering:
 
 
 @contextmanager
-def _in_context_of(agent: Caller, call: ToolCall, attempt: int = 0) -> Generator[Progress, None, None]:
+def _in_context_of(
+    agent: Caller, call: ToolCall, attempt: int = 0, *, keeps_result: bool = False
+) -> Generator[Progress, None, None]:
     """What is called within belongs to a call of an agent."""
     progress = Progress(agent._handlers)
-    with in_context(ToolContext(call, agent, attempt, _progress=progress)):
-        yield progress
+    try:
+        with in_context(ToolContext(call, agent, attempt, _progress=progress, keeps_result=keeps_result)):
+            yield progress
+    finally:
+        progress.end()
 
 
 def _wrapped(error: Exception) -> FunctionCallException:
@@ -215,10 +222,11 @@ def _wrapped(error: Exception) -> FunctionCallException:
 def result_for(agent: Caller, call: ToolCall, value: ToolReturnValue) -> Message:
     """What a function gave as the message that answers its call, no longer than the function says.
 
-    Without a word of the function, the text has no more characters than the window has tokens: else it would never fit.
+    Without a word of the function, the text has a quarter as many characters as the window has tokens at most: rare
+    characters take three tokens each, and a result that does not fit would end the round.
     """
     limit = getattr(agent.functions.get(call.name), "auto_truncate", None)
-    most = agent.provider.context_window if limit is None else limit
+    most = agent.provider.context_window // 4 if limit is None else limit
     return shortened(result_message(call, value, agent.texts), most)
 
 
@@ -312,7 +320,7 @@ async def _perform(agent: Caller, call: ToolCall) -> tuple[ToolResult, str]:
     started = monotonic()
     with _in_context_of(agent, call) as progress:
         value, message = await _given(agent, call)
-    await progress.end()
+    await progress.told()
     await agent._handlers.emit(ToolCallFinished(call, message, monotonic() - started))
     return ToolResult(tool_call_id=call.id, return_value=value), message.text
 

@@ -247,9 +247,17 @@ class WrappedCallException(FunctionCallException):
     """The function raised. `original` is the exception, also as `__cause__`."""
 
     def __init__(self, retry: bool, original: BaseException) -> None:
-        super().__init__(retry, f"{type(original).__name__}: {original}")
+        super().__init__(retry, f"{type(original).__name__}: {text_of(original)}")
         self.original = original
         self.__cause__ = original
+
+
+def text_of(error: BaseException) -> str:
+    """What an error says; of one that cannot say it, that."""
+    try:
+        return str(error)
+    except BaseException:
+        return "its text cannot be read"
 
 
 class NoSuchFunction(FunctionCallException):

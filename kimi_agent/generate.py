@@ -349,9 +349,16 @@ class _Results:
         """What there is of calls that have ended, or do not end."""
         known = [self._running.at(position) for position in range(len(self._calls))]
         return [
-            given if isinstance(given, ToolResult) else stopped(self._toolset, call, given)
+            given if isinstance(given, ToolResult) else self._stopped(call, given)
             for call, given in zip(self._calls, known, strict=True)
         ]
+
+    def _stopped(self, call: ToolCall, error: BaseException | None) -> ToolResult:
+        """The result of a call that gave none."""
+        if error is not None or self._running.has_started(call):
+            return stopped(self._toolset, call, error)
+        unused = ToolError(message=texts_of(self._toolset).not_run(), brief="Not run")
+        return ToolResult(tool_call_id=call.id, return_value=unused)
 
     def __deepcopy__(self, memo: object) -> Self:
         return self

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeAlias, TypeVar
 
@@ -131,10 +132,12 @@ async def _read(produce: Produce, recording: Recording) -> None:
         raise
 
 
-def _forget(reader: asyncio.Task[None]) -> None:
+def _forget(recording: Recording, reader: asyncio.Task[None]) -> None:
     _readers.discard(reader)
     if not reader.cancelled():
         reader.exception()  # what ended it is in its recording
+    if not recording.ended:  # it was cancelled before it had begun
+        recording.close()
 
 
 def _cancel(task: asyncio.Task[None]) -> None:
@@ -314,7 +317,7 @@ class MessageStream:
         if self._reader is None and not self._recording.ended:
             self._reader = asyncio.get_running_loop().create_task(_read(self._produce, self._recording))
             _readers.add(self._reader)
-            self._reader.add_done_callback(_forget)
+            self._reader.add_done_callback(partial(_forget, self._recording))
         elif self._reader is not None and self._reader.get_loop().is_closed() and not self._recording.ended:
             self._recording.close()  # its event loop has gone, and the reader with it
         return self._recording
@@ -402,6 +405,8 @@ class Round(Generic[Item]):
         turn = self._turn
         if turn.superseded:
             raise RoundInProgressError("this round was closed because its agent began another one")
+        if turn.is_closing:
+            await turn.until_ended()
         if turn.ended is not None:
             raise StopAsyncIteration
         with turn.running():

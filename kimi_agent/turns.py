@@ -327,7 +327,7 @@ class Turn:
         if not self._interrupted and not self._winding_up:
             self._interrupted = True
             owner.cancel()
-        await self._until_ended()
+        await self.until_ended()
 
     def was_interrupted(self) -> bool:
         """Whether the cancellation that just arrived was `interrupt`, and no cancellation of the task itself."""
@@ -372,7 +372,7 @@ class Turn:
         if self.ended is not None:
             return None
         if self._winding_up:
-            return await self._until_ended()
+            return await self.until_ended()
         self._winding_up = True
         with self.inside():
             try:
@@ -386,9 +386,13 @@ class Turn:
                 await (handlers.emit if outcome == "completed" else handlers.emit_beside)(RoundFinished(outcome))
         return None
 
-    async def _until_ended(self) -> None:
-        if self.mark in _inside.get():
-            raise RoundInProgressError("a tool, hook or handler cannot close the round that it runs in")
+    @property
+    def is_closing(self) -> bool:
+        """Whether somebody is closing it and waits for what is under way."""
+        return self._winding_up and self.ended is None
+
+    async def until_ended(self) -> None:
+        """Wait until whoever closes it has done so."""
         if self._closed is None:
             self._closed = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._closed)
@@ -454,7 +458,8 @@ class Turn:
         texts = self.conversation.texts
         if self._calls is None or not self._calls.has_started(call):
             return texts.not_run()
-        return texts.still_running() if self.conversation._runs_in_thread(call) else texts.interrupted()
+        goes_on = self.conversation._runs_in_thread(call) or self._calls.does_not_end(call)
+        return texts.still_running() if goes_on else texts.interrupted()
 
     def _add_now(self, message: Message) -> None:
         """Add to the history through the hook as far as it gets without waiting; the message is in it in any case."""

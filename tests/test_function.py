@@ -538,7 +538,7 @@ async def test_stop_iteration_and_errors_without_a_text_are_told_too():
         raise StopIteration
 
     assert "StopIteration" in (await AIFunction(stop).call({})).message
-    assert "Mute, whose text cannot be read" in (await raising(Mute()).call({})).message
+    assert "Mute: its text cannot be read" in (await raising(Mute()).call({})).message
 
 
 def circular() -> dict[str, Any]:

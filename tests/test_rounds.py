@@ -249,7 +249,7 @@ async def test_an_interrupted_thread_is_said_to_be_still_running():
     with pytest.raises(asyncio.CancelledError):
         await task
     go_on.set()
-    assert "thread cannot be stopped" in results(agent)[0]
+    assert "cannot be stopped" in results(agent)[0]
 
 
 # ==== a close ====

@@ -53,7 +53,7 @@ from kimi_agent.tools.threads import TOOL_THREADS
 NOT_RUN = "Not run: the round ended before this call was started."
 INTERRUPTED = "Interrupted: the call was stopped before it finished. What it did until then is not undone."
 STILL_RUNNING = (
-    "Interrupted: nobody waits for the call any more, but its thread cannot be stopped and may still finish."
+    "Interrupted: nobody waits for the call any more, but it cannot be stopped and may still finish."
 )
 SHORT = 0.01
 """Seconds of a deadline that is meant to pass."""
@@ -272,7 +272,6 @@ async def test_a_call_that_had_no_place_says_that_it_was_not_run(method: str, ga
     await is_fine(agent)
 
 
-@pytest.mark.xfail(strict=True, reason="what a step says of a call without a place does not look whether it began")
 async def test_a_call_of_a_step_that_had_no_place_says_that_it_was_not_run(gate: Gate):
     toolset = SimpleToolset([gate.wait], max_parallel_tools=1)
     result = await step(kimi(*numbered(0, 1, name="wait")), "", toolset, [Message.user("go")])
@@ -538,7 +537,6 @@ async def test_a_call_that_waited_for_a_thread_until_its_deadline_is_not_said_to
     assert len(results(agent)) == bound + 1
 
 
-@pytest.mark.xfail(strict=True, reason="a call that waits for a thread counts as begun, and its thread as running")
 async def test_a_call_that_waited_for_a_thread_when_the_round_was_cancelled_says_that_it_was_not_run(gate: Gate):
     bound = TOOL_THREADS._bound
     agent = Agent(kimi(*numbered(*range(bound + 2), name="block")), functions=[gate.block])
@@ -596,7 +594,6 @@ async def test_a_cancellation_from_outside_reaches_the_tool_and_waits_for_it(tim
     await is_fine(agent)
 
 
-@pytest.mark.xfail(strict=True, reason="a cancel in the grace of a deadline leaves the tool instead of draining it")
 async def test_a_cancel_while_a_tool_cleans_up_at_its_deadline_waits_for_it():
     log: list[str] = []
 
@@ -637,7 +634,6 @@ async def test_what_a_timed_tool_gives_while_it_is_cancelled_is_kept():
     assert results(agent) == ["half of it"]
 
 
-@pytest.mark.xfail(strict=True, reason="a cancel that comes while a timed call ends is swallowed")
 @pytest.mark.parametrize("moment", range(3))
 async def test_a_cancel_that_comes_as_a_timed_call_of_the_program_ends_is_not_lost(moment: int):
     let_go, log = asyncio.Event(), list[str]()
@@ -1000,7 +996,6 @@ async def test_of_several_fatal_errors_one_is_raised_and_none_is_a_complaint():
     assert complaints == []
 
 
-@pytest.mark.xfail(strict=True, reason="an error whose text cannot be read is replaced before it is known to be fatal")
 async def test_a_fatal_error_whose_text_cannot_be_read_is_fatal():
     class Unreadable(Boom):
         def __str__(self) -> str:
@@ -1014,7 +1009,6 @@ async def test_a_fatal_error_whose_text_cannot_be_read_is_fatal():
         await read(agent)
 
 
-@pytest.mark.xfail(strict=True, reason="a call that waits for its place or its turn still begins after a fatal error")
 @pytest.mark.parametrize("waits_for", ["place", "turn", "turn while nobody reads"])
 async def test_nothing_begins_after_a_fatal_error(waits_for: str, gate: Gate):
     async def boom() -> str:
@@ -1283,7 +1277,6 @@ async def test_agents_inside_of_tools_have_contexts_of_their_own():
     ]
 
 
-@pytest.mark.xfail(strict=True, reason="a hook that runs a changed copy of a call loses its context and its progress")
 async def test_a_hook_that_changes_the_arguments_keeps_the_context():
     class Careful(Agent):
         @ai_function()
@@ -1389,7 +1382,6 @@ async def test_nothing_is_told_after_the_end_of_a_call(gate: Gate):
     assert heard == []
 
 
-@pytest.mark.xfail(strict=True, reason="the progress of a call that was cancelled is not ended")
 async def test_a_thread_that_goes_on_after_its_round_was_cancelled_is_not_heard_any_more(gate: Gate):
     def work(context: ToolContext) -> str:
         gate.block()
@@ -1409,7 +1401,6 @@ async def test_a_thread_that_goes_on_after_its_round_was_cancelled_is_not_heard_
 # ==== what finished is kept ====
 
 
-@pytest.mark.xfail(strict=True, reason="a call that is cancelled while its progress is being told loses its result")
 async def test_a_cancel_while_the_last_progress_is_told_keeps_the_result():
     told, let_go = asyncio.Event(), asyncio.Event()
 
@@ -1431,7 +1422,6 @@ async def test_a_cancel_while_the_last_progress_is_told_keeps_the_result():
     assert results(agent) == ["finished"]
 
 
-@pytest.mark.xfail(strict=True, reason="what a thread gave is lost when the cancel comes before the loop looks at it")
 async def test_a_cancel_after_a_thread_has_ended_keeps_its_result(gate: Gate):
     agent = Agent(kimi(call("block")), functions=[gate.block])
     task = asyncio.create_task(read(agent))
@@ -1467,7 +1457,6 @@ async def test_a_break_right_after_a_call_has_ended_keeps_its_result(timeout: fl
     await no_task_left()
 
 
-@pytest.mark.xfail(strict=True, reason="the cancellation of the calls reaches who comes back to the round meanwhile")
 @every_method
 async def test_who_comes_back_to_a_round_that_another_task_closes_finds_its_end(method: str):
     come_back, away = asyncio.Event(), asyncio.Event()
@@ -1619,7 +1608,6 @@ def test_a_guard_that_would_refuse_the_first_call_is_refused(numbers: Any):
         LoopGuard(*numbers)
 
 
-@pytest.mark.xfail(strict=True, reason="calls whose arguments are no JSON are answered before anybody counts them")
 async def test_arguments_that_are_no_json_are_the_same_when_they_are_written_the_same(gate: Gate):
     agent = Agent(one_by_one(*[Call("act", '{"place": ')] * 3), functions=[gate.act], retry_attempts=9)
     await read(agent)

@@ -918,7 +918,7 @@ async def test_a_sync_tool_is_left_behind_in_its_thread_and_the_step_ends(droppe
                 await asyncio.wait([waiting])
                 again = await result.tool_results()
                 assert briefs(again) == ["Interrupted"]
-                assert "thread" in again[0].return_value.message
+                assert "cannot be stopped" in again[0].return_value.message
             del result
             await until(lambda: not others())
         assert not ended.is_set()
@@ -1153,7 +1153,7 @@ async def test_calls_that_somebody_else_cancels_have_results() -> None:
     made = await step(ScriptedKimi(script), "", SimpleToolset([double]), QUESTION)
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         task.cancel()
-    assert briefs(await made.tool_results()) == ["Interrupted", "Interrupted"]
+    assert briefs(await made.tool_results()) == ["Not run", "Not run"]  # they had not begun
 
 
 @pytest.mark.parametrize("given", [None, "text", 5])

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -600,7 +599,6 @@ def test_an_end_at_any_turn_of_the_loop_loses_nothing(
     storm(Plan([wanted], parts, ["approve"] * 4, timeout=timeout, hook_waits=hook_waits))
 
 
-@pytest.mark.xfail(strict=True, reason="a reader that is cancelled before it begins does not end its recording")
 async def test_a_stream_that_is_closed_as_its_reading_begins_ends_for_its_reader():
     agent = Stormy(Plan([[Wanted("act")]], [], []))
     await agent.chat_round("hello")

@@ -15,7 +15,7 @@ from typing import Any, Final
 from ..events import Handlers, ToolProgress
 from ..message import ToolCall
 
-__all__ = ["Progress", "ToolContext", "context_here", "context_in", "deadline_in", "in_context"]
+__all__ = ["Progress", "ToolContext", "context_for", "context_here", "context_in", "deadline_in", "in_context"]
 
 
 @cache  # not at import: a first value of a class costs milliseconds
@@ -43,6 +43,8 @@ class ToolContext:
     attempt: int = 0
     deadline: float | None = None
     _progress: Progress | None = field(default=None, repr=False, compare=False)
+    keeps_result: bool = field(default=False, repr=False)
+    """Whether what the function gave is kept if the call is cancelled in the same moment."""
 
     @property
     def call_id(self) -> str:
@@ -89,6 +91,14 @@ def context_in(context: Context) -> ToolContext | None:
     return context.get(_here)
 
 
+def context_for(call: ToolCall) -> ToolContext:
+    """The context of a call that is about to run: what is known here, if a hook has only changed the call."""
+    here = context_here()
+    if here.call is call:
+        return here
+    return replace(here, call=call) if call.id and here.call.id == call.id else ToolContext(call)
+
+
 def deadline_in(seconds: float) -> ToolContext:
     """The context of this call, with a deadline."""
     return replace(context_here(), deadline=monotonic() + seconds)
@@ -129,8 +139,11 @@ class Progress:
         while self._events:
             await self._handlers.emit_beside(self._events.popleft())
 
-    async def end(self) -> None:
-        """Wait until everybody has been told. What is told later is lost."""
+    def end(self) -> None:
+        """The call has ended. What is told later is lost."""
         self._ended = True
+
+    async def told(self) -> None:
+        """Wait until everybody has been told."""
         if self._telling is not None:
             await asyncio.wait([self._telling])

@@ -8,14 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
+from inspect import isawaitable
+from time import monotonic
 from typing import Any, Final, TypeVar
 
-from ..errors import FunctionTimeout, KimiAgentError, WrappedCallException
-from .context import context_in, deadline_in, in_context
-from .threads import TOOL_THREADS
+from ..errors import FunctionTimeout, WrappedCallException
+from ..message import ToolCall
+from .context import context_here, context_in, deadline_in, in_context
+from .threads import TOOL_THREADS, Job
 
-__all__ = ["CANCEL_GRACE", "abandoned_calls", "failure", "is_being_cancelled", "leave", "run", "within"]
+__all__ = [
+    "CANCEL_GRACE",
+    "Watch",
+    "abandoned_calls",
+    "failure",
+    "is_being_cancelled",
+    "leave",
+    "run",
+    "watched",
+    "within",
+]
 
 T = TypeVar("T")
 
@@ -23,11 +40,68 @@ CANCEL_GRACE: Final = 5.0
 """Seconds that cancelled calls get to clean up before they are left to themselves."""
 
 
+# ==== where ====
+
+
 async def run(function: Callable[..., Any], in_thread: bool, /, *args: Any, **kwargs: Any) -> Any:
-    """Call a function where it belongs: on the loop, or in a thread if it blocks."""
-    if in_thread:
-        return await TOOL_THREADS.run(function, *args, **kwargs)
-    return await function(*args, **kwargs)
+    """Call a function where it belongs: on the loop, or in a thread if it blocks; await what it gives, if it can be."""
+    if not in_thread:
+        value = await function(*args, **kwargs)
+        return await value if isawaitable(value) else value
+    context, watch = context_here(), _watch.get()
+    job = TOOL_THREADS.submit(partial(function, *args, **kwargs))
+    if watch is not None and watch.call is context.call:
+        watch.job = job
+    try:
+        outcome = await TOOL_THREADS.wait_for(job)
+    except asyncio.CancelledError:
+        if job.outcome is None or not context.keeps_result:
+            raise
+        outcome = job.outcome
+    return await outcome.value_of()
+
+
+@dataclass(slots=True, eq=False)
+class Watch:
+    """What is known of a call of a message while it runs.
+
+    Args:
+        call: that runs.
+        task: that it runs in.
+        was_told_to_stop: whether whoever runs it has cancelled it.
+    """
+
+    call: ToolCall
+    task: asyncio.Task[Any] | None
+    was_told_to_stop: Callable[[], bool]
+    job: Job | None = None
+
+    @property
+    def never_began(self) -> bool:
+        """Whether its function waits for a thread, and never had one."""
+        return self.job is not None and not self.job.begun
+
+    def cancelled_itself(self) -> bool:
+        """Whether a cancellation that arrives in the running task comes from within the call. Then it is taken back."""
+        task = asyncio.current_task()
+        if task is None or task is not self.task or self.was_told_to_stop():
+            return False
+        task.uncancel()
+        return True
+
+
+_watch: Final[ContextVar[Watch | None]] = ContextVar("kimi_agent_watch", default=None)
+
+
+@contextmanager
+def watched(call: ToolCall, was_told_to_stop: Callable[[], bool]) -> Generator[Watch, None, None]:
+    """What is called within runs a call of a message, in the running task."""
+    token = _watch.set(watch := Watch(call, asyncio.current_task(), was_told_to_stop))
+    try:
+        yield watch
+    finally:
+        with suppress(ValueError):  # a task that is torn down with its loop leaves in another context
+            _watch.reset(token)
 
 
 # ==== for how long ====
@@ -53,31 +127,45 @@ async def within(seconds: float | None, name: str, running: Coroutine[Any, Any, 
         return await running
     with in_context(deadline_in(seconds)) as context:
         task = asyncio.get_running_loop().create_task(running)
-    if not await _ends(task, name, seconds):
-        in_thread = TOOL_THREADS.works_for(lambda found: context_in(found) is context)
+    in_time = still_runs = False
+    try:
+        in_time = bool((await asyncio.wait([task], timeout=seconds))[0])
+        still_runs = not in_time and TOOL_THREADS.works_for(lambda found: context_in(found) is context)
+    except asyncio.CancelledError:
         await _stop(task, name)
-        if not task.done() or task.cancelled() or task.exception() is not None:
-            raise FunctionTimeout(name, seconds, retry=retry, still_running=in_thread or not task.done())
+        if not (context.keeps_result and task.done() and not task.cancelled()):
+            raise
+        return task.result()
+    if not in_time and not await _gives_all_the_same(task, name, context.keeps_result):
+        raise FunctionTimeout(name, seconds, retry=retry, still_running=still_runs or not task.done())
+    if task.cancelled():
+        raise WrappedCallException(retry, asyncio.CancelledError("the function cancelled itself"))
     return task.result()
 
 
-async def _ends(task: asyncio.Task[Any], name: str, seconds: float) -> bool:
-    """Whether a task ends in time. Whoever is cancelled meanwhile cancels it, and waits for its end."""
+async def _gives_all_the_same(task: asyncio.Task[Any], name: str, keeps_result: bool) -> bool:
+    """Cancel a task at its deadline; whether it gives a result while it cleans up."""
     try:
-        done, _ = await asyncio.wait([task], timeout=seconds)
-    except asyncio.CancelledError:
         await _stop(task, name)
-        if task.done() and not task.cancelled():
-            return True
-        raise
-    return bool(done)
+    except asyncio.CancelledError:
+        if not (keeps_result and _gave(task)):
+            raise
+    return _gave(task)
+
+
+def _gave(task: asyncio.Task[Any]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None
 
 
 async def _stop(task: asyncio.Task[Any], name: str) -> None:
-    """Cancel a task, and wait for its end a while."""
+    """Cancel a task, and wait for its end a while, also if somebody else wants it to end meanwhile."""
     task.cancel()
+    ends = monotonic() + CANCEL_GRACE
     try:
         await asyncio.wait([task], timeout=CANCEL_GRACE)
+    except asyncio.CancelledError:
+        await asyncio.wait([task], timeout=max(ends - monotonic(), 0))
+        raise
     finally:
         if not task.done():
             leave(task, name)
@@ -112,21 +200,16 @@ def abandoned_calls() -> tuple[str, ...]:
 
 def failure(error: BaseException, retry: bool) -> BaseException:
     """What to raise for `error`: itself if it ends the caller, else the error of a call."""
-    if isinstance(error, GeneratorExit) or (isinstance(error, asyncio.CancelledError) and is_being_cancelled()):
+    if isinstance(error, GeneratorExit):
         return error
-    return WrappedCallException(retry, _readable(error))
+    if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
+        watch = _watch.get()
+        if watch is None or not watch.cancelled_itself():
+            return error
+    return WrappedCallException(retry, error)
 
 
 def is_being_cancelled() -> bool:
     """Whether a cancellation that arrives here is meant for the running task."""
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
-
-
-def _readable(error: BaseException) -> BaseException:
-    """`error`, unless its text cannot be read."""
-    try:
-        str(error)
-    except BaseException:
-        return KimiAgentError(f"{type(error).__name__}, whose text cannot be read")
-    return error

@@ -15,6 +15,7 @@ from ..errors import (
     StructuredOutputError,
     ToolArgumentsError,
     WrappedCallException,
+    text_of,
 )
 from ..message import KEEP_UNKNOWN, ContentPart, Message, TextPart, ToolCall
 from .base import (
@@ -71,7 +72,8 @@ class ToolTexts:
 
     def raised(self, error: BaseException) -> str:
         """The function raised `error`."""
-        return str(error) if isinstance(error, ModelRetry) else f"Error: {described(error)}"
+        said = text_of(error) if isinstance(error, ModelRetry) else ""
+        return said or f"Error: {described(error)}"
 
     def timed_out(self, error: FunctionTimeout) -> str:
         """The call took longer than it may; the error says how long that is, and whether it still runs."""
@@ -104,8 +106,8 @@ class ToolTexts:
         return "Interrupted: the call was stopped before it finished. What it did until then is not undone."
 
     def still_running(self) -> str:
-        """The call was running in a thread, which cannot be stopped, when the round was stopped."""
-        return "Interrupted: nobody waits for the call any more, but its thread cannot be stopped and may still finish."
+        """The call was running when the round was stopped, and cannot be stopped: it is in a thread, say."""
+        return "Interrupted: nobody waits for the call any more, but it cannot be stopped and may still finish."
 
     def not_run(self) -> str:
         """The round ended before the call was started, or calls were not allowed any more."""
@@ -153,12 +155,12 @@ class MarkedTexts(ToolTexts):
 
     def raised(self, error: BaseException) -> str:
         """The tool raised `error`."""
-        return str(error) if isinstance(error, ModelRetry) else ToolRuntimeError(described(error)).message
+        return text_of(error) if isinstance(error, ModelRetry) else ToolRuntimeError(described(error)).message
 
 
 def described(error: BaseException) -> str:
     """An error with its class; `ValueError` says more than nothing."""
-    text = fields_of(error) if isinstance(error, ValidationError) else str(error)
+    text = fields_of(error) if isinstance(error, ValidationError) else text_of(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

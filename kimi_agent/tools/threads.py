@@ -18,26 +18,31 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, ParamSpec, TypeVar, cast
+from typing import Any, Final, ParamSpec, TypeVar
 
 from ..errors import KimiAgentError
 
-__all__ = ["TOOL_THREADS", "DaemonThreads"]
+__all__ = ["TOOL_THREADS", "DaemonThreads", "Job", "Outcome"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class _Outcome:
+class Outcome:
     """What a function gave: a value, or what it raised."""
 
     value: Any = None
     error: BaseException | None = None
 
-    def unpack(self) -> Any:
+    async def value_of(self) -> Any:
+        """The value; an awaitable is awaited.
+
+        Raises:
+            BaseException: what the function raised.
+        """
         if self.error is None:
-            return self.value
+            return await self.value if inspect.isawaitable(self.value) else self.value
         try:
             raise self.error
         finally:
@@ -45,14 +50,17 @@ class _Outcome:
 
 
 @dataclass(slots=True, eq=False)
-class _Job:
-    """A call on its way through a thread."""
+class Job:
+    """A call on its way through a thread. `outcome` is there when the function has ended."""
 
     function: Callable[[], Any]
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
-    done: asyncio.Future[_Outcome] = field(init=False)
+    done: asyncio.Future[Outcome] = field(init=False)
     given_up: bool = False
+    begun: bool = False
+    """Whether it has had a thread."""
+    outcome: Outcome | None = None
 
     def __post_init__(self) -> None:
         self.done = self.loop.create_future()
@@ -69,18 +77,21 @@ class _Job:
         """Nobody waits for it any more."""
         return self.given_up or self.loop.is_closed()
 
-    def run(self) -> _Outcome:
+    def run(self) -> Outcome:
+        self.begun = True
         try:
-            return _Outcome(self.context.run(self.function))
+            return Outcome(self.context.run(self.function))
+        except GeneratorExit as error:  # on the loop it would mean that somebody closes the call
+            return Outcome(error=RuntimeError(f"the function raised GeneratorExit: {error}"))
         except BaseException as error:  # SystemExit too: a function must not end the program
-            return _Outcome(error=error)
+            return Outcome(error=error)
 
-    def report(self, outcome: _Outcome) -> None:
+    def report(self, outcome: Outcome) -> None:
         """Tell the loop that waits, unless it is gone."""
         with suppress(RuntimeError):
             self.loop.call_soon_threadsafe(self._finish, outcome)
 
-    def _finish(self, outcome: _Outcome) -> None:
+    def _finish(self, outcome: Outcome) -> None:
         if not self.done.done():
             self.done.set_result(outcome)
 
@@ -97,8 +108,8 @@ class DaemonThreads:
         self._bound = bound
         # Re-entrant: collecting garbage while it is held may close a forgotten call, which then gives up its job.
         self._lock = threading.RLock()
-        self._running: list[_Job] = []
-        self._waiting: deque[_Job] = deque()
+        self._running: list[Job] = []
+        self._waiting: deque[Job] = deque()
 
     @property
     def running(self) -> tuple[str, ...]:
@@ -133,17 +144,28 @@ class DaemonThreads:
             KimiAgentError: abandoned functions occupy all threads; the text names them.
             BaseException: what `function` raised.
         """
-        job = _Job(functools.partial(function, *args, **kwargs))
+        outcome = await self.wait_for(self.submit(functools.partial(function, *args, **kwargs)))
+        return await outcome.value_of()
+
+    def submit(self, function: Callable[[], Any]) -> Job:
+        """Begin to run `function`, as soon as there is a thread; `wait_for` gives what it gives.
+
+        Raises:
+            KimiAgentError: abandoned functions occupy all threads.
+        """
+        job = Job(function)
         self._submit(job)
+        return job
+
+    async def wait_for(self, job: Job) -> Outcome:
+        """Wait for the end of a function. Who is cancelled meanwhile gives it up."""
         try:
-            outcome = await job.done
+            return await job.done
         except BaseException:
             self._abandon(job)
             raise
-        value = outcome.unpack()
-        return cast(T, await value if inspect.isawaitable(value) else value)
 
-    def _submit(self, job: _Job) -> None:
+    def _submit(self, job: Job) -> None:
         with self._lock:
             self._refuse_if_stuck()
             if len(self._running) >= self._bound:
@@ -152,7 +174,7 @@ class DaemonThreads:
             self._running.append(job)
         self._start_thread(job)
 
-    def _start_thread(self, job: _Job) -> None:
+    def _start_thread(self, job: Job) -> None:
         try:
             threading.Thread(target=self._work, args=(job,), name=f"kimi_agent: {job.name}", daemon=True).start()
         except BaseException:  # the system has no more threads
@@ -160,12 +182,12 @@ class DaemonThreads:
                 self._running.remove(job)
             raise
 
-    def _work(self, job: _Job | None) -> None:
+    def _work(self, job: Job | None) -> None:
         while job is not None:
-            outcome = job.run()
+            outcome = job.outcome = job.run()
             job = self._next_after(job, outcome)
 
-    def _next_after(self, job: _Job, outcome: _Outcome) -> _Job | None:
+    def _next_after(self, job: Job, outcome: Outcome) -> Job | None:
         with self._lock:
             self._running.remove(job)
             following = next(self._wanted(), None)
@@ -176,13 +198,13 @@ class DaemonThreads:
         job.report(outcome)
         return following
 
-    def _wanted(self) -> Iterator[_Job]:
+    def _wanted(self) -> Iterator[Job]:
         while self._waiting:
             job = self._waiting.popleft()
             if not job.abandoned:
                 yield job
 
-    def _abandon(self, job: _Job) -> None:
+    def _abandon(self, job: Job) -> None:
         with self._lock:
             job.given_up = True
             if job in self._waiting:
@@ -194,7 +216,7 @@ class DaemonThreads:
 
     def _send_home(self, error: KimiAgentError) -> None:
         while self._waiting:
-            self._waiting.popleft().report(_Outcome(error=error))
+            self._waiting.popleft().report(Outcome(error=error))
 
     def _refuse_if_stuck(self) -> None:
         if len(self._running) >= self._bound and all(job.abandoned for job in self._running):

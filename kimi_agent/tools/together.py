@@ -9,12 +9,17 @@ from contextvars import ContextVar
 from typing import Any, Final, Generic, TypeVar
 
 from ..errors import RoundInProgressError
+from ..events import own_cancellation
 from ..message import ToolCall
 from . import running
 
 __all__ = ["RunningCalls"]
 
 T = TypeVar("T")
+
+
+class _Ended(asyncio.CancelledError):
+    """A call does not begin, as another one has ended them all."""
 
 
 class RunningCalls(Generic[T]):
@@ -43,6 +48,7 @@ class RunningCalls(Generic[T]):
         self._mark = object()
         self._calls = tuple(calls)
         self._run, self._commit, self._decide = run, commit, decide
+        self._is_bounded = most is not None
         self._places = nullcontext() if most is None else asyncio.Semaphore(most)
         self._before = _order([sequential is not None and sequential(call) for call in self._calls])
         self._started: set[str] = set()
@@ -50,8 +56,8 @@ class RunningCalls(Generic[T]):
         self._by_id: dict[str, T] = {}
         self.cancelled = False
         """Whether they have been told to stop."""
-        self._drained = False
-        self._failed: asyncio.Future[None] = loop.create_future()
+        self._drained = self._is_failing = False
+        self._failed: asyncio.Future[asyncio.Task[T]] = loop.create_future()
         self._tasks = [loop.create_task(self._run_one(position)) for position in range(len(self._calls))]
         _under_way.update(self._tasks)
         for task in self._tasks:
@@ -59,31 +65,70 @@ class RunningCalls(Generic[T]):
             task.add_done_callback(self._note_failure)
 
     async def _run_one(self, position: int) -> T:
-        call = self._calls[position]
         _inside.set(_inside.get() | {self._mark})
         if before := self._before[position]:
             await asyncio.wait(self._tasks[before])
-        outcome = self._finished[position] = await self._outcome(call)
-        self._by_id.setdefault(call.id, outcome)
+            self._check_going()
+        try:
+            return await self._answered(position)
+        except asyncio.CancelledError as error:
+            if isinstance(error, _Ended) or self.cancelled or running.is_being_cancelled():
+                raise
+            raise own_cancellation("a hook of the call", error) from error  # it was made by who was not cancelled
+
+    async def _answered(self, position: int) -> T:
+        call = self._calls[position]
+        if self._decide is not None and (decided := await self._decide(call)) is not None:
+            return await self._take(position, decided)
+        async with self._places:
+            if self._is_bounded:
+                self._check_going()
+            try:
+                return await self._take(position, await self._ran(call))
+            except BaseException:
+                self._is_failing = True  # before the place is free
+                raise
+
+    async def _ran(self, call: ToolCall) -> T:
+        self._started.add(call.id)
+        with running.watched(call, lambda: self.cancelled) as watch:
+            try:
+                return await self._run(call)
+            except asyncio.CancelledError:
+                if watch.never_began:
+                    self._started.discard(call.id)
+                raise
+
+    async def _take(self, position: int, outcome: T) -> T:
+        """Keep what came of a call, in its place among the running ones: what it ends does not begin meanwhile."""
+        self._finished[position] = outcome
+        self._by_id.setdefault(self._calls[position].id, outcome)
         if not self.cancelled:  # else whoever cancelled answers the call
             await self._commit(outcome)
         return outcome
 
-    async def _outcome(self, call: ToolCall) -> T:
-        if self._decide is not None and (decided := await self._decide(call)) is not None:
-            return decided
-        async with self._places:
-            self._started.add(call.id)
-            return await self._run(call)
+    def _check_going(self) -> None:
+        """Who has waited does not begin any more when a call has ended them all.
+
+        Raises:
+            _Ended: one has.
+        """
+        if self._is_failing or self._failed.done():
+            raise _Ended
 
     def _note_failure(self, task: asyncio.Task[T]) -> None:
         failed = task.cancelled() or task.exception() is not None
         if failed and not self._failed.done():
-            self._failed.set_result(None)
+            self._failed.set_result(task)
 
     def has_started(self, call: ToolCall) -> bool:
         """Whether a call has begun to run."""
         return call.id in self._started
+
+    def does_not_end(self, call: ToolCall) -> bool:
+        """Whether a call still runs although it was drained."""
+        pairs = zip(self._calls, self._tasks, strict=True)
+        return self._drained and any(known is call and not task.done() for known, task in pairs)
 
     def outcome_of(self, call: ToolCall) -> T | None:
         """What a call gave, committed or not; `None` if it gave nothing yet."""
@@ -100,9 +145,7 @@ class RunningCalls(Generic[T]):
             await asyncio.wait([task, self._failed], return_when=asyncio.FIRST_COMPLETED)
         if self.cancelled and position in self._finished:  # somebody else has cancelled it, not who waits here
             return self._finished[position]
-        if self._failed.done():
-            task = next(task for task in self._tasks if task.done() and (task.cancelled() or task.exception()))
-        return task.result()
+        return (self._failed.result() if self._failed.done() else task).result()
 
     def at(self, position: int) -> T | BaseException | None:
         """What there is of the call at `position` by now: what it gave, or else raised, or nothing."""

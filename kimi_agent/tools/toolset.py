@@ -20,7 +20,7 @@ from ..message import Message, ToolCall, parse_any_arguments
 from .approval import Approvals, Approver, must_be_approved
 from .base import Tool, ToolError, ToolLike, ToolResult, ToolReturnValue
 from .callable import CallableTool, check_return_type, checked_value
-from .context import ToolContext, context_here, in_context
+from .context import context_for, in_context
 from .function import AIFunction, as_function
 from .renamed import RenamedTool, inner_of, is_enabled, switch
 from .running import failure, is_being_cancelled, within
@@ -90,12 +90,19 @@ def as_tool(candidate: ToolLike | Callable[..., Any]) -> ToolLike:
         raise FunctionSpecError(f"{name} is a class, and a tool is an instance of it; pass {name}()")
     check_return_type(candidate)
     if isinstance(getattr(candidate, "base", None), Tool):
+        _check_timeout(cast(ToolLike, candidate))
         return cast(ToolLike, candidate)
     if isinstance(candidate, Toolset):
         raise FunctionSpecError(f"a {type(candidate).__name__} is a set of tools; merge two sets with |")
     if not callable(candidate):
         raise FunctionSpecError(f"{candidate!r} is no function for a model; pass a function or a tool")
     return as_function(candidate)
+
+
+def _check_timeout(tool: ToolLike) -> None:
+    timeout: Any = getattr(tool, "timeout", None)
+    if timeout is not None and not (isinstance(timeout, int | float) and timeout > 0):
+        raise FunctionSpecError(f"the timeout of {tool.base.name!r} is {timeout!r}; it is more than 0 seconds, or None")
 
 
 def by_name(tools: Iterable[ToolLike | Callable[..., Any]]) -> dict[str, ToolLike]:
@@ -204,8 +211,7 @@ async def invoke(
     """
     tool, arguments = found(tools, call)
     own: float | None = getattr(tool, "timeout", None)
-    here = context_here()
-    with in_context(here if here.call is call else ToolContext(call)):
+    with in_context(context_for(call)):
         retry = getattr(tool, "auto_retry", True)
         return await within(timeout if own is None else own, call.name, _run(tool, arguments, texts), retry=retry)
 
@@ -424,7 +430,10 @@ class SimpleToolset:
             return
         if self._approve is None:
             raise CallRejected("nobody can be asked for it here")
-        approval = await self._approvals.ask(self._approve, call, tool)
+        try:
+            approval = await self._approvals.ask(self._approve, call, tool)
+        except Exception as error:
+            raise WrappedCallException(True, error) from error
         if not approval.is_given:
             raise CallRejected(approval.feedback)
 
