@@ -11,9 +11,9 @@ demo: $(VENV)/ready  ## an agent with tools, in the terminal
 test: $(VENV)/dev-ready  ## the whole suite, on all cores
 	$(RUN) -m pytest -q --numprocesses auto --dist worksteal
 
-nightly: $(VENV)/dev-ready  ## answers and files damaged in 100,000 ways, sessions killed 5,000 times
+nightly: $(VENV)/dev-ready  ## answers and files damaged in 100,000 ways, storms of calls, sessions killed 5,000 times
 	KIMI_AGENT_FUZZ=100000 KIMI_AGENT_KILLS=2500 KIMI_AGENT_STORES=2000 $(RUN) -m pytest -q \
-		tests/test_sse_fuzz.py tests/test_session_file.py tests/test_killed_sessions.py tests/test_sqlite_store.py
+		--timeout 900 tests/test_sse_fuzz.py tests/test_tool_storm.py tests/test_session_file.py tests/test_killed_sessions.py tests/test_sqlite_store.py
 
 check: $(VENV)/dev-ready  ## format, lint, types
 	$(RUN) -m ruff format --check .

@@ -28,7 +28,6 @@ from kimi_agent import (
     ApprovalPending,
     Message,
     ModelRetry,
-    RoundInProgressError,
     StreamInterruptedError,
     ToolCall,
     ToolCallFinished,
