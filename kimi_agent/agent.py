@@ -37,7 +37,15 @@ from .tools.approval import Approval, Approvals
 from .tools.base import ToolLike
 from .tools.function import functions_of
 from .tools.texts import ToolTexts, tool_error_from
-from .tools.toolset import ExceptionHandleResult, FunctionCallResult, by_name, check_bounds, invoke, merged
+from .tools.toolset import (
+    ExceptionHandleResult,
+    FunctionCallResult,
+    check_bounds,
+    functions_in,
+    invoke,
+    merged,
+    offered,
+)
 from .turns import Turn, Turns
 
 if TYPE_CHECKING:
@@ -74,7 +82,7 @@ class Agent(Lasting, Forking, approving.Approving, calls.Calling):
         strict_hooks: whether what a handler of `on` raises fails what it was told of; else it is logged.
         max_parallel_tools: how many calls of a message run at a time; no bound unless given.
         tool_timeout: seconds until a call is given up, of functions without a `timeout` of their own; never by default.
-        loop_guard: what becomes of a model that makes the same call again and again.
+        loop_guard: what becomes of a model that makes the same call again and again; `None` for nothing.
 
     Raises:
         FunctionSpecError: a function cannot be described to a model, or two have one name.
@@ -102,7 +110,7 @@ class Agent(Lasting, Forking, approving.Approving, calls.Calling):
         strict_hooks: bool = False,
         max_parallel_tools: int | None = None,
         tool_timeout: float | None = None,
-        loop_guard: LoopGuard = LoopGuard(),  # noqa: B008 - frozen
+        loop_guard: LoopGuard | None = LoopGuard(),  # noqa: B008 - frozen
     ) -> None:
         self.provider = provider
         system = [Message.system(text)] if (text := (system_prompt or "").strip()) else []
@@ -120,8 +128,9 @@ class Agent(Lasting, Forking, approving.Approving, calls.Calling):
         if min(self.desired_response_tokens, retry_attempts) < 0 or not 0 < trim_ratio <= 1:
             raise ValueError("desired_response_tokens and retry_attempts are 0 or more; trim_ratio is in (0, 1]")
         check_bounds(tool_timeout, max_parallel_tools)
-        self.max_parallel_tools, self.tool_timeout, self.loop_guard = max_parallel_tools, tool_timeout, loop_guard
-        self.functions: dict[str, ToolLike] = merged(functions_of(self), by_name(functions or ()))
+        self.max_parallel_tools, self.tool_timeout = max_parallel_tools, tool_timeout
+        self.loop_guard = loop_guard or LoopGuard(None, None)
+        self.functions: dict[str, ToolLike] = merged(functions_of(self), functions_in(functions or ()))
         """What the model may call, by name."""
         self.usage = nothing_spent()
         """What the conversation has used: tokens, requests, calls, and their cost in USD."""
@@ -291,7 +300,7 @@ class Agent(Lasting, Forking, approving.Approving, calls.Calling):
 
     async def get_enabled_functions(self) -> Sequence[ToolLike]:
         """The functions that the model is told of. The default leaves out those whose `enabled` is false."""
-        return [function for function in self.functions.values() if getattr(function, "enabled", True)]
+        return offered(self.functions)
 
     async def get_model_stream(self, include_functions: bool = True, **overrides: Any) -> StreamedMessage:
         """Ask the model with the current prompt. The answer is in nobody's history; close the stream.
@@ -416,8 +425,8 @@ class Agent(Lasting, Forking, approving.Approving, calls.Calling):
     ) -> AsyncGenerator[Any, None]:
         """The loop of a round. It cleans nothing up at its `yield`s: that is its turn's work."""
         await turn.begin()
-        await self._begin_round(query)
-        taken_up = None if approvals is None else await approving.take_up(self, approvals)
+        await self._begin_round(query, resumes=approvals is not None)
+        taken_up = None if approvals is None else await approving.take_up(self, approvals, allowance)
         while True:
             asked = request if allowance.calls else {**request, "tool_choice": "none"}
             if taken_up is not None:
@@ -458,8 +467,10 @@ class Agent(Lasting, Forking, approving.Approving, calls.Calling):
         request = checked(overrides)
         return request if request.get("include_functions") else {"tool_choice": "none", **request}
 
-    async def _begin_round(self, query: Query) -> None:
+    async def _begin_round(self, query: Query, *, resumes: bool = False) -> None:
         await self._keeper.begin(self)
+        if not resumes:
+            await approving.give_up(self)
         message = None if query is None else Message.user(query)
         await self._handlers.emit(RoundStarted(message))
         if message is not None:

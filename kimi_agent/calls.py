@@ -102,8 +102,12 @@ class Answering:
         self._agent, self._allowance, self._result = agent, allowance, result
         calls = result.message.tool_calls or ()
         self._approvals = [(calls[position], approval) for position, approval in approvals.items()]
+        self._one_waits = False
+        """A call waits, and with it those after it that run alone."""
         self._is_held = False
         """A call waits that runs alone, and with it all that come after it."""
+        self._decided: dict[int, ToolLike | None] = {}
+        """The function that each call was decided for, by the identity of the call."""
         allowance.begins(calls)
 
     def is_sequential(self, call: ToolCall) -> bool:
@@ -125,7 +129,8 @@ class Answering:
             goes_on = self._result.finish_reason == "length"
             retry = goes_on and allowance.failures < self._agent.retry_attempts
             return CallOutcome.not_run(call, texts.cut_off(), failed=goes_on, should_retry=retry)
-        if self._is_held:
+        if self._is_held or (self._one_waits and self.is_sequential(call)):
+            self._is_held = True
             return self._waiting(call, "turn", texts.waits_for_turn())
         if allowance.guard.stops(times := allowance.times(call)):
             return CallOutcome.not_run(call, texts.too_often(times), is_model_turn=True)
@@ -138,19 +143,27 @@ class Answering:
     async def _approval_of(self, call: ToolCall) -> Approval | None:
         """What is said of a call, before or now; `None` if nobody has to approve it."""
         agent = self._agent
-        given = next((approval for known, approval in self._approvals if known is call), None)
-        if given is not None:
-            agent._approvals.take(given, call)
+        tool = agent.functions.get(call.name)
+        self._decided[id(call)] = tool
+        if (given := self._given_before(call)) is not None:
+            if tool is not None:
+                agent._approvals.take(given, tool)
             return given
-        if (tool := agent.functions.get(call.name)) is None or getattr(tool, "approval", False) is False:
+        if tool is None or getattr(tool, "approval", False) is False:
             return None
         if not await must_be_approved(tool, found(agent.functions, call)[1]):
             return None
         return await agent._approvals.ask(agent.approve_function_call, call, tool)
 
+    def _given_before(self, call: ToolCall) -> Approval | None:
+        """The approval that came with the round. It is for one call: two may be the same object."""
+        place = next((place for place, (known, _) in enumerate(self._approvals) if known is call), None)
+        return None if place is None else self._approvals.pop(place)[1]
+
     def _refused(self, call: ToolCall, approval: Approval) -> CallOutcome:
         texts = self._agent.texts
         if approval.decision == "wait":
+            self._one_waits = True
             self._is_held = self._is_held or self.is_sequential(call)
             return self._waiting(call, "approval", texts.waits_for_approval())
         return CallOutcome.not_run(call, texts.rejected(CallRejected(approval.feedback)), is_model_turn=True)
@@ -167,6 +180,9 @@ class Answering:
             Exception: of a hook.
         """
         agent = self._agent
+        while agent.functions.get(call.name) is not self._decided.get(id(call)):  # exchanged since
+            if (outcome := await self.decide(call)) is not None:
+                return outcome
         await agent._handlers.emit(ToolCallStarted(call))
         spending.pay_for_calls(agent)
         started = monotonic()

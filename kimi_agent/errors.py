@@ -292,21 +292,31 @@ class FunctionTimeout(FunctionCallException):
         seconds: how long it may take.
         retry: whether the model may try again.
         still_running: it could not be stopped: it is in a thread, or does not end when it is cancelled.
+        began: whether it ran at all; else it waited for a thread.
     """
 
-    def __init__(self, name: str, seconds: float, *, retry: bool = True, still_running: bool = False) -> None:
+    def __init__(
+        self, name: str, seconds: float, *, retry: bool = True, still_running: bool = False, began: bool = True
+    ) -> None:
         super().__init__(retry, f"{name!r} took longer than {seconds:g} seconds")
+        self.began = began
         self.name = name
         self.seconds = seconds
         self.still_running = still_running
 
 
 class CallRejected(FunctionCallException):
-    """Somebody has to approve a call, and did not. `feedback` is what he says about it."""
+    """Somebody has to approve a call, and did not.
 
-    def __init__(self, feedback: str = "") -> None:
+    Args:
+        feedback: what he says about it.
+        asked: whether he was asked; else there was nobody to ask.
+    """
+
+    def __init__(self, feedback: str = "", *, asked: bool = True) -> None:
         super().__init__(True, f"the call was not approved: {feedback}" if feedback else "the call was not approved")
         self.feedback = feedback
+        self.asked = asked
 
 
 class SubAgentError(KimiAgentError):

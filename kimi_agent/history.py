@@ -22,7 +22,18 @@ from collections.abc import Iterable, Sequence
 
 from .message import Message, TextPart, ThinkPart, ToolCall, once_per_value
 
-__all__ = ["Repaired", "calls_of", "is_begun", "is_empty", "open_calls", "placed", "problems", "remove", "repair"]
+__all__ = [
+    "Repaired",
+    "calls_of",
+    "is_begun",
+    "is_empty",
+    "open_calls",
+    "paired",
+    "placed",
+    "problems",
+    "remove",
+    "repair",
+]
 
 
 def calls_of(message: Message) -> tuple[ToolCall, ...]:
@@ -41,7 +52,7 @@ def open_calls(messages: Sequence[Message]) -> tuple[ToolCall, ...]:
     start = _newest_caller(messages)
     if start is None:
         return ()
-    pairs = _paired(calls_of(messages[start]), _results_until_next_turn(messages, start + 1))
+    pairs = paired(calls_of(messages[start]), _results_until_next_turn(messages, start + 1))
     return tuple(call for call, result in pairs if result is None)
 
 
@@ -53,14 +64,14 @@ def placed(messages: Sequence[Message], result: Message) -> int:
     start = _newest_caller(messages)
     if start is None:
         return len(messages)
-    pairs = _paired(calls_of(messages[start]), _results_until_next_turn(messages, start + 1))
+    pairs = paired(calls_of(messages[start]), _results_until_next_turn(messages, start + 1))
     for position, (call, known) in enumerate(pairs):
         if known is None and call.id == result.tool_call_id:
             return start + 1 + sum(earlier is not None for _, earlier in pairs[:position])
     return len(messages)
 
 
-def _paired(calls: Iterable[ToolCall], results: Iterable[Message]) -> list[tuple[ToolCall, Message | None]]:
+def paired(calls: Iterable[ToolCall], results: Iterable[Message]) -> list[tuple[ToolCall, Message | None]]:
     """Each call with its result: first to first among equal ids."""
     by_id: defaultdict[str | None, deque[Message]] = defaultdict(deque)
     for result in results:
@@ -120,7 +131,7 @@ def repair(messages: Sequence[Message], *, interrupted: str) -> Repaired:
 def _whole_exchange(asking: Message, results: list[Message], interrupted: str) -> list[Message]:
     answers = [
         result or Message.tool(interrupted, call.id, name=call.name, is_tool_call_error=True)
-        for call, result in _paired(calls_of(asking), results)
+        for call, result in paired(calls_of(asking), results)
     ]
     return [asking, *answers]
 

@@ -18,7 +18,7 @@ from inspect import signature
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypedDict, Unpack
 
-from .errors import SubAgentError
+from .errors import ApprovalPending, SubAgentError
 from .events import Event, Handlers, SubAgentEvent
 from .history import open_calls
 from .limits import UsageLimits
@@ -28,6 +28,7 @@ from .provider import ChatProvider, Overrides
 from .session.keeping import Kept
 from .spending import Spender
 from .stream import Round
+from .tools.approval import ApprovalRule, waiting_calls
 from .tools.base import ToolLike
 from .tools.context import context_here
 from .tools.function import AIFunction
@@ -113,7 +114,17 @@ class Forking(Forkable):
             fork._window = _as_learnt(self._window)
         return fork
 
-    def as_tool(self, name: str, desc: str, *, share_history: bool = False, max_rounds: int | None = 200) -> AIFunction:
+    def as_tool(
+        self,
+        name: str,
+        desc: str,
+        *,
+        share_history: bool = False,
+        max_rounds: int | None = 200,
+        timeout: float | None = None,
+        sequential: bool = False,
+        approval: ApprovalRule = False,
+    ) -> AIFunction:
         """This agent as a function of another one. Each call is a full round of a fresh fork; its result the answer.
 
         Usage, limits and events of the fork belong to the agent that calls. Whatever goes wrong in its round is an
@@ -125,6 +136,9 @@ class Forking(Forkable):
             share_history: whether the fork begins with what was said to the agent that calls; else with the history of
                 this agent, which often is empty.
             max_rounds: `max_function_rounds` of the round.
+            timeout: as of `ai_function`, for the whole round.
+            sequential: as of `ai_function`.
+            approval: as of `ai_function`.
 
         Raises:
             FunctionSpecError: the name cannot be used.
@@ -136,7 +150,8 @@ class Forking(Forkable):
         async def ask(query: str) -> str | None:
             return await _answer(self, name, query, share_history, max_rounds)
 
-        return AIFunction(ask, name=name, desc=desc)
+        ask.__qualname__ = f"{type(self).__qualname__}.as_tool"
+        return AIFunction(ask, name=name, desc=desc, timeout=timeout, sequential=sequential, approval=approval)
 
 
 # ==== a fork ====
@@ -185,10 +200,11 @@ def _begun_anew(compaction: Compaction) -> Compaction:
 
 
 def _without_open_exchange(history: Sequence[Message]) -> list[Message]:
-    """The history without the calls that are under way, and what they have given so far."""
+    """The history without the calls that are under way, or wait for approval, and what they have given so far."""
     places = range(len(history) - 1, -1, -1)
     newest = next((place for place in places if history[place].role == "assistant"), None)
-    if newest is None or not open_calls(end := history[newest:]):
+    end: Sequence[Message] = [] if newest is None else history[newest:]
+    if not (open_calls(end) or waiting_calls(end)):
         return list(history)
     return [*history[:newest], *(message for message in end[1:] if message.role != "tool")]
 
@@ -259,6 +275,9 @@ async def _answer(agent: Forking, name: str, query: str, share_history: bool, ma
             child = await _child(agent, share_history)
             async with child.full_round(query, max_function_rounds=max_rounds) as round_:
                 said = [message.text async for message in round_ if message.role == "assistant"]
+        except ApprovalPending as pending:
+            names = ", ".join(call.name for call in pending.calls)
+            raise SubAgentError(f"{name} may not call {names}: nobody could be asked for approval", name) from pending
         except Exception as error:
             raise SubAgentError(f"{name} failed: {described(error)}", name) from error
     return said[-1] if said and said[-1].strip() else None

@@ -21,12 +21,15 @@ from kimi_agent import (
     JournalSession,
     Message,
     RoundFinished,
+    SessionError,
     SimpleToolset,
     ToolCall,
     ToolCallStarted,
     ToolOk,
     ToolReturnValue,
     ToolTexts,
+    UsageLimitExceeded,
+    UsageLimits,
     ai_function,
     step,
 )
@@ -327,27 +330,242 @@ async def test_an_approval_holds_for_these_arguments_only() -> None:
     before = list(agent.chat_history)
     for wrong in (Approval.approve(changed), Approval.approve(pending.calls[0].copy_with(id="remove_9"))):
         with pytest.raises(
-            ValueError, match=r"no call remove_\d with these arguments waits .*; waiting: remove_0 \(remove\)"
+            ValueError, match=r"no call remove_\d waits for this approval; those .* do: remove_0 \(remove\)"
         ):
             await texts(agent.resume([wrong]))
     with pytest.raises(ValueError, match="has to name its call"):
         await texts(agent.resume([Approval.approve()]))
-    with pytest.raises(ValueError, match="is no Approval"):
+    with pytest.raises(TypeError, match="is no Approval"):
         await texts(agent.resume(["yes"]))  # type: ignore[list-item]
-    with pytest.raises(ValueError, match="no call remove_0"):  # one approval, one call
+    with pytest.raises(ValueError, match="two approvals of the call remove_0"):
         await texts(agent.resume([Approval.approve(pending.calls[0])] * 2))
     assert (agent.chat_history, agent.ran) == (before, [])
 
 
-async def test_two_calls_that_are_the_same_need_two_approvals() -> None:
-    same = Reply(tool_calls=[Call("remove", '{"path": "/a"}', "x")] * 2)
-    agent = Files([same, say("Done.")])
-    _, pending = await waits(agent)
-    with pytest.raises(ApprovalPending):
-        await texts(agent.resume([Approval.approve(pending.calls[0])]))
+async def test_calls_with_one_id_are_decided_together_and_each_has_its_own_approval() -> None:
+    calls = tuple(
+        ToolCall(id="x", function={"name": "remove", "arguments": f'{{"path": "{path}"}}'}) for path in ("/a", "/b")
+    )
+    agent = Files([call("remove", path="/c")])
+    await waits(agent)
+    waiting_ = agent.chat_history.pop()
+    agent.chat_history[-1] = agent.chat_history[-1].copy_with(tool_calls=calls)
+    agent.chat_history += [
+        waiting_.copy_with(tool_call_id="x", extra={**waiting_.extra, "waiting": n}) for n in ("1", "2")
+    ]
+    one, two = agent.waiting_calls
+    with pytest.raises(ValueError, match="several calls have the id x; approve or reject them together"):
+        await texts(agent.resume([Approval.approve(one)]))
+    agent.provider = ScriptedKimi([say("Done.")])
+    await texts(agent.resume([Approval.reject("no", two), Approval.approve(one)]))
     assert agent.ran == ["remove /a"]
-    await texts(agent.resume([Approval.approve(pending.calls[1])]))
-    assert agent.ran == ["remove /a", "remove /a"]
+    assert [text.partition(":")[0] for text in results(agent)] == ["/a is gone", "Not run"]
+
+
+async def test_the_same_call_object_twice_is_two_calls() -> None:
+    agent = Files([Reply(tool_calls=[Call("remove", '{"path": "/a"}', "x")] * 2), say("Done.")])
+    _, pending = await waits(agent)
+    one, two = pending.calls
+    await texts(agent.resume([Approval.reject("no", two), Approval.approve(one)]))
+    assert agent.ran == ["remove /a"]
+
+
+async def test_an_approval_holds_for_one_waiting_and_not_for_the_same_call_in_a_later_turn() -> None:
+    agent = Files([call("remove", path="/a"), say("Done."), call("remove", path="/a"), say("Done.")])
+    _, pending = await waits(agent)
+    approval = Approval.approve(pending.calls[0])
+    await texts(agent.resume([approval]))
+    _, again = await waits(agent)
+    assert again.calls[0].id == pending.calls[0].id
+    with pytest.raises(ValueError, match="no call remove_0 waits for this approval"):
+        await texts(agent.resume([approval]))
+    assert agent.ran == ["remove /a"]
+
+
+@pytest.mark.parametrize("kind", ["resume", "resume_stream", "resume_frames"])
+async def test_what_is_no_list_of_approvals_is_no_resumption(kind: str) -> None:
+    agent = Files([call("remove", path="/a")])
+    _, pending = await waits(agent)
+    for wrong in (None, Approval.approve(pending.calls[0])):
+        with pytest.raises(TypeError, match="is no list of approvals"):
+            getattr(agent, kind)(wrong)
+    with pytest.raises(ValueError, match="max_function_rounds is 1 or more"):
+        getattr(agent, kind)([], max_function_rounds=0)
+    assert agent.waiting_calls == pending.calls
+
+
+async def test_a_limit_or_a_session_that_fails_leaves_the_calls_waiting() -> None:
+    agent = Files([call("remove", path="/a"), say("Done.")])
+    _, pending = await waits(agent)
+    said = [Approval.approve(pending.calls[0])]
+    agent.limits = UsageLimits(tool_calls=0)
+    with pytest.raises(UsageLimitExceeded):
+        await texts(agent.resume(said))
+    agent.limits = UsageLimits()
+    keep_up, agent._keep_up = agent._keep_up, raising(OSError("the disk is full"))  # type: ignore[method-assign]
+    with pytest.raises(OSError, match="disk"):
+        await texts(agent.resume(said))
+    agent._keep_up = keep_up  # type: ignore[method-assign]
+    assert (agent.waiting_calls, agent.ran) == (pending.calls, [])
+    assert await texts(agent.resume(said)) == ["/a is gone", "Done."]
+
+
+def raising(error: Exception) -> Any:
+    async def fails(*_: Any) -> None:
+        raise error
+
+    return fails
+
+
+async def test_a_call_that_runs_alone_does_not_overtake_one_that_waits() -> None:
+    class Shop(Files):
+        @ai_function(sequential=True)
+        async def settle(self, path: str) -> str:
+            self.ran.append(f"settle {path}")
+            return "settled"
+
+    agent = Shop([asks(call("remove", path="/1"), call("settle", path="/2"), call("read", path="/3")), say("Done.")])
+    _, pending = await waits(agent)
+    assert (agent.ran, [known.name for known in pending.calls]) == ([], ["remove"])
+    await texts(agent.resume([Approval.approve(pending.calls[0])]))
+    assert agent.ran == ["remove /1", "settle /2", "read /3"]
+
+
+async def test_a_model_that_repeats_itself_through_approvals_is_stopped_all_the_same() -> None:
+    agent = Files([*[call("remove", path="/a")] * 9, say("Done.")])
+    _, pending = await waits(agent)
+    calls = pending.calls
+    for _ in range(8):
+        try:
+            await texts(agent.resume([Approval.approve(known) for known in calls]))
+        except ApprovalPending as again:
+            calls = again.calls
+            continue
+        break
+    assert len(agent.ran) == 5
+    assert "Reminder" in results(agent)[2]
+    assert "call 6 with the same arguments" in results(agent)[5]
+
+
+async def test_a_fork_knows_nothing_of_calls_that_wait() -> None:
+    agent = Files([call("remove", path="/a")])
+    _, pending = await waits(agent)
+    fork = agent.fork()
+    assert (fork.waiting_calls, [message.role for message in fork.chat_history]) == ((), ["user"])
+    with pytest.raises(ValueError, match="waits"):
+        await texts(fork.resume([Approval.approve(pending.calls[0])]))
+
+
+# ==== who is asked about what ====
+
+
+async def test_what_was_approved_is_the_function_and_not_its_name() -> None:
+    """An approval for the whole session holds for a function: another one of its name is asked about."""
+    agent = Files(
+        [call("remove", path="/a"), say("ok"), call("remove", path="/b")], {"/a": Approval.approve_for_session()}
+    )
+    await texts(agent.full_round("go"))
+
+    def worse(path: str) -> str:
+        raise AssertionError
+
+    agent.functions["remove"] = AIFunction(worse, name="remove", approval=True)
+    await waits(agent)
+
+    ran: list[str] = []
+
+    def wipe(path: str) -> str:
+        ran.append(path)
+        return "gone"
+
+    trusting = SimpleToolset([AIFunction(remove, approval=True)], approve=lambda *_: Approval.approve_for_session())
+    wanted = ToolCall(id="1", function={"name": "remove", "arguments": '{"path": "/a"}'})
+    assert not (await trusting.handle(wanted)).return_value.is_error
+    strict = SimpleToolset([AIFunction(wipe, name="remove", approval=True)], approve=lambda *_: Approval.reject())
+    with pytest.raises(FunctionSpecError, match="ask somebody else for approval"):
+        trusting.without("remove") | strict
+    trusting.remove("remove")
+    trusting += AIFunction(wipe, name="remove", approval=lambda _: True)
+    assert (await trusting.handle(wanted)).return_value.output == "gone"  # asked again, and approved again
+
+
+async def test_a_function_that_is_exchanged_while_its_call_waits_for_a_place_is_asked_for_anew() -> None:
+    class Swapping(Files):
+        @ai_function()
+        async def busy(self) -> None:
+            for _ in range(5):
+                await asyncio.sleep(0)
+            self.functions["remove"] = AIFunction(remove, approval=True)
+
+    agent = Swapping(
+        [asks(call("busy"), call("remove", path="/a")), say("ok")], {"/a": Approval.approve()}, max_parallel_tools=1
+    )
+    await texts(agent.full_round("go"))
+    assert agent.asked == ["remove /a", "remove /a"]
+
+
+async def test_a_hook_may_let_another_agent_judge() -> None:
+    class Judged(Files):
+        async def approve_function_call(self, call: ToolCall, function: Any) -> Approval:
+            self.asked.append(call.name)
+            if call.name == "swap":
+                return Approval.approve()
+            judge = self.fork(provider=ScriptedKimi([asks(Call("swap", '{"path": "/j"}')), say("fine")]))
+            assert await texts(judge.full_round("ok?")) == ["", "/j is swapped", "fine"]
+            return Approval.approve()
+
+    agent = Judged([call("remove", path="/a"), say("ok")])
+    async with asyncio.timeout(10):
+        assert await texts(agent.full_round("go")) == ["", "/a is gone", "ok"]
+    assert agent.asked == ["remove", "swap"]
+
+
+async def test_an_approval_that_is_set_on_a_renamed_tool_stays_with_it() -> None:
+    ran: list[str] = []
+
+    class Plain:
+        base = AIFunction(remove).base
+        approval = False
+
+        async def call(self, arguments: Any) -> ToolReturnValue:
+            ran.append("ran")
+            return ToolOk(output="gone")
+
+    tools = SimpleToolset([Plain()]).prefixed("fs_")
+    tools["fs_remove"].approval = True  # type: ignore[attr-defined]
+    for functions, name in ((tools, "fs_remove"), (tools.prefixed("my_"), "my_fs_remove")):
+        agent = Agent(ScriptedKimi([call(name, path="/a")]), functions=functions)
+        for each in (agent, agent.fork(provider=ScriptedKimi([call(name, path="/a")]))):
+            await waits(each)
+    assert ran == []
+    with pytest.raises(AttributeError):
+        SimpleToolset([AIFunction(remove)]).prefixed("fs_")["fs_remove"].approval = True  # type: ignore[attr-defined]
+
+
+async def test_a_sub_agent_is_approved_for_the_session_of_the_agent_that_it_works_for() -> None:
+    asked: list[str] = []
+
+    class Boss(Agent):
+        async def approve_function_call(self, call: ToolCall, function: Any) -> Approval:
+            asked.append(call.name)
+            return Approval.approve_for_session()
+
+    scout = Files([call("remove", path="/a"), say("gone"), call("remove", path="/b"), say("gone")])
+    boss = Boss(
+        ScriptedKimi([*[call("ask_scout", query="go"), say("ok")] * 2]),
+        functions=[scout.as_tool("ask_scout", "Scout.")],
+    )
+    await texts(boss.full_round("one"))
+    await texts(boss.full_round("two"))
+    assert asked == ["remove"]
+
+
+async def test_a_toolset_that_runs_its_tools_in_its_own_way_is_not_taken_apart_silently() -> None:
+    for options in ({"approve": lambda *_: Approval.approve()}, {"tool_timeout": 3}, {"max_parallel_tools": 1}):
+        toolset = SimpleToolset([remove], **options)
+        with pytest.raises(FunctionSpecError, match="an agent runs its functions itself"):
+            Agent(ScriptedKimi(), functions=toolset)
+        Agent(ScriptedKimi(), functions=[*toolset])
 
 
 async def test_whoever_goes_on_without_approving_has_not_approved() -> None:
@@ -355,6 +573,7 @@ async def test_whoever_goes_on_without_approving_has_not_approved() -> None:
     _, pending = await waits(agent)
     assert await texts(agent.full_round("Never mind.")) == ["Fine."]
     assert agent.waiting_calls == ()
+    assert results(agent) == ["Not run: the user did not approve this call. Do not repeat it unasked."]
     with pytest.raises(ValueError, match="no call remove_0"):
         await texts(agent.resume([Approval.approve(pending.calls[0])]))
     with pytest.raises(ValueError, match="no call at the end of the history waits"):
@@ -485,6 +704,16 @@ async def test_another_process_runs_what_was_approved_and_one_that_died_leaves_i
     assert printed.splitlines() == ["removing /b", "tool /b is gone", "assistant Done."]
 
 
+async def test_what_waits_is_not_known_before_the_session_is_restored(tmp_path: Path) -> None:
+    async with Files([call("remove", path="/a")], session=JournalSession(tmp_path / "talk")) as agent:
+        await waits(agent)
+    again = Files([say("Done.")], session=JournalSession(tmp_path / "talk"))
+    with pytest.raises(SessionError, match="restored"):
+        _ = again.waiting_calls
+    async with again:
+        assert len(again.waiting_calls) == 1
+
+
 async def test_a_kill_before_anything_was_approved_leaves_the_calls_waiting(tmp_path: Path) -> None:
     path = tmp_path / "talk.jsonl"
     async with Files([asks(call("remove", path="/a"))], session=JournalSession(path)) as agent:
@@ -561,7 +790,7 @@ async def test_a_toolset_runs_nothing_that_nobody_approved(tool: Any) -> None:
     reply = asks(*(call("remove", path=path) for path in ("/a", "/b", "/c")))
     history = [Message.user("go")]
     alone = await (await step(ScriptedKimi([reply]), "", SimpleToolset([tool]), history)).tool_results()
-    assert all(result.return_value.is_error and "not approve" in result.return_value.message for result in alone)
+    assert all("nobody can do that here" in result.return_value.message for result in alone)
     toolset = SimpleToolset([tool], approve=approve)
     given = await (await step(ScriptedKimi([reply]), "", toolset, history)).tool_results()
     assert [result.return_value.is_error for result in given] == [False, True, True]

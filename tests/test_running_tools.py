@@ -52,9 +52,7 @@ from kimi_agent.tools.threads import TOOL_THREADS
 
 NOT_RUN = "Not run: the round ended before this call was started."
 INTERRUPTED = "Interrupted: the call was stopped before it finished. What it did until then is not undone."
-STILL_RUNNING = (
-    "Interrupted: nobody waits for the call any more, but it cannot be stopped and may still finish."
-)
+STILL_RUNNING = "Interrupted: nobody waits for the call any more, but it cannot be stopped and may still finish."
 SHORT = 0.01
 """Seconds of a deadline that is meant to pass."""
 LONG = 30.0
@@ -530,7 +528,7 @@ async def test_a_call_that_waited_for_a_thread_until_its_deadline_is_not_said_to
     agent = Agent(kimi(*calls), functions=[gate.block, AIFunction(late, timeout=0.1)])
     task = asyncio.create_task(read(agent))
     await until(lambda: len(results(agent)) == 1)
-    assert results(agent) == ["Timed out after 0.1 seconds."]
+    assert results(agent) == ["Not run: no thread was free for 0.1 seconds."]
     gate.opened.set()
     await task
     assert ran == []
@@ -1423,10 +1421,11 @@ async def test_a_cancel_while_the_last_progress_is_told_keeps_the_result():
 
 
 async def test_a_cancel_after_a_thread_has_ended_keeps_its_result(gate: Gate):
+    before = set(threading.enumerate())
     agent = Agent(kimi(call("block")), functions=[gate.block])
     task = asyncio.create_task(read(agent))
     await until(lambda: gate.entered)
-    threads = [thread for thread in threading.enumerate() if thread.name.startswith("kimi_agent")]
+    threads = [thread for thread in threading.enumerate() if thread not in before]
     gate.opened.set()
     for thread in threads:
         thread.join()  # now the loop has its result, and has not looked at it
@@ -1435,16 +1434,7 @@ async def test_a_cancel_after_a_thread_has_ended_keeps_its_result(gate: Gate):
     assert results(agent) == ["done 0"]
 
 
-@pytest.mark.parametrize(
-    "timeout",
-    [
-        None,
-        math.inf,
-        pytest.param(
-            LONG, marks=pytest.mark.xfail(strict=True, reason="a timed call hears of its end some turns late")
-        ),
-    ],
-)
+@pytest.mark.parametrize("timeout", [None, math.inf])
 async def test_a_break_right_after_a_call_has_ended_keeps_its_result(timeout: float | None, gate: Gate):
     agent = Agent(kimi(*numbered(0), *numbered(1, name="wait")), functions=[gate.act, gate.wait], tool_timeout=timeout)
     async for message in agent.full_round("go"):

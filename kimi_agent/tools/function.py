@@ -72,7 +72,7 @@ class _Options:
         return cast(FunctionOptions, {field.name: getattr(self, field.name) for field in fields(self)})
 
     def _problem(self) -> str | None:
-        if self.timeout is not None and not self.timeout > 0:
+        if self.timeout is not None and not (isinstance(self.timeout, int | float) and self.timeout > 0):
             return f"timeout is more than 0 seconds, or None; not {self.timeout!r}"
         if not (isinstance(self.approval, bool) or callable(self.approval)):
             return f"approval is true, false, or a function of the arguments; not {self.approval!r}"
@@ -152,20 +152,20 @@ class AIFunction:
         approval: ApprovalRule = False,
         fatal: tuple[type[Exception], ...] = (),
     ) -> None:
-        said = (
-            after,
-            name,
-            desc,
-            auto_retry,
-            json_schema,
-            auto_truncate,
-            enabled,
-            timeout,
-            sequential,
-            approval,
-            fatal,
+        options = _Options(
+            after=after,
+            name=name,
+            desc=desc,
+            auto_retry=auto_retry,
+            json_schema=json_schema,
+            auto_truncate=auto_truncate,
+            enabled=enabled,
+            timeout=timeout,
+            sequential=sequential,
+            approval=approval,
+            fatal=fatal,
         )
-        self._spec = _spec_of(inner, _Options(*said))
+        self._spec = _spec_of(inner, options)
         self._inner = inner
         self.enabled = enabled
 
@@ -347,8 +347,20 @@ def ai_function(
     Raises:
         FunctionSpecError: an option is none.
     """
-    said = (after, name, desc, auto_retry, json_schema, auto_truncate, enabled, timeout, sequential, approval, fatal)
-    tag = _Tag(_Options(*said))
+    options = _Options(
+        after=after,
+        name=name,
+        desc=desc,
+        auto_retry=auto_retry,
+        json_schema=json_schema,
+        auto_truncate=auto_truncate,
+        enabled=enabled,
+        timeout=timeout,
+        sequential=sequential,
+        approval=approval,
+        fatal=fatal,
+    )
+    tag = _Tag(options)
 
     def mark(function: F) -> F:
         try:

@@ -22,7 +22,7 @@ class RenamedTool:
         FunctionSpecError: Kimi refuses the name.
     """
 
-    __slots__ = ("__dict__", "__weakref__", "_base", "_inner", "_name")
+    __slots__ = ("__weakref__", "_base", "_inner", "_name")
 
     def __init__(self, inner: ToolLike, name: str) -> None:
         self._inner: ToolLike = inner_of(inner)
@@ -38,6 +38,12 @@ class RenamedTool:
         if name.startswith("__") or name in RenamedTool.__slots__:  # a copy that is being made has no inner tool yet
             raise AttributeError(name)
         return getattr(self._inner, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in RenamedTool.__slots__ or name == "enabled":
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self._inner, name, value)
 
     @property
     def inner(self) -> ToolLike:

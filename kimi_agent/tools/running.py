@@ -79,7 +79,7 @@ class Watch:
     @property
     def never_began(self) -> bool:
         """Whether its function waits for a thread, and never had one."""
-        return self.job is not None and not self.job.begun
+        return self.job is not None and self.job.began is None
 
     def cancelled_itself(self) -> bool:
         """Whether a cancellation that arrives in the running task comes from within the call. Then it is taken back."""
@@ -127,17 +127,19 @@ async def within(seconds: float | None, name: str, running: Coroutine[Any, Any, 
         return await running
     with in_context(deadline_in(seconds)) as context:
         task = asyncio.get_running_loop().create_task(running)
-    in_time = still_runs = False
+    job: Job | None = None
     try:
         in_time = bool((await asyncio.wait([task], timeout=seconds))[0])
-        still_runs = not in_time and TOOL_THREADS.works_for(lambda found: context_in(found) is context)
+        job = None if in_time else TOOL_THREADS.job_of(lambda found: context_in(found) is context)
     except asyncio.CancelledError:
         await _stop(task, name)
         if not (context.keeps_result and task.done() and not task.cancelled()):
             raise
         return task.result()
     if not in_time and not await _gives_all_the_same(task, name, context.keeps_result):
-        raise FunctionTimeout(name, seconds, retry=retry, still_running=still_runs or not task.done())
+        began = job is None or job.began is not None
+        goes_on = not task.done() or (job is not None and began)
+        raise FunctionTimeout(name, seconds, retry=retry, still_running=goes_on, began=began)
     if task.cancelled():
         raise WrappedCallException(retry, asyncio.CancelledError("the function cancelled itself"))
     return task.result()

@@ -76,12 +76,16 @@ class ToolTexts:
         return said or f"Error: {described(error)}"
 
     def timed_out(self, error: FunctionTimeout) -> str:
-        """The call took longer than it may; the error says how long that is, and whether it still runs."""
+        """The call took longer than it may; the error says how long that is, and whether it ran, or still runs."""
+        if not error.began:
+            return f"Not run: no thread was free for {error.seconds:g} seconds."
         text = f"Timed out after {error.seconds:g} seconds."
         return f"{text} The call cannot be stopped and may still finish." if error.still_running else text
 
     def rejected(self, error: CallRejected) -> str:
-        """Somebody had to approve the call, and did not."""
+        """Somebody had to approve the call, and did not, or could not be asked."""
+        if not error.asked:
+            return "Not run: this call has to be approved, and nobody can do that here."
         said = f" The user says: {error.feedback}" if error.feedback else ""
         return f"Not run: the user did not approve this call. Do not repeat it unasked.{said}"
 

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any, Final, ParamSpec, TypeVar
 
 from ..errors import KimiAgentError
@@ -58,8 +59,8 @@ class Job:
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     done: asyncio.Future[Outcome] = field(init=False)
     given_up: bool = False
-    begun: bool = False
-    """Whether it has had a thread."""
+    began: float | None = None
+    """When it got a thread, in seconds of `time.monotonic()`; `None` while it waits for one."""
     outcome: Outcome | None = None
 
     def __post_init__(self) -> None:
@@ -78,7 +79,7 @@ class Job:
         return self.given_up or self.loop.is_closed()
 
     def run(self) -> Outcome:
-        self.begun = True
+        self.began = monotonic()
         try:
             return Outcome(self.context.run(self.function))
         except GeneratorExit as error:  # on the loop it would mean that somebody closes the call
@@ -129,10 +130,10 @@ class DaemonThreads:
         with self._lock:
             return tuple(job.name for job in self._running if job.abandoned)
 
-    def works_for(self, belongs: Callable[[contextvars.Context], bool]) -> bool:
-        """Whether one of the functions that run was called in a context that `belongs`."""
+    def job_of(self, belongs: Callable[[contextvars.Context], bool]) -> Job | None:
+        """The function that was called in a context that `belongs`, if it runs or waits for a thread."""
         with self._lock:
-            return any(belongs(job.context) for job in self._running)
+            return next((job for job in (*self._running, *self._waiting) if belongs(job.context)), None)
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `function` in a thread, with a copy of the caller's context variables, and give what it gives.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, Self, TypeAlias, cast, runtime_checkable
 
@@ -36,9 +37,11 @@ __all__ = [
     "Toolset",
     "check_bounds",
     "found",
+    "functions_in",
     "handled",
     "invoke",
     "is_sequential",
+    "offered",
     "stopped",
     "texts_of",
 ]
@@ -93,10 +96,41 @@ def as_tool(candidate: ToolLike | Callable[..., Any]) -> ToolLike:
         _check_timeout(cast(ToolLike, candidate))
         return cast(ToolLike, candidate)
     if isinstance(candidate, Toolset):
-        raise FunctionSpecError(f"a {type(candidate).__name__} is a set of tools; merge two sets with |")
+        kind = type(candidate).__name__
+        raise FunctionSpecError(
+            f"a {kind} is a set of tools; pass it as functions=, or its tools as [*toolset, ...]; merge two sets with |"
+        )
     if not callable(candidate):
         raise FunctionSpecError(f"{candidate!r} is no function for a model; pass a function or a tool")
     return as_function(candidate)
+
+
+def functions_in(functions: Iterable[ToolLike | Callable[..., Any]]) -> dict[str, ToolLike]:
+    """What an agent is given to call, by name.
+
+    Raises:
+        FunctionSpecError: two have one name, one is no tool, or it is a set that wants to run its tools in its own way.
+    """
+    if isinstance(functions, SimpleToolset) and functions.runs_otherwise:
+        raise FunctionSpecError(
+            "an agent runs its functions itself: give it tool_timeout and max_parallel_tools, let its hook"
+            " approve_function_call approve, and pass functions=[*toolset]"
+        )
+    return by_name(functions)
+
+
+def offered(functions: Mapping[str, ToolLike]) -> list[ToolLike]:
+    """The functions that the model is told of: all but those whose `enabled` is false.
+
+    Raises:
+        FunctionSpecError: an entry is no tool, or has another name than its tool.
+    """
+    for name, tool in functions.items():
+        if not isinstance(base := getattr(tool, "base", None), Tool):
+            raise FunctionSpecError(f"functions[{name!r}] is {tool!r}, which is no tool; wrap it: AIFunction(...)")
+        if base.name != name:
+            raise FunctionSpecError(f"functions[{name!r}] has the name {base.name!r}; use that as its key")
+    return [tool for tool in functions.values() if is_enabled(tool)]
 
 
 def _check_timeout(tool: ToolLike) -> None:
@@ -112,6 +146,8 @@ def by_name(tools: Iterable[ToolLike | Callable[..., Any]]) -> dict[str, ToolLik
         FunctionSpecError: two have one name, or one is no tool.
     """
     named: dict[str, ToolLike] = {}
+    if isinstance(tools, AbstractAsyncContextManager):
+        raise FunctionSpecError("these tools have to be entered first: async with mcp_tools(...) as tools")
     for tool in map(as_tool, tools):
         _add(named, tool.base.name, tool)
     return named
@@ -141,9 +177,9 @@ def check_bounds(tool_timeout: float | None, max_parallel_tools: int | None) -> 
     Raises:
         ValueError: one cannot.
     """
-    if tool_timeout is not None and not tool_timeout > 0:
+    if tool_timeout is not None and not (isinstance(tool_timeout, int | float) and tool_timeout > 0):
         raise ValueError(f"tool_timeout is more than 0 seconds, or None for no limit; not {tool_timeout!r}")
-    if max_parallel_tools is not None and not max_parallel_tools >= 1:
+    if max_parallel_tools is not None and not (isinstance(max_parallel_tools, int) and max_parallel_tools >= 1):
         raise ValueError(f"max_parallel_tools is 1 or more, or None for no bound; not {max_parallel_tools!r}")
 
 
@@ -319,15 +355,26 @@ class SimpleToolset:
         self._by_name = {name: tool for name, tool in self._by_name.items() if name != tool_name}
         return self
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self._by_name)})"
+
     def _check(self, *names: str) -> None:
         """Make sure that there are tools of these names.
 
         Raises:
             KeyError: one is missing; the text says what there is.
+            TypeError: one is no text.
         """
+        if wrong := [name for name in names if not isinstance(name, str)]:
+            raise TypeError(f"{wrong[0]!r} is no name; give the names one by one")
         if missing := [name for name in names if name not in self._by_name]:
             here = ", ".join(self._by_name) or "none"
             raise KeyError(f"there is no tool {', '.join(map(repr, missing))}; there are {here}")
+
+    @property
+    def runs_otherwise(self) -> bool:
+        """Whether it says how its tools run: who approves, for how long, how many at a time."""
+        return (self._approve, self.tool_timeout, self.max_parallel_tools) != (None, None, None)
 
     # ---- sets made from this one ----
 
@@ -335,6 +382,7 @@ class SimpleToolset:
         """A set of the same class with other tools."""
         derived = copy.copy(self)
         derived._by_name = dict(tools)
+        derived._approvals = Approvals()
         return derived
 
     def only(self, *names: str) -> Self:
@@ -375,6 +423,10 @@ class SimpleToolset:
     def __ior__(self, other: SimpleToolset) -> Self:
         if not isinstance(other, SimpleToolset):
             return NotImplemented
+        if other._approve is not self._approve and any(getattr(tool, "approval", False) is not False for tool in other):
+            raise FunctionSpecError(
+                "the sets ask somebody else for approval; say who is asked: SimpleToolset([*a, *b], approve=...)"
+            )
         self._by_name = merged(self._by_name, other._by_name)
         return self
 
@@ -429,13 +481,13 @@ class SimpleToolset:
         if not await must_be_approved(tool, arguments):
             return
         if self._approve is None:
-            raise CallRejected("nobody can be asked for it here")
+            raise CallRejected(asked=False)
         try:
             approval = await self._approvals.ask(self._approve, call, tool)
         except Exception as error:
             raise WrappedCallException(True, error) from error
         if not approval.is_given:
-            raise CallRejected(approval.feedback)
+            raise CallRejected(approval.feedback, asked=approval.decision == "reject")
 
     def is_sequential(self, call: ToolCall) -> bool:
         """Whether a call runs alone."""
