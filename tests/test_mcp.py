@@ -17,6 +17,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import pytest
 from loguru import logger
@@ -29,6 +30,7 @@ from kimi_agent import (
     MCPServerError,
     MCPTool,
     MCPToolset,
+    SimpleToolset,
     TextPart,
     ToolCall,
     VideoURLPart,
@@ -40,8 +42,9 @@ from kimi_agent.testing import ScriptedKimi, say
 from kimi_agent.testing import call as model_calls
 from kimi_agent.tools.base import is_safe_name
 from kimi_agent.tools.mcp import connection
-from kimi_agent.tools.mcp.configs import read_servers
+from kimi_agent.tools.mcp.configs import hidden, read_servers
 from kimi_agent.tools.mcp.content import Limits, result_from
+from kimi_agent.tools.mcp.messages import Lines, Surrogates, TooLong, mended
 from kimi_agent.tools.mcp.names import named_tools, safe_name
 
 SERVERS = Path(__file__).parent / "mcp_servers"
@@ -105,9 +108,10 @@ def scripted(tmp_path: Path) -> Callable[..., Scripted]:
 def is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+        state = Path(f"/proc/{pid}/stat")
+        return not (state.exists() and state.read_text().rpartition(")")[2].split()[0] == "Z")
+    except (ProcessLookupError, FileNotFoundError):
         return False
-    return True
 
 
 def tool_of(tools: MCPToolset, name: str) -> MCPTool:
@@ -137,6 +141,16 @@ async def nothing_left() -> AsyncIterator[None]:
     await until(lambda: not tasks_and_threads()[1] and tasks_and_threads()[0] <= tasks)
 
 
+def iter_once(event: Any, receive: Any) -> Callable[[], Any]:
+    """A channel that gives an event that was taken from it, and goes on."""
+    events = [event]
+
+    async def again() -> Any:
+        return events.pop() if events else await receive()
+
+    return again
+
+
 class HttpServer:
     """A server of the `mcp` package over HTTP, in a thread with a loop of its own. It can end and come back."""
 
@@ -148,6 +162,7 @@ class HttpServer:
         self.options: dict[str, Any] = {}
         self.stuck_at = ""
         self.refuses = self.cuts_off = False
+        self.raw: dict[str, tuple[str, str]] = {}  # kind and body of answers, with the id of the request for ID
         self.counter = counter
         self.port = 0
         self._uvicorn = uvicorn
@@ -172,7 +187,22 @@ class HttpServer:
                     await send({"type": "http.response.start", "status": 401, "headers": []})
                     await send({"type": "http.response.body", "body": b"who are you?"})
                     return
+            if scope["type"] == "http" and scope["method"] == "POST" and self.raw:
+                event = await receive()
+                message = json.loads(event["body"])
+                if raw := self.raw.get(message["method"]):
+                    await answer(send, *raw, message["id"])
+                    return
+                receive = iter_once(event, receive)
             await app(scope, receive, send)
+
+        async def answer(send: Any, kind: str, body: str, request: Any) -> None:
+            content = body.replace("ID", json.dumps(request)).encode()
+            headers = [(b"content-type", kind.encode())]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            for byte in range(0, len(content), size := 7 if len(content) < 10_000 else 100_000):
+                await send({"type": "http.response.body", "body": content[byte : byte + size], "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
 
         config = self._uvicorn.Config(
             noting, host="127.0.0.1", port=self.port, log_level="critical", timeout_graceful_shutdown=1, ws="none"
@@ -380,7 +410,7 @@ async def test_a_call_from_another_event_loop_is_an_error_result(scripted: Any):
 
 
 async def test_a_process_that_does_not_end_by_itself_is_killed(scripted: Any, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("mcp.client.stdio.PROCESS_TERMINATION_TIMEOUT", 0.1)
+    monkeypatch.setattr("kimi_agent.tools.mcp.process.END_SECONDS", 0.1)
     server = scripted({"add": text("5")}, stubborn=True)
     async with nothing_left(), server():
         assert is_running(server.pids[0])
@@ -638,7 +668,7 @@ async def test_an_error_of_the_protocol_is_an_error_result(scripted: Any):
 
 
 async def test_a_server_that_does_not_read_holds_up_nobody(scripted: Any, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("mcp.client.stdio.PROCESS_TERMINATION_TIMEOUT", 0.05)
+    monkeypatch.setattr("kimi_agent.tools.mcp.process.END_SECONDS", 0.05)
     server = scripted({"stop": {"do": "stop"}, "add": text("5")})
     async with nothing_left(), server(timeout=0.1) as tools:
         await result_of(tools, "stop")
@@ -647,6 +677,191 @@ async def test_a_server_that_does_not_read_holds_up_nobody(scripted: Any, monkey
         assert all("within 0.1 seconds" in result.message for result in results)
         assert time.monotonic() - started < 4
     assert not is_running(server.pids[0])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="groups of processes")
+@pytest.mark.parametrize("at_term", ["SIG_DFL", "SIG_IGN"])
+async def test_children_of_a_server_end_with_it(scripted: Any, at_term: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("kimi_agent.tools.mcp.process.END_SECONDS", 0.3)
+    server = scripted({"child": {"do": "child", "at term": at_term}, "die": {"do": "die"}, "add": text("5")})
+    async with nothing_left(), server() as tools:
+        of_one_that_died = int((await result_of(tools, "child")).output)
+        await result_of(tools, "die")
+        child = int((await result_of(tools, "child")).output)
+        assert is_running(child)
+    await until(lambda: not is_running(of_one_that_died) and not is_running(child))
+
+
+async def test_a_process_ends_also_when_its_end_is_cancelled(scripted: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(connection, "CLOSE_GRACE", 0.05)
+    server = scripted({"add": text("5")}, stubborn=True)
+    async with nothing_left(), server():
+        pass
+    await until(lambda: not is_running(server.pids[0]))
+
+
+# ==== answers that are hard to read ====
+
+DEEP = '{"a":' * 400 + "1" + "}" * 400
+TOO_DEEP = "[" * 50_000 + "]" * 50_000
+
+
+def raw(line: str) -> dict[str, Any]:
+    return {"do": "raw", "line": line}
+
+
+def answering(result: str) -> str:
+    return f'{{"jsonrpc":"2.0","id":ID,"result":{result}}}'
+
+
+def listing(description: str = "", schema: str = "{}") -> str:
+    tool = f'{{"name":"add","description":"{description}","inputSchema":{schema}}}'
+    return answering(f'{{"tools":[{tool},{{"name":"other"}}]}}')
+
+
+async def test_a_lone_surrogate_in_a_result_is_replaced(scripted: Any):
+    said = r"\ud83d x \uDe00 \ud83d\ude00 \\ud83d \n"
+    answers = {
+        "text": raw(answering(f'{{"content":[{{"type":"text","text":"{said}"}}]}}')),
+        "latin": raw(answering('{"content":[{"type":"text","text":"caf\xe9 \\ud83d"}]}')),
+    }
+    async with scripted(answers)() as tools:
+        assert (await result_of(tools, "text")).output == "\ufffd x \ufffd 😀 \\ud83d \n"
+        assert (await result_of(tools, "latin")).output == "caf\ufffd \ufffd"
+
+
+async def test_a_lone_surrogate_or_a_deep_schema_in_a_list_costs_no_tool(scripted: Any):
+    answers = {"add": text("5"), "other": text("6")}
+    for line in (listing(r"\ud83d Add."), listing("Add.", f'{{"properties":{{"x":{DEEP}}}}}')):
+        async with scripted(answers, raw={"tools/list": line})(connect_timeout=10) as tools:
+            assert names_of(tools) == ["add", "other"]
+            assert tools["add"].base.description.endswith("Add.")
+            json.dumps(tools["add"].base.parameters)
+            assert (await result_of(tools, "add")).output == "5"
+
+
+async def test_a_deep_result_is_cut_where_it_is_too_deep(scripted: Any):
+    deep = raw(answering(f'{{"structuredContent":{DEEP}}}'))
+    beside = raw(answering(f'{{"content":[{{"type":"text","text":"said"}}],"_meta":{DEEP}}}'))
+    async with scripted({"deep": deep, "beside": beside})() as tools:
+        result = await result_of(tools, "deep")
+        assert not result.is_error
+        assert "nested too deeply" in result.output
+        assert (await result_of(tools, "beside")).output == "said"
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (f'{{"jsonrpc":"2.0","id":ID,"result":{TOO_DEEP}}}', "nested too deeply"),
+        (f'{{"id":ID, "jsonrpc":"2.0", "result":{TOO_DEEP}}}', "nested too deeply"),
+        (f'{{"result":{TOO_DEEP},"jsonrpc":"2.0","id":ID}}', "nested too deeply"),
+        (f'{{"result":{TOO_DEEP},"id":ID,"jsonrpc":"2.0"}}', "nested too deeply"),
+        ('{"jsonrpc":"2.0","id":ID,"result":{"content":[}}', "no JSON"),
+        ('{"jsonrpc":"2.0","id":ID,"result":[]}', "neither a result nor an error"),
+        ('{"jsonrpc":"2.0","id":ID,"error":{"message":"x"}}', "neither a result nor an error"),
+        ('{"jsonrpc":"2.0","id":ID}', "neither a result nor an error"),
+        (answering('{"x":' + "1" * 5_000 + "}"), "no JSON"),
+    ],
+    ids=["head", "other head", "tail", "other tail", "broken", "list", "error", "nothing", "number"],
+)
+async def test_an_answer_that_cannot_be_read_is_an_error_of_its_call_at_once(scripted: Any, line: str, says: str):
+    async with scripted({"bad": raw(line), "hang": {"do": "hang"}, "add": text("5")})(timeout=None) as tools:
+        waiting = asyncio.create_task(result_of(tools, "hang"))
+        result = await result_of(tools, "bad")
+        assert result.is_error
+        assert "has answered the call, but the answer cannot be read" in result.message
+        assert says in result.message
+        assert (await result_of(tools, "add")).output == "5"
+        assert not waiting.done()
+
+
+async def test_a_list_that_cannot_be_read_is_told_at_once(scripted: Any):
+    unreadable = scripted(raw={"tools/list": answering(TOO_DEEP)})
+    with pytest.raises(MCPServerError, match="the answer cannot be read: it is nested too deeply"):
+        async with unreadable(connect_timeout=60):
+            pass
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"jsonrpc":"2.0","id":ID,"method":"ping","params":[}',
+        '{"method":"ping","params":[},"jsonrpc":"2.0","id":ID}',
+        '{"level":"error","error":"x","id":ID}',
+        '{"result":{"id":ID}',
+        '"jsonrpc" {"id":ID,"result":{}',
+    ],
+)
+async def test_what_is_no_answer_ends_no_call(line: str):
+    assert mended(line.replace("ID", "1").encode()) is None
+
+
+async def test_a_line_that_is_too_long_is_an_error_of_its_call(scripted: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("kimi_agent.tools.mcp.process.Lines", lambda: Lines(20_000))
+    long = {"do": "long", "length": 30_000}
+    first = raw('{"result":{"content":[{"type":"text","text":"' + "x" * 30_000 + '"}]},"jsonrpc":"2.0","id":ID}')
+    async with scripted({"long": long, "first": first, "add": text("5")})(timeout=None) as tools:
+        for name in ("long", "first"):
+            assert "cannot be read: it is longer than 64 MiB" in (await result_of(tools, name)).message
+            assert (await result_of(tools, "add")).output == "5"
+
+
+def test_lines_come_in_any_chunks_and_take_linear_time():
+    content = b"one\n\ntwo\r\n" + b"x" * 50 + b"\nend\n"
+    for size in (1, 2, 7, 100):
+        lines = Lines(40)
+        found = [line for at in range(0, len(content), size) for line in lines.feed(content[at : at + size])]
+        assert found[:3] + found[4:] == [b"one", b"", b"two\r", b"end"]
+        assert isinstance(found[3], TooLong)
+    lines, started = Lines(), time.monotonic()
+    assert not [line for _ in range(8_000) for line in lines.feed(b"x" * 4_000)]
+    assert [len(line) for line in lines.feed(b"\n") if isinstance(line, bytes)] == [32_000_000]
+    assert time.monotonic() - started < 5
+
+
+def test_surrogates_are_replaced_in_any_chunks():
+    content = rb'"\ud83d x \uDe00 \ud83d\ude00 \\ud83d \\\ud83d\n \u00fc \ude00\ud83d" \ud83d\\ud83d'
+    expected = rb'"\ufffd x \ufffd \ud83d\ude00 \\ud83d \\\ufffd\n \u00fc \ufffd\ufffd" \ufffd\\ud83d'
+    for size in range(1, len(content) + 1):
+        surrogates = Surrogates()
+        parts = [surrogates.feed(content[at : at + size]) for at in range(0, len(content), size)]
+        assert b"".join(parts) + surrogates.close() == expected, size
+
+
+def body(kind: str, line: str) -> tuple[str, str]:
+    return kind, line if kind == "application/json" else f"event: message\ndata: {line}\n\n"
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/event-stream"])
+async def test_answers_at_a_url_are_read_leniently_too(http: HttpServer, monkeypatch: pytest.MonkeyPatch, kind: str):
+    said = answering(r'{"content":[{"type":"text","text":"\ud83d x \ud83d\ude00 \\ud83d"}]}')
+    answers = {"tools/list": body(kind, listing(r"\ud83d Add.")), "tools/call": body(kind, said)}
+    monkeypatch.setattr(http, "raw", answers)
+    async with mcp_tools(http.url, timeout=10) as tools:
+        assert tools["add"].base.description == "\ufffd Add."
+        assert (await result_of(tools, "add")).output == "\ufffd x 😀 \\ud83d"
+        for line in (answering(TOO_DEEP), answering("[]"), answering('{"content":[}')):
+            answers["tools/call"] = body(kind, line)
+            result = await result_of(tools, "add")
+            assert "has answered the call, but the answer cannot be read: it is no message" in result.message
+            assert "pydantic" not in result.message
+        answers["tools/call"] = body(kind, said)
+        assert not (await result_of(tools, "add")).is_error
+
+
+async def test_an_answer_at_a_url_that_is_too_long_is_an_error_of_its_call(
+    http: HttpServer, monkeypatch: pytest.MonkeyPatch
+):
+    from kimi_agent.tools.mcp import sdk
+
+    async with mcp_tools(http.url, timeout=10) as tools:
+        monkeypatch.setattr(sdk, "_BOUNDS", {"application/json": 10_000})
+        long = answering('{"content":[{"type":"text","text":"' + "x" * 20_000 + '"}]}')
+        monkeypatch.setattr(http, "raw", {"tools/call": ("application/json", long)})
+        assert "longer than 64 MiB" in (await result_of(tools, "count")).message
+        monkeypatch.setattr(http, "raw", {})
+        assert not (await result_of(tools, "count")).is_error
 
 
 # ==== arguments ====
@@ -1143,6 +1358,39 @@ async def test_a_tool_that_was_taken_out_stays_out_after_refresh(scripted: Any):
         assert names_of(tools) == ["add"]
 
 
+async def test_only_the_set_that_was_given_is_refreshed(scripted: Any):
+    server = scripted({"grow": {"do": "change", "tools": listed("other", "grow", "more")}, "gone": text("x")})
+    async with server() as tools:
+        derived = [
+            tools.only("grow"),
+            tools.without("gone"),
+            tools.prefixed("x_"),
+            tools | SimpleToolset(),
+            tools + one_more,
+        ]
+        names = [names_of(some) for some in derived]
+        await result_of(tools, "grow")
+        for some in derived:
+            with pytest.raises(RuntimeError, match="refresh the one that mcp_tools gave"):
+                await some.refresh()
+        assert [names_of(some) for some in derived] == names
+        await tools.refresh()
+        assert names_of(tools) == ["grow", "other", "more"]
+
+
+def one_more() -> None:
+    """Do nothing."""
+
+
+async def test_tools_are_found_by_their_names_and_are_those_of_servers(scripted: Any):
+    async with scripted({"add": text("5"), "erase.all": text("x")})() as tools:
+        assert [tool.name for tool in tools] == ["add", "erase_all"]
+        assert tools["erase_all"].original_name == "erase.all"
+        for tool in tools:
+            tool.approval = not tool.annotations.get("readOnlyHint", False)
+        assert tools["add"].approval is True
+
+
 # ==== secrets ====
 
 SECRETS = ("pa55w0rd-1", "t0ken-2", "he4der-3", "query-4", "v4lue-5", "a-long-key-in-the-path-6", "flag-7")
@@ -1179,6 +1427,23 @@ async def test_secrets_are_in_no_error_log_or_repr(scripted: Any, caplog: pytest
     assert len(lines) > 3
     assert "cannot log in with ***" in str(tools.errors["ended"])
     assert "no-such-command --api-key *** --token=***" in str(tools.errors["missing"])
+
+
+@pytest.mark.parametrize(
+    "said",
+    [json.dumps, lambda it: json.dumps(it, ensure_ascii=False), quote, lambda it: quote(it, safe=""), quote_plus],
+)
+async def test_a_secret_is_hidden_also_where_it_is_quoted(scripted: Any, said: Callable[[str], str]):
+    secret = 'pass"w\\ord/ü &1'
+    server = scripted({"leak": {"do": "error", "message": f"bad value <{said(secret).strip(chr(34))}>"}})
+    server.secret = {"API_KEY": secret}
+    async with server() as tools:
+        assert "bad value <***>" in (await result_of(tools, "leak")).message
+
+
+def test_a_secret_that_is_quoted_in_the_url_is_hidden_also_where_it_is_not():
+    [server] = read_servers("http://me:pa%20ss%2F1@example.org/mcp?key=v%26alue")
+    assert hidden(server, "pa%20ss%2F1, pa ss/1, v%26alue, v&alue") == "***, ***, ***, ***"
 
 
 # ==== what is written ====
@@ -1222,10 +1487,14 @@ def test_servers_are_read_from_all_their_forms():
         ("unclosed 'quote", "cannot be split"),
         (3, "not a int"),
         ({"a": None}, "'a' is a URL, a command or a mapping"),
-        ({"a": {}}, "'a' needs either a command or a url"),
-        ({"a": {"command": "x", "url": "http://y"}}, "'a' needs either a command or a url"),
+        ({}, "there is no server"),
+        ({"a": {}}, "'a' needs either a command or a url, and has nothing"),
+        ({"a": {"cmd": "x", "arg": 1}}, "'a' needs either a command or a url, and has 'cmd', 'arg'$"),
+        ({"a": {"command": "x", "url": "http://y"}}, "'a' needs either a command or a url, and has both"),
         ({"a": {"url": "ftp://x"}}, "'a' has a url that is no http"),
-        ({"a": {"type": "sse", "url": "http://x"}}, "'a' has the type 'sse'"),
+        ({"a": {"type": "sse", "url": "http://x"}}, "'a': with a url, type is http"),
+        ({"a": {"transport": "http", "command": "x"}}, "'a': with a command, transport is stdio"),
+        ({"a": {"command": "x", "cwd": 3}}, "'a': cwd is no text"),
         ({"a": {"command": "x", "args": "y"}}, "'a': args is a list"),
         ({"a": {"command": "x", "args": [1]}}, r"'a': args\[0\] is no text"),
         ({"a": {"command": 3}}, "'a': command is a list of texts"),
@@ -1258,6 +1527,12 @@ def test_with_an_old_mcp_the_error_says_so(monkeypatch: pytest.MonkeyPatch):
 def test_the_package_and_this_room_open_without_mcp():
     code = "import kimi_agent, kimi_agent.tools.mcp, sys; assert not {'mcp', 'mcp_types'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("approval", [None, "yes", 1, {}])
+def test_an_approval_is_a_bool_or_a_function(approval: Any):
+    with pytest.raises(ValueError, match="approval= is a bool or a function"):
+        mcp_tools("my-server", approval=approval)
 
 
 @pytest.mark.parametrize("options", [{"timeout": 0}, {"connect_timeout": -1.0}, {"max_text": -1}, {"max_media": -1}])

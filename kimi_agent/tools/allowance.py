@@ -106,15 +106,15 @@ class Allowance:
         """How many function rounds failed in a row."""
         self.guard = guard
         self._left = max_function_rounds
-        self._times: Counter[tuple[str, str]] = Counter()
+        self._calls = _Repetitions()
 
     def begins(self, calls: Iterable[ToolCall]) -> None:
         """A function round begins: count which calls were there before."""
-        self._times.update({_same(call) for call in calls})
+        self._calls.add(calls)
 
     def times(self, call: ToolCall) -> int:
         """In how many function rounds a call was made with these arguments."""
-        return self._times[_same(call)]
+        return self._calls.times(call)
 
     def goes_on(self, outcomes: Sequence[CallOutcome]) -> bool:
         """Count a function round; whether the model speaks next."""
@@ -130,9 +130,41 @@ class Allowance:
         return bool(failed) or any(outcome.is_model_turn for outcome in outcomes)
 
 
-def _same(call: ToolCall) -> tuple[str, str]:
-    """What two calls have in common that ask for the same."""
+class _Repetitions:
+    """In how many messages each call was made. Arguments are compared when a function is called in a second message."""
+
+    def __init__(self) -> None:
+        self._once: dict[str, set[str]] = {}
+        """The arguments of functions that were called in one message only, as they were written."""
+        self._more: dict[str, Counter[str]] = {}
+        self._known: dict[str, str] = {}
+
+    def add(self, calls: Iterable[ToolCall]) -> None:
+        """One more message with calls."""
+        by_name: dict[str, set[str]] = {}
+        for call in calls:
+            by_name.setdefault(call.name, set()).add(call.arguments)
+        for name, written in by_name.items():
+            if name not in self._more and name not in self._once:
+                self._once[name] = written
+                continue
+            if (before := self._once.pop(name, None)) is not None:
+                self._more[name] = Counter(set(map(self._meant, before)))
+            self._more[name].update(set(map(self._meant, written)))
+
+    def times(self, call: ToolCall) -> int:
+        """In how many messages."""
+        return self._more[call.name][self._meant(call.arguments)] if call.name in self._more else 1
+
+    def _meant(self, arguments: str) -> str:
+        """The same for all ways to write the same arguments."""
+        if arguments not in self._known:
+            self._known[arguments] = _canonical(arguments)
+        return self._known[arguments]
+
+
+def _canonical(arguments: str) -> str:
     try:
-        return call.name, json.dumps(parse_any_arguments(call.arguments), sort_keys=True)
+        return json.dumps(parse_any_arguments(arguments), sort_keys=True)
     except (ToolArgumentsError, RecursionError):
-        return call.name, call.arguments
+        return arguments

@@ -1,12 +1,14 @@
 """An MCP server on standard input and output that does what a script says, right or wrong, with no library.
 
 The script is JSON in the variable SCRIPT: `tools` are listed as they are, `pages` says how many on a page, `answers`
-has the result of each tool by its name, or an action: {"do": "die"}, "hang", "rubbish", "stderr", "error". Every
-message that comes in is appended to the file LOG, after a line with the process id.
+has the result of each tool by its name, or an action: {"do": "die"}, "hang", "rubbish", "stderr", "error", "raw". Every
+message that comes in is appended to the file LOG, after a line with the process id. What is `raw` is written as it is,
+with the id of the request for ID; `raw` of the script has such lines by methods.
 """
 
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -23,6 +25,11 @@ def log(line: str) -> None:
 
 def write(message: Mapping[str, Any]) -> None:
     sys.stdout.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
+    sys.stdout.flush()
+
+
+def write_raw(line: str, request: Any) -> None:
+    sys.stdout.buffer.write(line.replace("ID", json.dumps(request)).encode("latin-1") + b"\n")
     sys.stdout.flush()
 
 
@@ -48,6 +55,18 @@ def call(params: Mapping[str, Any], request: Any) -> None:
             time.sleep(60)
         case "close":
             os.close(1)
+            return
+        case "raw":
+            write_raw(answer["line"], request)
+            return
+        case "child":
+            code = (
+                f"import signal, time; signal.signal(15, signal.{answer['at term']}); print(flush=True); time.sleep(60)"
+            )
+            child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+            assert child.stdout is not None
+            child.stdout.readline()
+            write({"id": request, "result": {"content": [{"type": "text", "text": str(child.pid)}]}})
             return
         case "progress":
             token = params["_meta"]["progressToken"]
@@ -86,6 +105,8 @@ def main() -> None:
         log(line.rstrip("\n"))
         message = json.loads(line)
         match message.get("method"):
+            case str(method) if method in SCRIPT.get("raw", {}):
+                write_raw(SCRIPT["raw"][method], message["id"])
             case "initialize" if "discover" in SCRIPT:
                 write({"id": message["id"], "error": {"code": -32601, "message": "unknown method"}})
             case "server/discover" if "discover" in SCRIPT:

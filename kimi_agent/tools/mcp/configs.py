@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -9,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, Final, TypeAlias, cast
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
 
 from ..results import truncate
 
@@ -77,7 +78,8 @@ class HttpServer:
             yield from value.split()[1:]
         parts = urlsplit(self.url)
         asked = [value for _, value in parse_qsl(parts.query)]
-        yield from (part for part in (parts.password, parts.query, *asked, *_long_segments(parts.path)) if part)
+        written = [part for part in (parts.password, parts.query, *_long_segments(parts.path)) if part]
+        yield from (*asked, *written, *map(unquote, written))
 
 
 ServerConfig: TypeAlias = StdioServer | HttpServer
@@ -94,10 +96,22 @@ HIDDEN: Final = "***"
 
 def hidden(config: ServerConfig, text: str) -> str:
     """A text about a server, without its secrets."""
-    for secret in sorted(set(config.secrets), key=len, reverse=True):
-        if len(secret) >= _LEAST_SECRET:
-            text = text.replace(secret, HIDDEN)
+    secrets = {form for secret in config.secrets if len(secret) >= _LEAST_SECRET for form in _forms(secret)}
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, HIDDEN)
     return text
+
+
+_ALWAYS_THE_SAME: Final = re.compile(r"[\w.~-]+", re.ASCII)
+
+
+def _forms(secret: str) -> set[str]:
+    """How a text may have it: as it is, within JSON, within a URL."""
+    if _ALWAYS_THE_SAME.fullmatch(secret):
+        return {secret}
+    escaped = {json.dumps(secret, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)}
+    said = secret.encode(errors="replace")
+    return {secret, *escaped, quote(said), quote(said, safe=""), quote_plus(said)}
 
 
 def _shown_args(args: Sequence[str]) -> list[str]:
@@ -136,8 +150,8 @@ def _long_segments(path: str) -> list[str]:
 # ==== what is written ====
 
 _URL: Final = re.compile(r"(?i)https?://")
-_STDIO_KINDS: Final = (None, "stdio")
-_HTTP_KINDS: Final = (None, "http", "streamable-http", "streamable_http", "streamableHttp")
+_STDIO_KINDS: Final = ("stdio",)
+_HTTP_KINDS: Final = ("http", "streamable-http", "streamable_http", "streamableHttp")
 _CONFIG_KEYS: Final = {"command", "args", "env", "cwd", "url", "headers", "type", "transport"}
 
 
@@ -149,6 +163,8 @@ def read_servers(servers: Servers) -> list[ServerConfig]:
     """
     if not isinstance(servers, Mapping):
         return [_read("", servers)]
+    if not servers:
+        raise ValueError("there is no server in an empty mapping")
     named: Any = servers.get("mcpServers", servers) if len(servers) == 1 else servers
     if not isinstance(named, Mapping):
         raise ValueError("mcpServers is a mapping from names to servers")
@@ -169,12 +185,20 @@ def _read(name: str, written: Any) -> ServerConfig:
         )
     if isinstance(written, Mapping):
         fields = cast(Mapping[str, Any], written)
-        if ("command" in fields) == ("url" in fields):
-            raise ValueError(f"{_of(name)} needs either a command or a url")
+        _check_keys(name, fields)
         return _stdio(name, fields) if "command" in fields else _http(name, fields)
     if isinstance(written, Sequence) and not isinstance(written, bytes | bytearray):
         return _stdio(name, {"command": written})
     raise ValueError(f"{_of(name)} is a URL, a command or a mapping, not a {type(written).__name__}")
+
+
+def _check_keys(name: str, fields: Mapping[str, Any]) -> None:
+    """Make sure that it is clear what kind of server is meant. Other keys are those of other programs."""
+    if "command" in fields and "url" in fields:
+        raise ValueError(f"{_of(name)} needs either a command or a url, and has both")
+    if "command" not in fields and "url" not in fields:
+        keys = ", ".join(repr(key) for key in fields) or "nothing"
+        raise ValueError(f"{_of(name)} needs either a command or a url, and has {keys}")
 
 
 def _of(name: str) -> str:
@@ -191,24 +215,24 @@ def _split(name: str, command: str) -> list[str]:
 
 
 def _stdio(name: str, fields: Mapping[str, Any]) -> StdioServer:
-    _check_kind(name, fields, _STDIO_KINDS)
+    _check_kind(name, fields, "command", _STDIO_KINDS)
     command: Any = fields["command"]
     program: Any = [command] if isinstance(command, str | PurePath) else command
     words = [*_texts(name, "command", program), *_texts(name, "args", fields.get("args"))]
     if not words or not words[0]:
         raise ValueError(f"{_of(name)} has an empty command")
-    cwd = fields.get("cwd")
+    cwd: Any = fields.get("cwd")
     return StdioServer(
         name=name or PurePath(words[0]).stem,
         command=words[0],
         args=tuple(words[1:]),
         env=_table(name, "env", fields.get("env")),
-        cwd=None if cwd is None else str(Path(cwd)),
+        cwd=None if cwd is None else str(Path(_text(name, "cwd", cwd))),
     )
 
 
 def _http(name: str, fields: Mapping[str, Any]) -> HttpServer:
-    _check_kind(name, fields, _HTTP_KINDS)
+    _check_kind(name, fields, "url", _HTTP_KINDS)
     url: Any = fields["url"]
     if not isinstance(url, str) or not _URL.match(url) or not _host(url):
         raise ValueError(f"{_of(name)} has a url that is no http or https URL")
@@ -222,10 +246,12 @@ def _host(url: str) -> str:
         return ""
 
 
-def _check_kind(name: str, fields: Mapping[str, Any], kinds: Sequence[str | None]) -> None:
-    kind = fields.get("type", fields.get("transport"))
-    if kind not in kinds:
-        raise ValueError(f"{_of(name)} has the type {kind!r}; there are stdio and http (streamable HTTP)")
+def _check_kind(name: str, fields: Mapping[str, Any], what: str, kinds: Sequence[str]) -> None:
+    for key in ("type", "transport"):
+        if fields.get(key) is not None and fields[key] not in kinds:
+            raise ValueError(
+                f"{_of(name)}: with a {what}, {key} is {kinds[0]}; SSE, the older transport, is not supported"
+            )
 
 
 def _texts(name: str, key: str, values: Any) -> list[str]:
@@ -234,7 +260,7 @@ def _texts(name: str, key: str, values: Any) -> list[str]:
     if not isinstance(values, Sequence) or isinstance(values, str | bytes):
         raise ValueError(f"{_of(name)}: {key} is a list of texts")
     values = cast(Sequence[Any], values)
-    return [_text(name, key, value, str(number)) for number, value in enumerate(values)]
+    return [_text(name, f"{key}[{number}]", value) for number, value in enumerate(values)]
 
 
 def _table(name: str, key: str, table: Any) -> dict[str, str]:
@@ -242,10 +268,10 @@ def _table(name: str, key: str, table: Any) -> dict[str, str]:
         return {}
     if not isinstance(table, Mapping):
         raise ValueError(f"{_of(name)}: {key} is a mapping of texts")
-    return {str(item): _text(name, key, value, str(item)) for item, value in cast(Mapping[Any, Any], table).items()}
+    return {str(item): _text(name, f"{key}[{item}]", value) for item, value in cast(Mapping[Any, Any], table).items()}
 
 
-def _text(name: str, key: str, value: Any, place: str) -> str:
+def _text(name: str, key: str, value: Any) -> str:
     if isinstance(value, str | PurePath) and "\0" not in str(value):
         return str(value)
-    raise ValueError(f"{_of(name)}: {key}[{place}] is no text")
+    raise ValueError(f"{_of(name)}: {key} is no text")

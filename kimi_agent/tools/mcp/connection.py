@@ -169,7 +169,7 @@ class Connection:
     async def _called(
         self, session: Session, tool: str, arguments: dict[str, Any], on_progress: Progress
     ) -> dict[str, Any]:
-        from .sdk import SessionEnded, SessionRefused, SessionUnreachable
+        from .sdk import SessionEnded, SessionRefused, SessionUnreachable, SessionUnreadable
 
         try:
             answer = await _left_at_once(session.call_tool(tool, arguments, on_progress))
@@ -178,6 +178,9 @@ class Connection:
             raise self._error(text) from None
         except SessionUnreachable as problem:
             raise self._error(f"could not be reached: {problem}") from None
+        except SessionUnreadable as problem:
+            self._note_answer()
+            raise self._error(f"has answered the call, but {problem}") from None
         except SessionRefused as refused:
             self._note_answer()
             raise self._error(f"answers with an error: {refused}") from None

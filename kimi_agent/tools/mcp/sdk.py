@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from inspect import signature
@@ -17,7 +18,6 @@ from typing import Any, Final, cast
 
 import anyio
 import httpx2
-from mcp import StdioServerParameters, stdio_client
 from mcp.client.session import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
@@ -35,6 +35,8 @@ from mcp_types import (
 
 from ... import __version__
 from .configs import HttpServer, ServerConfig, StdioServer
+from .messages import LONGEST, PARSE_ERROR, UNREADABLE, Surrogates
+from .process import open_process
 from .stderr import Stderr
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "SessionForgotten",
     "SessionRefused",
     "SessionUnreachable",
+    "SessionUnreadable",
     "open_session",
 ]
 
@@ -53,10 +56,8 @@ Progress = Callable[[float, float | None, str | None], None]
 CLOSE_SECONDS: Final = 3.0
 """That a server at a URL gets to take leave. A process gets about as long, and is killed then."""
 MOST_PAGES: Final = 1_000
-LARGEST_EVENT: Final = 64 * 1024 * 1024
-"""Bytes of one answer over HTTP; the default of `mcp`, 1 MiB, is less than a screenshot needs."""
 _EVENTS: Final[Mapping[str, Any]] = (
-    {"max_sse_event_size": LARGEST_EVENT}
+    {"max_sse_event_size": LONGEST}
     if "max_sse_event_size" in signature(streamable_http_client).parameters  # before mcp 2.3 it is 1 MiB
     else {}
 )
@@ -93,6 +94,10 @@ class SessionUnreachable(SessionRefused):
     """The request did not get through, or its answer did not. The session may live on."""
 
 
+class SessionUnreadable(SessionRefused):
+    """The answer came, and cannot be read. The session lives on."""
+
+
 class SessionForgotten(Exception):
     """The server does not know the session any more, so it did not do what it was asked."""
 
@@ -123,13 +128,57 @@ class _HttpClient(httpx2.AsyncClient):
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         try:
-            return await super().send(request, **options)
+            return _mended(await super().send(request, **options))
         except httpx2.TransportError as error:
             answer = _http_answer.get(None)
             if request.method != "POST" or answer is None:
                 raise
             answer.problem = str(error) or type(error).__name__
             return httpx2.Response(503, request=request)
+
+
+class _Mended(httpx2.AsyncByteStream):
+    """The content of a response, without lone surrogates.
+
+    Args:
+        response: that.
+        longest: bytes that are taken of it; `None` if each of its messages is bounded for itself.
+    """
+
+    def __init__(self, response: httpx2.Response, longest: int | None) -> None:
+        self._response = response
+        self._left = math.inf if longest is None else longest
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        surrogates = Surrogates()
+        try:
+            async for chunk in self._response.aiter_bytes():
+                self._left -= len(chunk)
+                if self._left < 0:
+                    raise httpx2.StreamError(f"it is longer than {LONGEST // 1024**2} MiB")
+                yield surrogates.feed(chunk)
+        except httpx2.TransportError as error:  # of one answer; `mcp` would end the session
+            raise httpx2.StreamError(str(error) or type(error).__name__) from error
+        yield surrogates.close()
+
+    async def aclose(self) -> None:
+        await self._response.aclose()
+
+
+_BOUNDS: Final[Mapping[str, int | None]] = {"application/json": LONGEST, "text/event-stream": None}
+_OF_THE_WIRE: Final = ("content-encoding", "content-length")
+
+
+def _mended(response: httpx2.Response) -> httpx2.Response:
+    """A response of which the messages can be read."""
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not response.is_success or kind not in _BOUNDS:
+        return response
+    headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in _OF_THE_WIRE]
+    stream = _Mended(response, _BOUNDS[kind])
+    return httpx2.Response(
+        response.status_code, headers=headers, stream=stream, request=response.request, extensions=response.extensions
+    )
 
 
 async def _note(response: httpx2.Response) -> None:
@@ -275,12 +324,29 @@ class Session:
                 raise SessionEnded(_CLOSED) from None
             if http.problem:
                 raise SessionUnreachable(http.problem) from None
+            if (problem := _unreadable(error)) is not None:
+                raise SessionUnreadable(f"the answer cannot be read: {problem}") from None
             text = http.status if error.message == _HTTP_REFUSED else error.message
             raise SessionRefused(text, error.code) from None
         except Exception as error:  # from the models of `mcp`, or its streams
             raise SessionRefused(f"{type(error).__name__}: {error}") from None
         finally:
             _http_answer.reset(token)
+
+
+_HTTP_UNREADABLE: Final = re.compile(
+    r"Failed to parse (?:JSON response|SSE message): (?:.*Invalid JSON: )?([^\n\[]*)", re.S
+)
+
+
+def _unreadable(error: MCPError) -> str | None:
+    """Why an answer cannot be read, if that is the error."""
+    if error.code != PARSE_ERROR:
+        return None
+    if error.data == UNREADABLE:
+        return error.message
+    found = _HTTP_UNREADABLE.match(error.message)
+    return found and f"it is no message: {found[1].strip()}"
 
 
 # ==== opening ====
@@ -355,16 +421,8 @@ async def _transport(config: ServerConfig, seconds: float, stderr: Stderr) -> As
 
 @asynccontextmanager
 async def _stdio(config: StdioServer, stderr: Stderr) -> AsyncGenerator[tuple[Any, Any]]:
-    process = StdioServerParameters(
-        command=config.command,
-        args=list(config.args),
-        env=dict(config.env),
-        cwd=config.cwd,
-        encoding_error_handler="replace",
-    )
     with stderr.opened() as errlog:
-        async with stdio_client(process, errlog=errlog) as streams:
-            errlog.close()  # the process has its own
+        async with open_process(config, errlog) as streams:
             yield streams
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Any, Final, cast
+from weakref import ref
 
 from loguru import logger
 from pydantic_core import to_json
@@ -77,8 +78,8 @@ def mcp_tools(
         connect_timeout: seconds for a server to start, answer and list its tools.
 
     Raises:
-        ValueError: `servers` is something else; a number is out of its range; both `allow` and `block` are given; on
-            entering, a name in them is that of no tool.
+        ValueError: `servers` is something else, or nothing; a number is out of its range; `approval` is neither a bool
+            nor a function; both `allow` and `block` are given; on entering, a name in them is that of no tool.
         ModuleNotFoundError: the extra is not installed.
         MCPServerError: on entering, no server can be reached.
         FunctionSpecError: on entering, two servers use a name, and `prefix` is `False`.
@@ -91,6 +92,8 @@ def mcp_tools(
             raise ValueError(f"{name}= is a number of seconds, not {number!r}")
     if max_text < 0 or max_media < 0:
         raise ValueError("max_text= and max_media= are not negative")
+    if not isinstance(cast(object, approval), bool) and not callable(approval):
+        raise ValueError(f"approval= is a bool or a function of the arguments, not a {type(approval).__name__}")
     options = _Options(
         allow=_names("allow", allow),
         block=_names("block", block),
@@ -177,6 +180,11 @@ class MCPTool:
             dict(cast(Mapping[str, Any], annotations)) if isinstance(annotations, dict) else {}
         )
         """Hints of the server, such as `readOnlyHint` and `destructiveHint`. It may say what it likes."""
+
+    @property
+    def name(self) -> str:
+        """The name that the model uses."""
+        return self._name
 
     @property
     def server(self) -> str:
@@ -286,12 +294,25 @@ class MCPToolset(SimpleToolset):
 
     def __init__(self, connections: Sequence[Connection], options: _Options) -> None:
         super().__init__()
+        self._original = ref(self)  # a set that is made from this one has it, too
         self._connections = connections
         self._options = options
         self._known: Mapping[Owned, MCPTool] = {}
         self._names: dict[Owned, str] = {}
         self.errors: Mapping[str, Exception] = MappingProxyType({})
         """What is wrong with the servers that could not be reached, or not list their tools, by their names."""
+
+    def __iter__(self) -> Iterator[MCPTool]:
+        """All tools, enabled or not, in the order in which they came."""
+        return cast("Iterator[MCPTool]", super().__iter__())
+
+    def __getitem__(self, name: str) -> MCPTool:
+        """The tool of a name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return cast(MCPTool, super().__getitem__(name))
 
     @property
     def stale(self) -> list[str]:
@@ -303,8 +324,16 @@ class MCPToolset(SimpleToolset):
 
         A tool that was there keeps its name, and is the same object. One that is gone is taken out, a new one comes at
         the end. An agent that was made before has the tools that it was made with: give it the new ones, as
-        `agent.functions |= {tool.base.name: tool for tool in tools}`.
+        `agent.functions |= {tool.name: tool for tool in tools}`.
+
+        Raises:
+            RuntimeError: this set was made from the one that `mcp_tools` gave; that one can be refreshed.
         """
+        if self._original() is not self:
+            raise RuntimeError(
+                "a set that was made from another one has the tools that were there;"
+                " refresh the one that mcp_tools gave, and make it anew"
+            )
         lists = await asyncio.gather(*map(self._listed, self._connections))
         answers = dict(zip((connection.config.name for connection in self._connections), lists, strict=True))
         self.errors = MappingProxyType({name: said for name, said in answers.items() if isinstance(said, Exception)})
