@@ -692,6 +692,15 @@ async def test_children_of_a_server_end_with_it(scripted: Any, at_term: str, mon
     await until(lambda: not is_running(of_one_that_died) and not is_running(child))
 
 
+@pytest.mark.skipif(os.name != "posix", reason="groups of processes")
+async def test_a_server_that_dies_is_gone_though_its_child_holds_its_output(scripted: Any):
+    child = {"do": "child", "at term": "SIG_DFL", "inherits": True}
+    async with scripted({"child": child, "die": {"do": "die"}})(timeout=10) as tools:
+        child = int((await result_of(tools, "child")).output)
+        assert "ended in the middle of the call" in (await result_of(tools, "die")).message
+        await until(lambda: not is_running(child))
+
+
 async def test_a_process_ends_also_when_its_end_is_cancelled(scripted: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(connection, "CLOSE_GRACE", 0.05)
     server = scripted({"add": text("5")}, stubborn=True)
@@ -1432,6 +1441,7 @@ async def test_secrets_are_in_no_error_log_or_repr(scripted: Any, caplog: pytest
 @pytest.mark.parametrize(
     "said",
     [json.dumps, lambda it: json.dumps(it, ensure_ascii=False), quote, lambda it: quote(it, safe=""), quote_plus],
+    ids=["json", "plain json", "path", "url", "form"],
 )
 async def test_a_secret_is_hidden_also_where_it_is_quoted(scripted: Any, said: Callable[[str], str]):
     secret = 'pass"w\\ord/ü &1'

@@ -63,9 +63,14 @@ def call(params: Mapping[str, Any], request: Any) -> None:
             code = (
                 f"import signal, time; signal.signal(15, signal.{answer['at term']}); print(flush=True); time.sleep(60)"
             )
-            child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-            assert child.stdout is not None
-            child.stdout.readline()
+            ready, begun = os.pipe()
+            code = f"import os, signal, time; signal.signal(15, signal.{answer['at term']}); os.close({begun}); time.sleep(60)"
+            child = subprocess.Popen(
+                [sys.executable, "-c", code], stdout=None if answer.get("inherits") else 2, pass_fds=[begun]
+            )
+            os.close(begun)
+            os.read(ready, 1)
+            os.close(ready)
             write({"id": request, "result": {"content": [{"type": "text", "text": str(child.pid)}]}})
             return
         case "progress":
