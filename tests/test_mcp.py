@@ -799,6 +799,8 @@ async def test_a_list_that_cannot_be_read_is_told_at_once(scripted: Any):
         '{"method":"ping","params":[},"jsonrpc":"2.0","id":ID}',
         '{"level":"error","error":"x","id":ID}',
         '{"result":{"id":ID}',
+        '{"jsonrpc":"2.0","id":0ID,"result":[}',
+        '{"jsonrpc":"2.0","id":"\x07ID","result":[}',
         '"jsonrpc" {"id":ID,"result":{}',
     ],
 )
@@ -850,10 +852,14 @@ async def test_answers_at_a_url_are_read_leniently_too(http: HttpServer, monkeyp
     async with mcp_tools(http.url, timeout=10) as tools:
         assert tools["add"].base.description == "\ufffd Add."
         assert (await result_of(tools, "add")).output == "\ufffd x 😀 \\ud83d"
-        for line in (answering(TOO_DEEP), answering("[]"), answering('{"content":[}')):
+        for line, says in (
+            (answering(TOO_DEEP), "it is no JSON: recursion limit"),
+            (answering('{"content":[}'), "it is no JSON"),
+            (answering("[]"), "it is no message of the protocol"),
+        ):
             answers["tools/call"] = body(kind, line)
             result = await result_of(tools, "add")
-            assert "has answered the call, but the answer cannot be read: it is no message" in result.message
+            assert f"has answered the call, but the answer cannot be read: {says}" in result.message
             assert "pydantic" not in result.message
         answers["tools/call"] = body(kind, said)
         assert not (await result_of(tools, "add")).is_error

@@ -60,11 +60,9 @@ def call(params: Mapping[str, Any], request: Any) -> None:
             write_raw(answer["line"], request)
             return
         case "child":
-            code = (
-                f"import signal, time; signal.signal(15, signal.{answer['at term']}); print(flush=True); time.sleep(60)"
-            )
             ready, begun = os.pipe()
-            code = f"import os, signal, time; signal.signal(15, signal.{answer['at term']}); os.close({begun}); time.sleep(60)"
+            at_term = f"signal.signal(signal.SIGTERM, signal.{answer['at term']})"
+            code = f"import os, signal, time; {at_term}; os.close({begun}); time.sleep(60)"
             child = subprocess.Popen(
                 [sys.executable, "-c", code], stdout=None if answer.get("inherits") else 2, pass_fds=[begun]
             )

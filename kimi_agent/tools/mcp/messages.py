@@ -131,7 +131,7 @@ def _is_error(error: Any) -> bool:
 
 
 _VERSION: Final = rb'"jsonrpc"\s*:\s*"2\.0"'
-_ID: Final = rb'"id"\s*:\s*(-?\d{1,15}|"[^"\\]{1,100}")'
+_ID: Final = rb'"id"\s*:\s*(0|-?[1-9]\d{0,14}|"[^"\\\x00-\x1f]{1,100}")'
 _HEAD: Final = re.compile(rb'\s*\{\s*(?:(?:%b|%b)\s*,\s*){0,2}"(?:result|error)"\s*:' % (_VERSION, _ID))
 _TAIL: Final = re.compile(rb",\s*(?:%b\s*,\s*)?%b\s*(?:,\s*%b\s*)?\}\s*$" % (_VERSION, _ID, _VERSION))
 

@@ -334,19 +334,19 @@ class Session:
             _http_answer.reset(token)
 
 
-_HTTP_UNREADABLE: Final = re.compile(
-    r"Failed to parse (?:JSON response|SSE message): (?:.*Invalid JSON: )?([^\n\[]*)", re.S
-)
+_HTTP_UNREADABLE: Final = re.compile(r"Failed to parse (?:JSON response|SSE message): (.*)", re.DOTALL)
+_NO_JSON: Final = re.compile(r"Invalid JSON: ([^\n\[]*)")
 
 
 def _unreadable(error: MCPError) -> str | None:
     """Why an answer cannot be read, if that is the error."""
-    if error.code != PARSE_ERROR:
+    if error.code != PARSE_ERROR or error.data == UNREADABLE:
+        return error.message if error.data == UNREADABLE else None
+    if (found := _HTTP_UNREADABLE.match(error.message)) is None:
         return None
-    if error.data == UNREADABLE:
-        return error.message
-    found = _HTTP_UNREADABLE.match(error.message)
-    return found and f"it is no message: {found[1].strip()}"
+    if (problem := _NO_JSON.search(found[1])) is not None:
+        return f"it is no JSON: {problem[1].strip()}"
+    return "it is no message of the protocol" if "validation error" in found[1] else found[1]
 
 
 # ==== opening ====
