@@ -1,4 +1,4 @@
-"""One session with an MCP server, through the `mcp` package. The only file that imports it, so it is imported late.
+"""One session with an MCP server, through the `mcp` package. It is imported late, as that takes a second.
 
 Answers are read as JSON, not through the models of `mcp`: those refuse a whole answer, or a whole list of tools, for
 one block or one schema that they do not know.
