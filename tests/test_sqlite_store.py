@@ -5,11 +5,13 @@ import errno
 import os
 import random
 import re
+import shutil
 import signal
 import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from base64 import b64encode
 from contextlib import closing, suppress
@@ -619,12 +621,18 @@ asyncio.run(main(sys.argv[1]))
 """
 
 
+@pytest.fixture
+def open_folder():
+    """A folder that everybody may enter. Those of pytest are closed again whenever another run of it begins."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="this platform limits no file sizes")
-async def test_a_disk_that_is_full_or_read_only_is_an_error_and_harms_nothing(tmp_path):
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    for each in (tmp_path, *[each for each in tmp_path.parents if each.name.startswith(("pytest-", "popen-"))]):
-        each.chmod(0o755)
+async def test_a_disk_that_is_full_or_read_only_is_an_error_and_harms_nothing(open_folder):
+    folder = open_folder
     output, errors = started(FAULTS, str(folder)).communicate()
     folder.chmod(0o755)
     assert errors == ""
