@@ -313,7 +313,7 @@ DAMAGED = {
     "a huge number": (b'{"x": ' + b"9" * 10_000 + b"}", r"cannot load"),
     "another object": (b'{"messages": []}', r'there is no "format": "kimi_agent"'),
     "a list": (b"[]", r"there is no"),
-    "kani": (b'{"version":1,"always_included_messages":[],"chat_history":[]}', r"no conversation of kimi_agent"),
+    "a part of kani's": (b'{"version":1,"chat_history":[]}', r"no conversation of kimi_agent"),
     "no history": (fields(chat_history=None), r"`chat_history` must be a list of messages, not absent"),
     "history is an object": (fields(chat_history={}), r"`chat_history` must be a list of messages, not an object"),
     "pinned is text": (fields(always_included_messages="x"), r"`always_included_messages` must be .* a string"),
@@ -372,7 +372,7 @@ def test_a_zip_without_an_index_is_refused(tmp_path):
 
 def test_the_zip_of_another_program_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.kani", "w") as archive:
-        archive.writestr("index.json", '{"version":1,"always_included_messages":[],"chat_history":[]}')
+        archive.writestr("index.json", '{"version":1,"chat_history":[]}')
     with pytest.raises(SessionError, match="no conversation of kimi_agent"):
         load(tmp_path / "a.kani")
 

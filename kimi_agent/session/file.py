@@ -15,6 +15,8 @@ A newer minor version adds fields: they are kept, wherever they stand, and writt
 refused. Only a process that is killed during a save can leave its temporary file (`.kimi_agent-*.tmp`) behind.
 
 A file is read as data from anybody: no code in it runs, and its size is bounded before it is unpacked.
+
+What kani saved is read, too; `kani.py` says as what.
 """
 
 from __future__ import annotations
@@ -82,7 +84,7 @@ def save(path: FilePath, state: SessionState, *, blobs: Blobs | None = None) -> 
 
 
 def load(path: FilePath, *, blobs: Blobs | None = None) -> SessionState:
-    """Read what `save` wrote. The content decides how, not the suffix.
+    """Read what `save` wrote, or kani. The content decides how, not the suffix.
 
     Args:
         path: of the file.
@@ -168,7 +170,7 @@ def _as_text(state: SessionState, sources: Sequence[Blobs]) -> bytes:
 
 
 def _from_text(content: bytes, shelf: _Shelf, blobs: Blobs | None) -> SessionState:
-    fields = _fields(content)
+    fields = _fields(content, shelf)
     shelf.had |= _in_text(_object(fields, "blobs"))
     state = _decode(fields, SaveContext(shelf) if shelf.had else KEEP_UNKNOWN)
     if not (unasked := shelf.had.keys() - shelf.taken.keys()):
@@ -189,9 +191,14 @@ def _as_zip(state: SessionState, sources: Sequence[Blobs]) -> bytes:
 def _from_zip(content: bytes, blobs: Blobs | None) -> SessionState:
     with _opened(content) as archive:
         had = {name[-64:]: partial(_entry, archive, name) for name in archive.namelist() if _BLOB.fullmatch(name)}
-        shelf = _Shelf(had)
+        shelf = _Shelf({**_kanis_blobs(archive), **had})
         index = _entry(archive, INDEX)
         return _from_text(restore(index, shelf.get) if had else index, shelf, blobs)
+
+
+def _kanis_blobs(archive: zipfile.ZipFile) -> dict[str, Callable[[], bytes]]:
+    names = [(name, found[1]) for name in archive.namelist() if (found := _KANIS_BLOB.fullmatch(name))]
+    return {blob: partial(_entry, archive, name) for name, blob in names}
 
 
 _PACKINGS: Final[Mapping[str, Callable[[SessionState, Sequence[Blobs]], bytes]]] = {".json": _as_text, ".kimi": _as_zip}
@@ -218,6 +225,7 @@ def _check_size(length: int) -> None:
 
 _BLOBS: Final = "blobs/"
 _BLOB: Final = re.compile(r"blobs/([0-9a-f]{2})/\1[0-9a-f]{62}")
+_KANIS_BLOB: Final = re.compile(r"blobs/[0-9a-f]{2}/([0-9a-f]{64})[^/\\]{0,64}")
 _MOST_ENTRIES: Final = 65_534  # more need another kind of directory
 _LARGEST_DIRECTORY: Final = 2**24
 _RATIO: Final = 200
@@ -268,9 +276,9 @@ _END_RECORD: Final = struct.Struct("<4s4H2LH")
 
 
 def _check_entries(entries: Sequence[zipfile.ZipInfo], length: int) -> None:
-    names = [entry.orig_filename for entry in entries]
-    if len(names) > _MOST_ENTRIES:
+    if len(entries) > _MOST_ENTRIES:
         raise ValueError(f"the zip file has more than {_MOST_ENTRIES} entries")
+    names = [name for entry in entries if not _KANIS_BLOB.fullmatch(name := entry.orig_filename)]  # kani repeats these
     if len(set(names)) < len(names):
         raise ValueError("the zip file has two entries of one name")
     for entry in entries:
@@ -372,12 +380,19 @@ def _mode_for(target: str) -> int:
 # ==== reading ====
 
 
-def _fields(content: bytes) -> dict[str, Any]:
+def _fields(content: bytes, shelf: _Shelf) -> dict[str, Any]:
     fields = parse(content)
+    if isinstance(fields, dict) and "format" not in fields and fields.keys() >= _KANIS:
+        from . import kani
+
+        return kani.translated(cast(dict[str, Any], fields), shelf.get)
     if not isinstance(fields, dict) or cast(dict[str, Any], fields).get("format") != FORMAT:
         raise ValueError(f'it is no conversation of kimi_agent: there is no "format": "{FORMAT}" at its top')
     _check_version((known := cast(dict[str, Any], fields)).get("version"))
     return known
+
+
+_KANIS: Final = frozenset({"always_included_messages", "chat_history"})
 
 
 def _decode(fields: dict[str, Any], context: KeepUnknown) -> SessionState:

@@ -1,7 +1,8 @@
 """What of a message to show: functions from a message to text, or to `None` for "nothing".
 
 They fit `Agent.full_round_str(..., message_formatter=...)`; give them options with `functools.partial`. None of them
-raises, whatever the model wrote.
+raises, whatever the model wrote. What they give is for a terminal: control characters, of which a terminal would do
+something else than show them, are made `visible`. `color=False` gives the text as it is.
 """
 
 from __future__ import annotations
@@ -25,9 +26,14 @@ _GREY: Final = "\x1b[90m"
 _PLAIN: Final = "\x1b[0m"
 
 
-def all_message_contents(msg: Message) -> str:
-    """The text of any message."""
-    return msg.text
+def all_message_contents(msg: Message, *, color: bool = True) -> str:
+    """The text of any message.
+
+    Args:
+        msg: the message.
+        color: the result goes to a terminal: control characters are made `visible`.
+    """
+    return visible(msg.text) if color else msg.text
 
 
 def assistant_message_contents(msg: Message, *, show_reasoning: bool = True, color: bool = True) -> str | None:
@@ -69,14 +75,13 @@ def assistant_message_contents_thinking(
         color: the result goes to a terminal: the reasoning is grey, and control characters are made `visible`.
     """
     contents = assistant_message_contents(msg, show_reasoning=show_reasoning, color=color)
-    thinking = assistant_message_thinking(msg, show_args=show_args)
+    thinking = assistant_message_thinking(msg, show_args=show_args, color=color)
     if contents is None or thinking is None:
         return contents
-    thinking = visible(thinking) if color else thinking
     return f"{contents}\n{thinking}" if contents else thinking
 
 
-def assistant_message_thinking(msg: Message, *, show_args: bool = False) -> str | None:
+def assistant_message_thinking(msg: Message, *, show_args: bool = False, color: bool = True) -> str | None:
     """`Thinking... [get_weather; get_time]` for an assistant message that calls functions; `None` for any other.
 
     For a message whose text is shown by other means, such as a stream.
@@ -84,16 +89,18 @@ def assistant_message_thinking(msg: Message, *, show_args: bool = False) -> str 
     Args:
         msg: the message.
         show_args: with the arguments of each call. What is no JSON object is shown as the model wrote it.
+        color: the result goes to a terminal: control characters are made `visible`, and it is one line.
     """
     if msg.role != "assistant" or not msg.tool_calls:
         return None
     calls = [_with_arguments(call) if show_args else call.name for call in msg.tool_calls]
-    return f"Thinking... [{'; '.join(calls)}]"
+    thinking = f"Thinking... [{'; '.join(calls)}]"
+    return visible(thinking).replace("\n", "\\n") if color else thinking
 
 
 def _with_arguments(call: ToolCall) -> str:
     try:
         arguments = ", ".join(f"{name}={value!r}" for name, value in call.args.items())
-    except ToolArgumentsError:
+    except (ToolArgumentsError, RecursionError, ValueError):  # nested deeply, and numbers of thousands of digits
         arguments = call.arguments
     return f"{call.name}({arguments})"
