@@ -1,0 +1,89 @@
+"""What a type checker knows of prompt pipelines. Not run: pyright reads it."""
+
+from typing import Any, assert_type
+
+from kimi_agent.message import Message
+from kimi_agent.prompt.pipeline import ApplyContext, PipelineStep, PromptPipeline
+from kimi_agent.tools.base import Tool
+
+
+class Count(PipelineStep[int]):
+    def execute(self, messages: list[Message], functions: list[Tool]) -> int:
+        return len(messages)
+
+
+class Newest(PipelineStep[list[Message]]):
+    def execute(self, messages: list[Message], functions: list[Tool]) -> list[Message]:
+        return messages[-3:]
+
+
+def text_of(message: Message) -> str:
+    return message.text
+
+
+def text_in(message: Message, ctx: ApplyContext) -> str | None:
+    return None if ctx.is_last else message.text
+
+
+def shout(message: Message) -> Message | None:
+    return message.copy_with(content=message.text.upper()) if message.text else None
+
+
+def joined(group: list[Message]) -> str:
+    return " ".join(message.text for message in group)
+
+
+def backwards(messages: list[Message], functions: list[Tool]) -> list[Message]:
+    return messages[::-1]
+
+
+def lengths(messages: list[Message], functions: list[Tool]) -> list[int]:
+    return [len(message.text) for message in messages]
+
+
+def pipelines(messages: list[Message], functions: list[Tool]) -> None:
+    pipe = PromptPipeline()
+    assert_type(pipe, PromptPipeline[list[Message]])
+    assert_type(pipe(messages), list[Message])
+    assert_type(PromptPipeline([Newest()]), PromptPipeline[list[Message]])
+    steps = (
+        pipe.wrap(role="system", prefix="<", suffix=">")
+        .translate_role(role=("system", "tool"), to="user", warn="no")
+        .merge_consecutive(role="user", sep="")
+        .merge_consecutive(joiner=lambda group: [message.text for message in group], out_role="user")
+        .function_call_fmt(lambda call: call.name)
+        .ensure_start(role={"user"})
+        .ensure_bound_function_calls(lambda call_id: call_id[:9])
+        .remove(predicate=lambda message: not message.content)
+    )
+    assert_type(steps, PromptPipeline[list[Message]])
+    assert_type(steps.conversation_fmt(sep="\n")(messages, functions), str)
+    assert_type(steps.conversation_dict().execute(messages, deepcopy=True), list[dict[str, Any]])
+    assert_type(steps.explain(messages), None)
+    assert_type(steps.explain_text(all_cases=True), str)
+
+
+def functions_of_your_own(messages: list[Message]) -> None:
+    pipe = PromptPipeline()
+    assert_type(pipe.apply(text_of)(messages), list[str])
+    assert_type(pipe.apply(text_in)(messages), list[str])
+    assert_type(pipe.apply(lambda message: message.text)(messages), list[str])
+    assert_type(pipe.apply(lambda message, ctx: (ctx.idx, message.text))(messages), list[tuple[int, str]])
+    assert_type(pipe.apply(text_of, role="user")(messages), list[str | Message])
+    assert_type(pipe.apply(text_of, predicate=lambda message: bool(message.content))(messages), list[str | Message])
+    assert_type(pipe.apply(shout)(messages), list[Message])
+    assert_type(pipe.apply(shout, role="user").conversation_fmt()(messages), str)
+    assert_type(pipe.macro_apply(backwards).wrap(prefix="-")(messages), list[Message])
+    assert_type(pipe.macro_apply(lengths)(messages), list[int])
+    assert_type(pipe.then(Newest()).then(Count())(messages), int)
+
+
+def mistakes(pipe: PromptPipeline[list[Message]]) -> None:
+    pipe.conversation_fmt().wrap(prefix="-")  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    pipe.conversation_dict().remove()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    pipe.apply(text_of).conversation_fmt()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    pipe.then(Count()).then(Count())  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    pipe.wrap("user", prefix="-")  # pyright: ignore[reportCallIssue]
+    pipe.remove(role="function")  # pyright: ignore[reportArgumentType]
+    pipe.merge_consecutive(role="user")  # pyright: ignore[reportCallIssue]
+    pipe.merge_consecutive(role="user", sep="", joiner=joined)  # pyright: ignore[reportCallIssue]
