@@ -109,6 +109,44 @@ PRINTED = {
         "9 requests, ",
         "the cost is known: True - counted exactly: False",
     ],
+    "13_few_shot.py": [
+        "assistant: ['convert']",
+        "tool: 17.40 EUR",
+        "assistant: convert (200, SEK) says: 17.40 EUR",
+        "in the prompt: ['system', 'user', 'assistant', 'tool', 'assistant']",
+        "in the history: ['user', 'assistant', 'tool', 'assistant']",
+    ],
+    "14_last_four.py": [
+        "You said: My name is Ada.",
+        "You said: What is my name?",
+        "in the history: 8 - in the prompt: 5",
+    ],
+    "15_errors.py": [
+        "for the log: the database db-3.internal does not answer",
+        "tool (error): The stock list is closed today. Tell the user to call the shop.",
+        "assistant: get_stock (tea) says: The stock list is closed today.",
+        "tool (error): Error: KeyError: 'milk'",
+    ],
+    "16_log.py": [
+        "assistant said something",
+        "tool said something",
+        "assistant said something",
+        ": user What is the weather in Oslo?",
+        ": assistant [",
+        ": tool Oslo: 4 °C, rain",
+        ": assistant ",
+    ],
+    "17_retrieval.py": [
+        'assistant calls search({"query": "late books"})',
+        'tool: [{"page":"fees","text":"A late book costs 0.20 EUR a day, and 10 EUR at most."}',
+        "assistant: search (late books) says: ",
+    ],
+    "18_web.py": [
+        'data: {"type": "Reasoning"',
+        'data: {"type": "Append", "text": "I am the offline',
+        'data: {"type": "End", "finish_reason": "stop"',
+        "You said: What is an agent?",
+    ],
 }
 """What each example prints when the stand-in answers, in this order."""
 
