@@ -4,6 +4,7 @@ import base64
 import json
 import subprocess
 import sys
+import tracemalloc
 import warnings
 import zipfile
 import zlib
@@ -378,8 +379,14 @@ def test_media_that_unpack_to_much_are_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(kani, "LARGEST", 10_000)
     packed = base64.b64encode(zlib.compress(bytes(10_000_000))).decode()
     film = part(MM + "video.VideoPart", mime="video/mp4", compression="gzip", data=packed)
-    with pytest.raises(SessionError, match="its media have more than 10000 bytes"):
-        load(written(tmp_path, of("user", [film])))
+    path = written(tmp_path, of("user", [film]))
+    tracemalloc.start()
+    try:
+        with pytest.raises(SessionError, match="its media have more than 10000 bytes"):
+            load(path)
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_media_that_are_cut_off_are_damaged(tmp_path):
