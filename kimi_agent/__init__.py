@@ -142,6 +142,7 @@ if TYPE_CHECKING:
         is_compacted,
     )
     from .prompt.exact import KimiTokenCounter
+    from .prompt.pipeline import ApplyContext, PipelineStep, PromptPipeline
     from .provider import ChatProvider, Format, GenerationKwargs, Overrides, StreamedMessage
     from .session.journal import JournalSession
     from .session.sqlite import SQLiteSessionStore
@@ -303,6 +304,9 @@ __all__ = [
     "BriefDisplayBlock",
     "UnknownDisplayBlock",
     # what a prompt costs, and what becomes of a long conversation
+    "PromptPipeline",
+    "PipelineStep",
+    "ApplyContext",
     "KimiTokenCounter",
     "Spent",
     "UsageLimits",
@@ -453,6 +457,7 @@ _ROOMS = (
     "limits",
     "prompt.compaction",
     "prompt.exact",
+    "prompt.pipeline",
     "stream",
     "session.state",
     "session.journal",

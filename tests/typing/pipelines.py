@@ -2,8 +2,8 @@
 
 from typing import Any, assert_type
 
+from kimi_agent import ApplyContext, PipelineStep, PromptPipeline
 from kimi_agent.message import Message
-from kimi_agent.prompt.pipeline import ApplyContext, PipelineStep, PromptPipeline
 from kimi_agent.tools.base import Tool
 
 
