@@ -139,6 +139,8 @@ class Assembler:
                 frames.append(Append(text))
             else:
                 self._delta(delta, frames)
+        elif text := choice.get("text"):  # of a text completion
+            self._delta({"content": text}, frames)
         if reason := choice.get("finish_reason"):
             self.finish_reason = str(reason)
         if type(usage := choice.get("usage")) is dict and usage:

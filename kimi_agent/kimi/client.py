@@ -24,6 +24,7 @@ from .answer import KimiStreamedMessage
 from .endpoints import Balance
 from .models import ModelInfo, ThinkingEffort, model_info, refreshed, thinking_fields
 from .patience import RETRIES, TIMEOUTS, Retries, Timeouts
+from .prompts import Prompt, prompt_request
 from .request import ChatRequest, merged, renamed
 from .wire import DEFAULT_REASONING_KEY, Dialect, joined, messages_json
 
@@ -217,16 +218,48 @@ class Kimi:
             ChatProviderError: the model could not be asked, or refused.
             TypeError: an override that no request knows.
         """
-        asked = {**self._generation, **renamed(checked(generation_overrides or {}, GenerationKwargs))}
+        history = _sendable(history)
+        request = self._request(system_prompt, tools, history, self._asked(generation_overrides))
+        body = request.body() if quickly_counted(history) else await asyncio.to_thread(request.body)
+        continues = bool(history) and is_begun(history[-1])
+        return await self._send("/chat/completions", body, on_event, may_be_empty=continues)
+
+    async def complete(
+        self,
+        prompt: Prompt,
+        *,
+        generation_overrides: GenerationKwargs | None = None,
+        on_event: OnEvent | None = None,
+    ) -> KimiStreamedMessage:
+        """Let a model on a server of one's own go on with a prompt that is written as the model reads it.
+
+        Args:
+            prompt: a text for `/completions`, or messages as JSON for `/chat/completions`. It is sent as it is.
+            generation_overrides: for this request only.
+            on_event: gets `RequestSent` and `RequestRetried`, and is awaited if it is async.
+
+        Raises:
+            InvalidRequestError: there is no prompt, or an override is none of a text completion.
+            ChatProviderError: the model could not be asked, or refused.
+            TypeError: an override that no request knows.
+        """
+        path, body = prompt_request(self.model_info, prompt, self._asked(generation_overrides), stream=self.stream)
+        return await self._send(path, body, on_event, may_be_empty=False)
+
+    def _asked(self, overrides: GenerationKwargs | None) -> dict[str, Any]:
+        asked = {**self._generation, **renamed(checked(overrides or {}, GenerationKwargs))}
         if (extra := self._generation.get("extra_body")) and (more := asked["extra_body"]) is not extra:
             asked["extra_body"] = merged(extra, more or {})
-        history = _sendable(history)
-        request = self._request(system_prompt, tools, history, asked)
-        body = request.body() if quickly_counted(history) else await asyncio.to_thread(request.body)
+        return asked
+
+    async def _send(
+        self, path: str, body: bytes, on_event: OnEvent | None, *, may_be_empty: bool
+    ) -> KimiStreamedMessage:
         if on_event is not None:
             await tell(on_event, RequestSent(body.decode()))
-        continues = bool(history) and is_begun(history[-1])
-        return await self._http.retried(lambda place: self._begin(body, place, may_be_empty=continues), on_event)
+        return await self._http.retried(
+            lambda place: self._begin(path, body, place, may_be_empty=may_be_empty), on_event
+        )
 
     def _request(
         self, system_prompt: str, tools: Sequence[Tool], history: Sequence[Message], asked: Mapping[str, Any]
@@ -241,9 +274,9 @@ class Kimi:
             reasoning_key=self._learnt.reasoning_key,
         )
 
-    async def _begin(self, body: bytes, place: Place, *, may_be_empty: bool) -> KimiStreamedMessage:
+    async def _begin(self, path: str, body: bytes, place: Place, *, may_be_empty: bool) -> KimiStreamedMessage:
         """Send the request once, and read the first piece of the answer."""
-        response = await self._http.post("/chat/completions", body, place=place, streamed=self.stream)
+        response = await self._http.post(path, body, place=place, streamed=self.stream)
         try:
             answer = KimiStreamedMessage(
                 response,

@@ -25,6 +25,8 @@ __all__ = [
     "ending",
     "events",
     "prompt_tokens",
+    "text_completion",
+    "text_events",
     "to_json",
     "wrapped",
 ]
@@ -73,6 +75,8 @@ def prompt_tokens(body: Body) -> int:
 
 def _prompt_parts(body: Body) -> list[Any]:
     messages = body.get("messages")
+    if isinstance(prompt := body.get("prompt"), str):
+        messages = [prompt]
     head = [body.get("model"), body.get("tools")]
     return [head, *cast(list[Any], messages)] if isinstance(messages, list) else [head]
 
@@ -171,6 +175,26 @@ def ending(reply: Reply, envelope: Envelope, *, finish: bool = True) -> Iterator
         yield _chunk(envelope, {"index": 0, "delta": {}, "finish_reason": finish_reason(reply), "usage": usage})
     if envelope.include_usage:
         yield envelope.wrap("chat.completion.chunk", [], usage=usage)
+
+
+def text_completion(body: Body) -> Body:
+    """A completion, or a chunk of one, as a text completion has it."""
+    choices: list[Body] = [_of_text(choice) for choice in body.get("choices") or ()]
+    return {**body, "object": "text_completion", "choices": choices}
+
+
+def _of_text(choice: Body) -> Body:
+    said: Body = choice.get("delta") or choice.get("message") or {}
+    text = said.get("content") or ""
+    return {"index": choice["index"], "text": text, "logprobs": None, "finish_reason": choice.get("finish_reason")}
+
+
+def text_events(events: Iterable[bytes]) -> list[bytes]:
+    """The events of a streamed answer as those of a text completion."""
+    return [
+        event if event == DONE else b"data: " + to_json(text_completion(json.loads(event[6:]))) + b"\n\n"
+        for event in events
+    ]
 
 
 def events(answer: Reply | Recorded, envelope: Envelope, delivery: Delivery) -> list[bytes]:

@@ -14,17 +14,20 @@ from typing import Final, Self
 from urllib.parse import unquote
 
 from . import endpoints
-from .chunks import Envelope, completion, to_json
+from .chunks import Envelope, completion, text_completion, text_events, to_json
 from .connection import WHOLE, Connection, HTTPRequest, HTTPResponse
 from .double import Double, headers, own_headers
 from .endpoints import NO_JSON, Account
 from .language import Written
-from .script import Answer, Body, Delivery, Failure, Fault, HangUp, RawBody, Reply, ScriptSource
+from .script import Answer, Body, Delivery, Failure, Fault, HangUp, RawBody, Recorded, Reply, ScriptSource
 
 __all__ = ["AnyRequest", "ChatRequest", "KimiServer"]
 
 PREFIX: Final = "/v1"
 CHAT: Final = "/chat/completions"
+COMPLETIONS: Final = "/completions"
+"""Of servers of one's own: a text goes on, unchecked, and of a reply only its text is sent."""
+ASKING: Final = (CHAT, COMPLETIONS)
 JSON_TYPE: Final = "application/json"
 EVENTS_TYPE: Final = "text/event-stream"
 
@@ -167,13 +170,13 @@ class KimiServer(Double, Account):
     async def _respond(self, request: HTTPRequest) -> HTTPResponse | HangUp:
         target = _after_base(request.target)
         path = unquote(target.partition("?")[0])
-        self._record(request, target, is_chat=path == CHAT)
+        self._record(request, target, is_chat=path in ASKING)
         if request.headers.get("authorization") != f"Bearer {self.api_key}":
             return _plain(UNAUTHORIZED)
         if failures := self.failures.get(path):
             return _plain(failures.pop(0))
-        if (request.method, path) == ("POST", CHAT):
-            return await self._chat(request)
+        if request.method == "POST" and path in ASKING:
+            return await self._chat(request, of_text=path == COMPLETIONS)
         outcome = endpoints.answer(self, request, path)
         return _json_response(200, outcome, {}) if isinstance(outcome, dict) else _plain(outcome)
 
@@ -184,27 +187,36 @@ class KimiServer(Double, Account):
             self.requests.append(ChatRequest(body, without_key, request.body))
         self._changed()
 
-    async def _chat(self, request: HTTPRequest) -> HTTPResponse | HangUp:
+    async def _chat(self, request: HTTPRequest, *, of_text: bool) -> HTTPResponse | HangUp:
         body = request.json
         if body is None:
             return _plain(NO_JSON)
         try:
-            answer, envelope = await self._answer(body)
+            answer, envelope = await self._answer(body, check=not of_text)
         except Exception as error:  # a function of the script raised: the test must see it, and the server goes on
             return _plain(Failure(500, "server_error", f"the script raised {error!r}"))
-        return self._response(answer, envelope, streamed=bool(body.get("stream")))
+        return self._response(answer, envelope, streamed=bool(body.get("stream")), of_text=of_text)
 
-    def _response(self, answer: Answer | Written, envelope: Envelope, *, streamed: bool) -> HTTPResponse | HangUp:
+    def _response(
+        self, answer: Answer | Written, envelope: Envelope, *, streamed: bool, of_text: bool
+    ) -> HTTPResponse | HangUp:
         beside = headers(answer, envelope)
         match answer:
             case Failure() | RawBody() | HangUp():
                 return _plain(answer, beside, self._delivery)
             case Reply() if not streamed:
-                return _json_response(200, completion(answer, envelope), beside)
+                body = completion(answer, envelope)
+                return _json_response(200, text_completion(body) if of_text else body, beside)
             case _:
                 pass
         pieces, delivery = self._events(answer, envelope)
-        return HTTPResponse(200, EVENTS_TYPE, pieces, beside, delivery)
+        return HTTPResponse(
+            200,
+            EVENTS_TYPE,
+            text_events(pieces) if of_text and not isinstance(answer, Recorded) else pieces,
+            beside,
+            delivery,
+        )
 
 
 def _after_base(target: str) -> str:

@@ -1,0 +1,1 @@
+"""Parsers for self-hosted models that answer in raw text."""
