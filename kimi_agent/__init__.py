@@ -143,7 +143,17 @@ if TYPE_CHECKING:
     )
     from .prompt.exact import KimiTokenCounter
     from .prompt.pipeline import ApplyContext, PipelineStep, PromptPipeline
+    from .prompt.rawtext import RawTextMessage, RawTextProvider
     from .provider import ChatProvider, Format, GenerationKwargs, Overrides, StreamedMessage
+    from .raw.base import BaseParser
+    from .raw.deepseek import DeepSeekR1Parser
+    from .raw.harmony import HarmonyParser
+    from .raw.kimi_k2 import KimiK2Parser
+    from .raw.kimi_k3 import KimiK3Parser
+    from .raw.llama3 import Llama3Parser
+    from .raw.mistral import MistralParser
+    from .raw.naive import NaiveJSONParser
+    from .raw.qwen3 import Qwen3Parser
     from .session.journal import JournalSession
     from .session.sqlite import SQLiteSessionStore
     from .session.state import Session, SessionState
@@ -303,10 +313,22 @@ __all__ = [
     "DisplayBlock",
     "BriefDisplayBlock",
     "UnknownDisplayBlock",
-    # what a prompt costs, and what becomes of a long conversation
+    # models that answer in raw text, and prompts for them
+    "RawTextProvider",
+    "RawTextMessage",
+    "BaseParser",
+    "KimiK2Parser",
+    "KimiK3Parser",
+    "HarmonyParser",
+    "DeepSeekR1Parser",
+    "Qwen3Parser",
+    "MistralParser",
+    "Llama3Parser",
+    "NaiveJSONParser",
     "PromptPipeline",
     "PipelineStep",
     "ApplyContext",
+    # what a prompt costs, and what becomes of a long conversation
     "KimiTokenCounter",
     "Spent",
     "UsageLimits",
@@ -458,6 +480,16 @@ _ROOMS = (
     "prompt.compaction",
     "prompt.exact",
     "prompt.pipeline",
+    "prompt.rawtext",
+    "raw.base",
+    "raw.kimi_k2",
+    "raw.kimi_k3",
+    "raw.harmony",
+    "raw.deepseek",
+    "raw.qwen3",
+    "raw.mistral",
+    "raw.llama3",
+    "raw.naive",
     "stream",
     "session.state",
     "session.journal",
