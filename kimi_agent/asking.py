@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain, islice
 from typing import Any, Protocol, cast
 
 from . import history, spending
@@ -86,7 +87,7 @@ async def _fitted(
     counter, cut = agent._window.counter, agent._window.start_in(agent.chat_history)
     pinned = [*agent.always_included_messages, *wanted]
     while True:
-        sent = as_sent(agent.provider, offered, declarations([*pinned, *said[cut:]]))
+        sent = as_sent(agent.provider, offered, declarations(chain(pinned, islice(said, cut, None))))
         kept = await fit_in_time(
             pinned,
             said,

@@ -11,6 +11,7 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, Final, Protocol, TypeVar
 
 from loguru import logger
@@ -382,7 +383,7 @@ async def _fixed_tokens(agent: Spender, request: Mapping[str, Any]) -> int:
     window = agent._window
     window.use(await counter_in_time(agent.provider.model_name))
     functions = await agent.get_enabled_functions() if request.get("include_functions", True) else ()
-    declaring = declarations([*agent.always_included_messages, *agent.chat_history])
+    declaring = declarations(chain(agent.always_included_messages, agent.chat_history))
     overhead = window.counter.overhead(at_top(functions, declaring), asked(agent, request), declares=bool(declaring))
     instructions = [request["format"].message] if request.get("format") else []
     return round(overhead * window.scale) + await _in_time(agent, [*agent.always_included_messages, *instructions])
