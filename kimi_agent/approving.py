@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 from . import history, spending
@@ -139,9 +140,11 @@ async def take_up(agent: Approving, approvals: Iterable[Approval], allowance: Al
     if not going:
         check_waiting(agent)
         raise ValueError("no call at the end of the history waits for approval; go on with full_round")
-    asking = _earlier(agent.chat_history, allowance)
+    asking, *earlier = _messages_with_calls(agent.chat_history)
     spending.check_calls(agent, len(going), asking)
     await _take_out(agent, [call.result for call in going.values()])
+    for message in earlier:
+        allowance.begins(message.tool_calls or ())
     message = asking.copy_with(tool_calls=[call.call for call in going.values()])
     said = {place: approved[position] for place, position in enumerate(going) if position in approved}
     return TakenUp(GenerateResult(None, message, None), said)
@@ -169,18 +172,10 @@ def _going(agent: Approving, calls: Sequence[WaitingCall], approved: Mapping[int
     return going
 
 
-def _earlier(chat_history: Sequence[Message], allowance: Allowance) -> Message:
-    """The message that calls. What was called before it, since the user spoke, counts as called."""
-    newest: Message | None = None
-    for message in reversed(chat_history):
-        if message.role == "user":
-            break
-        if message.role == "assistant" and newest is not None:
-            allowance.begins(message.tool_calls or ())
-        elif message.role == "assistant":
-            newest = message
-    assert newest is not None  # calls wait, so there is one that calls
-    return newest
+def _messages_with_calls(chat_history: Sequence[Message]) -> list[Message]:
+    """Those since the user spoke, newest first."""
+    since = takewhile(lambda message: message.role != "user", reversed(chat_history))
+    return [message for message in since if message.tool_calls]
 
 
 async def _take_out(agent: Approving, results: Sequence[Message]) -> None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import is_dataclass, replace
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypeVar, cast
 from uuid import uuid4
 
 from loguru import logger
@@ -51,7 +51,6 @@ __all__ = ["Answering", "Arguments", "Caller", "Calling", "result_for"]
 
 T = TypeVar("T")
 A = TypeVar("A", bound="Arguments")
-NONE: Final[Mapping[Any, Any]] = {}
 
 
 class Caller(Protocol):
@@ -97,7 +96,7 @@ class Answering:
     """
 
     def __init__(
-        self, agent: Caller, allowance: Allowance, result: GenerateResult, approvals: Mapping[int, Approval] = NONE
+        self, agent: Caller, allowance: Allowance, result: GenerateResult, approvals: Mapping[int, Approval]
     ) -> None:
         self._agent, self._allowance, self._result = agent, allowance, result
         calls = result.message.tool_calls or ()
@@ -225,7 +224,7 @@ def _in_context_of(
     """What is called within belongs to a call of an agent."""
     progress = Progress(agent._handlers)
     try:
-        with in_context(ToolContext(call, agent, attempt, _progress=progress, keeps_result=keeps_result)):
+        with in_context(ToolContext(call, agent, attempt, _progress=progress, _keeps_result=keeps_result)):
             yield progress
     finally:
         progress.end()

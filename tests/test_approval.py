@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
+from rounds import results
 
 from kimi_agent import (
     Agent,
@@ -87,10 +88,6 @@ async def waits(agent: Agent, query: str = "go") -> tuple[list[Message], Approva
 
 async def texts(round_: Any) -> list[str]:
     return [message.text async for message in round_]
-
-
-def results(agent: Agent) -> list[str]:
-    return [message.text for message in agent.chat_history if message.role == "tool"]
 
 
 # ==== in one process ====

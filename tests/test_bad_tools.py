@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
+from rounds import read, results
 
 from kimi_agent import (
     Agent,
@@ -35,20 +36,6 @@ LONG = 30.0
 
 
 # ==== what is used here ====
-
-
-async def read(agent: Agent, method: str = "full_round", query: str = "go") -> list[Any]:
-    items: list[Any] = []
-    async for item in getattr(agent, method)(query):
-        items.append(item)
-        if method == "full_round_stream":
-            async for _ in item:
-                pass
-    return items
-
-
-def results(agent: Agent) -> list[str]:
-    return [message.text for message in agent.chat_history if message.role == "tool"]
 
 
 def errors(agent: Agent) -> list[bool]:

@@ -1,5 +1,6 @@
 """The `kimi-agent` command, as a process of its own, piped and in a pseudo-terminal. Nothing leaves this machine."""
 
+import asyncio
 import json
 import os
 import select
@@ -141,12 +142,14 @@ def test_ctrl_c_at_the_prompt_tells_how_to_leave_and_twice_leaves(demo: Terminal
     assert demo.end() == ("^C\n", 0)
 
 
-def test_with_a_key_the_demo_talks_to_kimi() -> None:
-    refused = piped(b"hello\n", "demo", KIMI_API_KEY="sk-secret", KIMI_BASE_URL="http://127.0.0.1:1/v1")
+async def test_with_a_key_the_demo_talks_to_kimi() -> None:
+    async with KimiServer() as server:
+        key = {"KIMI_API_KEY": "sk-wrong", "KIMI_BASE_URL": server.base_url}
+        refused = await asyncio.to_thread(piped, b"hello\n", "demo", **key)
     intro, _, error, *_ = refused.stdout.split("\n")
     assert intro.startswith("Talking to kimi-k3. ")
-    assert error.startswith("ERROR: APIConnectionError: ")
-    assert "sk-secret" not in refused.stdout + refused.stderr
+    assert error.startswith("ERROR: AuthenticationError: ")
+    assert "sk-wrong" not in refused.stdout + refused.stderr
     assert (refused.stderr, refused.returncode) == ("", 0)
 
 

@@ -179,9 +179,15 @@ def test_every_example_is_checked():
 
 
 @pytest.mark.parametrize("name", CONVERSATIONS)
-async def test_an_example_runs_without_a_key(name: str):
-    printed = await output_of(str(EXAMPLES / "offline.py"), str(EXAMPLES / name))
+async def test_an_example_prints_what_it_is_there_for(name: str):
+    async with KimiServer() as server:
+        printed = await output_of(str(EXAMPLES / name), KIMI_API_KEY=server.api_key, KIMI_BASE_URL=server.base_url)
     assert_in_order(printed, PRINTED[name])
+
+
+async def test_an_example_runs_without_a_key():
+    printed = await output_of(str(EXAMPLES / "offline.py"), str(EXAMPLES / "1_hello.py"))
+    assert_in_order(printed, PRINTED["1_hello.py"])
 
 
 @pytest.mark.parametrize("name", CONVERSATIONS)

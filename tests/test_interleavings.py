@@ -1,22 +1,25 @@
 """Whatever happens in whatever order, the history can be sent and nothing finished is lost.
 
 Each example draws a script, functions that finish, fail or wait in some order, a way to consume the round, and a moment
-at which it is broken off; then looks at what is left.
+at which it is broken off; then looks at what is left. `KIMI_AGENT_FUZZ` is ten times the number of examples.
 """
 
 import asyncio
 import gc
+import os
 from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from rounds import turns_of_the_loop
 
 from kimi_agent import Agent, KimiAgentError, Message, ai_function
 from kimi_agent.history import problems
 from kimi_agent.testing import Delivery, Failure, Reply, ScriptedKimi, call, say
 from kimi_agent.testing.checks import check_request
 
+EXAMPLES = int(os.environ.get("KIMI_AGENT_FUZZ", "2000")) // 10
 BEHAVIOURS = ["ok", "fail", "slow", "slower", "never", "cancels itself"]
 ENDINGS = ["run to the end", "break", "cancel", "close", "raise", "newer round"]
 
@@ -121,11 +124,6 @@ async def consume(agent: Chaotic, plan: Plan) -> None:
                     pass
 
 
-async def turns_of_the_loop(number: int) -> None:
-    for _ in range(number):
-        await asyncio.sleep(0)
-
-
 async def run(plan: Plan) -> None:
     agent = Chaotic(plan, ScriptedKimi(script(plan)))
     task = asyncio.create_task(consume(agent, plan))
@@ -170,7 +168,7 @@ async def the_agent_can_go_on(agent: Chaotic) -> None:
     assert check_request(dict(body)) is None
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(plans)
 @example(Plan([["ok", "never"]], "full_round", "cancel", 3, False, None))
 @example(Plan([["ok", "slow"]], "full_round_stream", "break", 0, True, None))

@@ -6,7 +6,7 @@ import itertools
 import random
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -15,6 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
+from rounds import nothing_left_behind, others, turns_of_the_loop
 
 from kimi_agent import Agent, MarkdownFormat, NoSuchFunction, ToolOk, ToolResult, ai_function, records
 from kimi_agent.testing import Reply, ScriptedKimi, call, say
@@ -22,11 +23,6 @@ from kimi_agent.tools import mapping
 from kimi_agent.tools.mapping import MappedCall, MappedCalls
 
 # ==== what is used here ====
-
-
-async def turns_of_the_loop(number: int) -> None:
-    for _ in range(number):
-        await asyncio.sleep(0)
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -38,24 +34,6 @@ async def until(condition: Callable[[], object]) -> None:
 async def settled() -> None:
     """Whatever can happen by itself has happened."""
     await turns_of_the_loop(30)
-
-
-def others() -> set[asyncio.Task[Any]]:
-    """The tasks beside the one that asks."""
-    return {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
-
-
-@asynccontextmanager
-async def nothing_left_behind() -> AsyncIterator[None]:
-    """No further task, and nothing that the loop has to complain about."""
-    complaints: list[Any] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-    before = others()
-    yield
-    assert others() <= before
-    gc.collect(1)
-    await turns_of_the_loop(3)
-    assert complaints == []
 
 
 def result(text: str) -> tuple[ToolResult, str]:

@@ -205,7 +205,7 @@ async def serving(recipe: ModuleType, monkeypatch: pytest.MonkeyPatch, *script: 
 async def until(condition: Any) -> None:
     async with asyncio.timeout(20):
         while not condition():
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.02)
 
 
 async def test_a_round_arrives_as_events(recipe, monkeypatch):
@@ -266,7 +266,7 @@ async def test_who_leaves_while_a_function_runs_ends_it(recipe, monkeypatch):
 
 
 async def test_who_does_not_read_and_leaves_ends_the_round(recipe, monkeypatch):
-    answer = Reply(text="x" * 20_000_000, chunk_size=200_000)
+    answer = Reply(text="x" * 8_000_000, chunk_size=100_000)
     async with serving(recipe, monkeypatch, answer, say("Still here.")) as service:
         async with service.asking("Tell me much.") as lines:
             await anext(lines)

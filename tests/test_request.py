@@ -366,7 +366,7 @@ def is_known_gap(fields: Mapping[str, Any]) -> bool:
     tools=st.sampled_from([[], [TOOL]]),
     declares=st.booleans(),
 )
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 def test_what_is_not_refused_here_kimi_does_not_refuse(
     model: str, fields: dict[str, Any], base: dict[str, Any], tools: list[Tool], declares: bool
 ) -> None:

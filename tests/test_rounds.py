@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
+from rounds import results
 
 from kimi_agent import (
     Agent,
@@ -50,10 +51,6 @@ class Waiting(Agent):
 
 def waiting(*script: Any, **options: Any) -> Waiting:
     return Waiting(ScriptedKimi(script or (Reply(tool_calls=[call("quick"), call("wait")]), say("done"))), **options)
-
-
-def results(agent: Agent) -> list[str]:
-    return [message.text for message in agent.chat_history if message.role == "tool"]
 
 
 async def all_of(items: AsyncIterator[Any]) -> list[Any]:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import pytest
 from pydantic import BaseModel
+from rounds import read, results, turns_of_the_loop
 
 from kimi_agent import (
     Agent,
@@ -65,11 +66,6 @@ every_method = pytest.mark.parametrize("method", METHODS)
 # ==== what is used here ====
 
 
-async def turns_of_the_loop(number: int) -> None:
-    for _ in range(number):
-        await asyncio.sleep(0)
-
-
 async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(20):
         while not condition():
@@ -88,20 +84,6 @@ def one_by_one(*calls: Call) -> ScriptedKimi:
 
 def numbered(*places: int, name: str = "act") -> list[Call]:
     return [call(name, place=place) for place in places]
-
-
-async def read(agent: Agent, method: str = "full_round", query: str = "go") -> list[Any]:
-    items: list[Any] = []
-    async for item in getattr(agent, method)(query):
-        items.append(item)
-        if method == "full_round_stream":
-            async for _ in item:
-                pass
-    return items
-
-
-def results(agent: Agent) -> list[str]:
-    return [message.text for message in agent.chat_history if message.role == "tool"]
 
 
 async def is_fine(agent: Agent) -> None:

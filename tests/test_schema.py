@@ -1417,7 +1417,7 @@ def agrees(schema: Any, value: Any) -> bool | None:
         return None
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=125, deadline=None, suppress_health_check=list(HealthCheck))
 @given(DOCUMENTS, st.lists(VALUES, max_size=6))
 def test_what_a_schema_takes_its_conversion_takes_too(schema: dict[str, Any], more: list[Any]):
     result = to_mfjs(schema)

@@ -5,7 +5,6 @@ import copy
 import gc
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,6 +12,7 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from rounds import nothing_left_behind, others, turns_of_the_loop
 
 from kimi_agent import (
     ChatProviderError,
@@ -40,33 +40,10 @@ QUESTION = [Message.user("Go.")]
 # ==== what is used here ====
 
 
-async def turns_of_the_loop(number: int) -> None:
-    for _ in range(number):
-        await asyncio.sleep(0)
-
-
 async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(5):
         while not condition():
             await asyncio.sleep(0)
-
-
-def others() -> set[asyncio.Task[Any]]:
-    """The tasks beside the one that asks."""
-    return {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
-
-
-@asynccontextmanager
-async def nothing_left_behind() -> AsyncIterator[None]:
-    """No further task, and nothing that the loop has to complain about."""
-    complaints: list[Any] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-    before = others()
-    yield
-    assert others() <= before
-    gc.collect(1)
-    await turns_of_the_loop(3)
-    assert complaints == []
 
 
 class Tools:

@@ -21,6 +21,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from rounds import turns_of_the_loop
 
 from kimi_agent import (
     Agent,
@@ -121,11 +122,6 @@ class Still(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self.now
-
-
-async def turns_of_the_loop(number: int) -> None:
-    for _ in range(number):
-        await asyncio.sleep(0)
 
 
 class Gates:

@@ -43,7 +43,7 @@ class ToolContext:
     attempt: int = 0
     deadline: float | None = None
     _progress: Progress | None = field(default=None, repr=False, compare=False)
-    keeps_result: bool = field(default=False, repr=False, compare=False)
+    _keeps_result: bool = field(default=False, repr=False, compare=False)
     """Whether what the function gave is kept if the call is cancelled in the same moment."""
 
     @property

@@ -55,7 +55,7 @@ async def run(function: Callable[..., Any], in_thread: bool, /, *args: Any, **kw
     try:
         outcome = await TOOL_THREADS.wait_for(job)
     except asyncio.CancelledError:
-        if job.outcome is None or not context.keeps_result:
+        if job.outcome is None or not context._keeps_result:
             raise
         outcome = job.outcome
     return await outcome.value_of()
@@ -133,10 +133,10 @@ async def within(seconds: float | None, name: str, running: Coroutine[Any, Any, 
         job = None if in_time else TOOL_THREADS.job_of(lambda found: context_in(found) is context)
     except asyncio.CancelledError:
         await _stop(task, name)
-        if not (context.keeps_result and task.done() and not task.cancelled()):
+        if not (context._keeps_result and task.done() and not task.cancelled()):
             raise
         return task.result()
-    if not in_time and not await _gives_all_the_same(task, name, context.keeps_result):
+    if not in_time and not await _gives_all_the_same(task, name, context._keeps_result):
         began = job is None or job.began is not None
         goes_on = not task.done() or (job is not None and began)
         raise FunctionTimeout(name, seconds, retry=retry, still_running=goes_on, began=began)

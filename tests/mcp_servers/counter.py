@@ -12,7 +12,7 @@ PNG = bytes.fromhex(
 )
 
 server = MCPServer("counter")
-state = {"count": 0, "cancelled": 0}
+state = {"count": 0, "waiting": 0, "cancelled": 0}
 
 
 @server.tool()
@@ -32,11 +32,14 @@ def cancelled() -> int:
 async def wait(context: Context) -> str:
     """Wait for ever."""
     await context.report_progress(1, 4, "waiting")
+    state["waiting"] += 1
     try:
         await asyncio.Event().wait()
     except asyncio.CancelledError:
         state["cancelled"] += 1
         raise
+    finally:
+        state["waiting"] -= 1
     return ""
 
 
