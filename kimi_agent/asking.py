@@ -11,6 +11,7 @@ from typing import Any, Protocol, cast
 from . import history, spending
 from .events import RequestRetried, RequestSent, StreamCompleted, StreamStarted
 from .generate import GenerateResult, collect
+from .hooks import given
 from .latecomers import as_sent, at_top, declaration, declarations, latecomers, undeclared
 from .limits import as_spent
 from .message import Message
@@ -104,7 +105,9 @@ async def _fitted(
 
 
 async def _offered(agent: Asker, include_functions: bool) -> Sequence[ToolLike]:
-    return await agent.get_enabled_functions() if include_functions else ()
+    if not include_functions:
+        return ()
+    return await given(agent, "get_enabled_functions", agent.get_enabled_functions(), Sequence)
 
 
 def _latecomers(agent: Asker, offered: Sequence[ToolLike]) -> list[Tool]:
@@ -152,7 +155,8 @@ async def open_stream(agent: Asker, include_functions: bool, overrides: Mapping[
         UsageLimitExceeded: the request is beyond the limits.
     """
     agent._kept = None
-    messages = _instructed(await agent.get_prompt(include_functions, **overrides), _instructions(overrides))
+    prompt = await given(agent, "get_prompt", agent.get_prompt(include_functions, **overrides), Sequence)
+    messages = _instructed(prompt, _instructions(overrides))
     offered = await _offered(agent, include_functions)
     messages = as_sent(agent.provider, offered, messages)
     declaring = declarations(messages)
@@ -206,7 +210,8 @@ async def model_turn(agent: Asker, request: Mapping[str, Any], recording: Record
         await agent._handlers.emit(StreamStarted(agent.provider.model_name))
         result = await _answer(agent, request, recording)
         spending.pay(agent, result)
-        result = replace(result, message=await agent.add_completion_to_history(result))
+        added = agent.add_completion_to_history(result)
+        result = replace(result, message=await given(agent, "add_completion_to_history", added, Message))
         await agent._settle()
         drift = spending.learn(agent, result)
     except BaseException as error:
@@ -228,5 +233,5 @@ async def stream_turn(agent: Asker, turn: Turn, request: Mapping[str, Any], reco
 
 async def _answer(agent: Asker, request: Mapping[str, Any], recording: Recording | None) -> GenerateResult:
     if recording is None:
-        return await agent.get_model_completion(**request)
+        return await given(agent, "get_model_completion", agent.get_model_completion(**request), GenerateResult)
     return await collect(await agent.get_model_stream(**request), on_batch(agent._handlers, recording))

@@ -24,6 +24,7 @@ from . import spending
 from .errors import CallRejected, FunctionCallException, NoSuchFunction, WrappedCallException
 from .events import Handlers, ToolCallFinished, ToolCallStarted
 from .generate import GenerateResult
+from .hooks import given
 from .limits import Spent, UsageLimits
 from .message import Message, ToolCall
 from .provider import ChatProvider
@@ -194,7 +195,7 @@ class Answering:
     async def _ran(self, call: ToolCall) -> CallOutcome:
         agent, attempt = self._agent, self._allowance.failures
         try:
-            result = await agent.do_function_call(call)
+            result = await given(agent, "do_function_call", agent.do_function_call(call), FunctionCallResult)
         except Exception as error:
             return await self._went_wrong(call, _wrapped(error))
         failed = bool(result.message.is_tool_call_error)
@@ -203,7 +204,8 @@ class Answering:
 
     async def _went_wrong(self, call: ToolCall, error: FunctionCallException) -> CallOutcome:
         agent = self._agent
-        handled = await agent.handle_function_call_exception(call, error, self._allowance.failures)
+        hook = agent.handle_function_call_exception(call, error, self._allowance.failures)
+        handled = await given(agent, "handle_function_call_exception", hook, ExceptionHandleResult)
         message = answering(handled.message, call).copy_with(is_tool_call_error=True)
         outcome = CallOutcome(call, message, failed=True, should_retry=handled.should_retry)
         fatal = getattr(agent.functions.get(call.name), "fatal", ())
@@ -342,14 +344,14 @@ async def _perform(agent: Caller, call: ToolCall) -> tuple[ToolResult, str]:
 
 async def _given(agent: Caller, call: ToolCall) -> tuple[ToolReturnValue, Message]:
     try:
-        given = await agent.do_function_call(call)
+        result = await given(agent, "do_function_call", agent.do_function_call(call), FunctionCallResult)
     except Exception as error:
         logger.opt(exception=error).debug("the call {} of {} went wrong", call.id, call.name)
         value = tool_error_from(_wrapped(error), agent.texts)
         return value, result_for(agent, call, value)
-    message = answering(given.message, call)
-    if given.value is not None and result_for(agent, call, given.value) == message:
-        return given.value, message
+    message = answering(result.message, call)
+    if result.value is not None and result_for(agent, call, result.value) == message:
+        return result.value, message
     return value_in(message), message
 
 

@@ -19,6 +19,7 @@ from loguru import logger
 from .errors import ChatProviderError, PromptError, StreamInterruptedError, UsageLimitExceeded
 from .events import Handlers, RequestRetried, RequestSent, TokenCountDrifted
 from .generate import GenerateResult
+from .hooks import given
 from .latecomers import at_top, declarations
 from .limits import Spent, UsageLimits, as_spent, nothing_spent, prices_of
 from .message import Message, TokenUsage
@@ -382,7 +383,9 @@ async def _fixed_tokens(agent: Spender, request: Mapping[str, Any]) -> int:
     """Tokens of a prompt beside the history."""
     window = agent._window
     window.use(await counter_in_time(agent.provider.model_name))
-    functions = await agent.get_enabled_functions() if request.get("include_functions", True) else ()
+    functions: Sequence[ToolLike] = ()
+    if request.get("include_functions", True):
+        functions = await given(agent, "get_enabled_functions", agent.get_enabled_functions(), Sequence)
     declaring = declarations(chain(agent.always_included_messages, agent.chat_history))
     overhead = window.counter.overhead(at_top(functions, declaring), asked(agent, request), declares=bool(declaring))
     instructions = [request["format"].message] if request.get("format") else []

@@ -17,7 +17,7 @@ from kimi_agent.events import Handlers, RoundFinished
 PACKAGE = Path(kimi_agent.__file__).parent
 
 STEPS = (
-    ("errors",),
+    ("errors", "hooks"),
     ("message",),
     ("tools.base",),
     ("events",),

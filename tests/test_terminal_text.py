@@ -177,12 +177,13 @@ def test_words_that_fit_are_never_broken(words: list[str], width: int) -> None:
 
 @given(st.lists(CURSED), st.none() | st.integers(1, 30), st.sampled_from(["", "AI: "]))
 def test_a_stream_is_formatted_like_its_whole_text(pieces: list[str], width: int | None, prefix: str) -> None:
-    assert asyncio.run(collected(pieces, width, prefix)) == format_width("".join(pieces), width, prefix)
+    text = "".join(pieces)
+    assert asyncio.run(collected(pieces, width, prefix)) == (format_width(text, width, prefix) if text else "")
 
 
 @given(CURSED, st.none() | st.integers(1, 30))
 def test_a_stream_of_single_characters_is_formatted_like_its_whole_text(text: str, width: int | None) -> None:
-    assert asyncio.run(collected(list(text), width, "AI: ")) == format_width(text, width, "AI: ")
+    assert asyncio.run(collected(list(text), width, "AI: ")) == (format_width(text, width, "AI: ") if text else "")
 
 
 # ==== streams ====
@@ -217,6 +218,13 @@ async def test_a_stream_that_fails_has_shown_all_that_came(capsys: pytest.Captur
 async def test_a_stream_that_fails_before_its_first_token_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(Broken):
         await print_stream(broken_after(), 20, "AI: ")
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("width", [None, 20])
+async def test_a_stream_without_text_shows_nothing(capsys: pytest.CaptureFixture[str], width: int | None) -> None:
+    await print_stream(tokens([]), width, "AI: ")
+    await print_stream(tokens([""]), width, "AI: ")
     assert capsys.readouterr().out == ""
 
 

@@ -278,7 +278,8 @@ def format_width(msg: str, width: int | None = None, prefix: str = "") -> str:
 async def format_stream(stream: AsyncIterable[str], width: int | None = None, prefix: str = "") -> AsyncIterator[str]:
     """The tokens of a stream as pieces which together are what `format_width` makes of the whole text.
 
-    A word comes when it has ended, because only then is it known where it goes. The prefix comes with the first token.
+    A word comes when it has ended, because only then is it known where it goes. The prefix comes with the first token:
+    a stream without text, as of an answer that only calls functions, gives nothing.
 
     Args:
         stream: a `MessageStream`, or any stream of text.
@@ -294,7 +295,7 @@ async def format_stream(stream: AsyncIterable[str], width: int | None = None, pr
         if layout.started:
             yield layout.close()
         raise
-    if rest := layout.close():
+    if layout.started and (rest := layout.close()):
         yield rest
 
 
