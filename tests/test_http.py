@@ -55,12 +55,23 @@ def error_body(message: str, type: str | None = None, **more: Any) -> bytes:
 
 HIGH_RISK = "The request was rejected because it was considered high risk"
 TOO_LONG = "Your request exceeded model token limit : 262144"
+TOO_LONG_ELSEWHERE = (
+    "This model's maximum context length is 4096 tokens. However, your request has 5000 input tokens.",
+    "You passed 5000 input tokens and requested 9 output tokens. However, the model's context length is only 4096",
+    "The decoder prompt (length 5000) is longer than the maximum model length of 4096.",
+    "The input (5000 tokens) is longer than the model's context length (4096 tokens).",
+    "Requested token count exceeds the model's maximum context length of 4096 tokens.",
+    "request (5000 tokens) exceeds the available context size (4096 tokens), try increasing it",
+)
+"""How vLLM, SGLang and llama.cpp say it."""
 
 ROWS: list[tuple[int, str | None, str, type[APIStatusError]]] = [
     (400, "invalid_request_error", "unsupported parameter", BadRequestError),
     (400, "invalid_request_error", "Input token length too long", ContextLengthError),
     (400, "invalid_request_error", TOO_LONG, ContextLengthError),
     (400, None, TOO_LONG, ContextLengthError),
+    (400, "exceed_context_size_error", "see n_ctx", ContextLengthError),
+    *((400, "BadRequestError", message, ContextLengthError) for message in TOO_LONG_ELSEWHERE),
     (400, None, "what?", BadRequestError),
     (400, "content_filter", HIGH_RISK, ContentFilterError),
     (401, "invalid_authentication_error", "Invalid Authentication", AuthenticationError),
@@ -127,6 +138,21 @@ def test_an_error_of_an_unknown_type_inside_a_stream_is_the_servers() -> None:
 @pytest.mark.parametrize("decoded", [None, [], "error", {}, {"error": None}, {"error": {}}, {"choices": []}])
 def test_what_tells_of_no_error_is_none(decoded: Any) -> None:
     assert error_in(decoded) is None
+
+
+def test_a_body_that_is_an_error_itself_is_read_like_one_that_has_one() -> None:
+    flat = {"object": "error", "message": "no such thing", "type": "BadRequestError", "param": None, "code": 400}
+    error = status_error(400, json.dumps(flat).encode(), {})
+    assert (error.__class__, str(error)) == (BadRequestError, "no such thing (400 BadRequestError)")
+    assert (error.type, error.code, error.body) == ("BadRequestError", "400", flat)
+    inside = error_in(flat | {"message": TOO_LONG_ELSEWHERE[3]})
+    assert (inside.__class__, inside and inside.status_code) == (ContextLengthError, 400)
+
+
+def test_an_unknown_path_is_told_from_an_unknown_model() -> None:
+    assert "Check the base URL" in str(status_error(404, b'{"detail":"Not Found"}', {}))
+    unknown = {"object": "error", "message": "The model `x` does not exist.", "type": "NotFoundError", "code": 404}
+    assert "base URL" not in str(status_error(404, json.dumps(unknown).encode(), {}))
 
 
 def test_an_authentication_error_speaks_of_the_two_platforms() -> None:

@@ -1,7 +1,8 @@
 """Answers that are errors: which one, and whether asking again can help. No I/O.
 
-`ANSWERS` is the table of Kimi's errors. An `error.type` decides, whatever the status; without one, or with the type
-that gateways give to every refusal, the status does. Two more errors are known by the words of the message alone.
+`ANSWERS` is the table of Kimi's errors. An `error.type` decides, whatever the status; without one, with a type that is
+not in the table, or with the one that gateways give to every refusal, the status does. Two more errors are known by
+the words of the message alone.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Rule(NamedTuple):
 ANSWERS: Final = (
     Rule(400, "invalid_request_error", BadRequestError, False),
     Rule(400, "content_filter", ContentFilterError, False),
+    Rule(400, "exceed_context_size_error", ContextLengthError, False),  # of llama.cpp
     Rule(401, "invalid_authentication_error", AuthenticationError, False),
     Rule(401, "incorrect_api_key_error", AuthenticationError, False),
     Rule(402, None, PermissionDeniedError, False),
@@ -74,8 +76,11 @@ BY_STATUS: Final = {rule.status: rule for rule in reversed(ANSWERS)}
 VAGUE: Final = "invalid_request_error"
 """The type that gateways give to every refusal, whatever its status: the status says more."""
 
-TOO_LONG: Final = re.compile(r"exceeded model token limit|input token length too long|maximum context length")
-"""The last one is how vLLM says it."""
+TOO_LONG: Final = re.compile(
+    r"exceeded model token limit|input token length too long"
+    r"|maximum context length|model's context length|maximum model length|exceeds the available context size"
+)
+"""How Kimi says it, and then vLLM, SGLang and llama.cpp."""
 OUT_OF_MONEY: Final = re.compile(
     r"account balance|insufficient balance|recharge|billing|exceeded your current token quota"
 )
@@ -113,13 +118,18 @@ def error_in(
 
     Without a status, as inside a stream, it is the one that Kimi gives this type of error elsewhere.
     """
-    error = cast("dict[str, Any]", decoded).get("error") if isinstance(decoded, dict) else None
+    error = _told_in(cast("dict[str, Any]", decoded)) if isinstance(decoded, dict) else None
     if not error:
         return None
     fields: dict[str, Any] = cast("dict[str, Any]", error) if isinstance(error, dict) else {"message": str(error)}
     if status_code is None:
         status_code = _status_of(fields)
     return _made(status_code, str(fields.get("message") or "no message"), fields, decoded, headers or {})
+
+
+def _told_in(body: dict[str, Any]) -> Any:
+    """What a body says of an error. Some versions of vLLM and SGLang have no `error`: the body itself is one."""
+    return body if body.get("object") == "error" else body.get("error")
 
 
 def _status_of(fields: dict[str, Any]) -> int:
@@ -142,7 +152,7 @@ def _made(
         wait = _wait_in(message)
     return kind(
         status_code,
-        f"{message}. {hint}" if (hint := _hint(status_code, error_type, kind)) else message,
+        f"{message.rstrip('.')}. {hint}" if (hint := _hint(status_code, error_type, kind)) else message,
         type=error_type,
         code=_text(fields.get("code")),
         body=body,
@@ -156,7 +166,7 @@ def _hint(status_code: int, error_type: str | None, kind: type[APIStatusError]) 
     """What most often is the matter."""
     if kind is AuthenticationError:
         return OTHER_PLATFORM
-    return NO_SUCH_PATH if status_code in (404, 405) and error_type not in BY_TYPE else None
+    return NO_SUCH_PATH if status_code in (404, 405) and error_type is None else None
 
 
 def _text(value: Any) -> str | None:
