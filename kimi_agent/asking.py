@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
@@ -234,4 +234,5 @@ async def stream_turn(agent: Asker, turn: Turn, request: Mapping[str, Any], reco
 async def _answer(agent: Asker, request: Mapping[str, Any], recording: Recording | None) -> GenerateResult:
     if recording is None:
         return await given(agent, "get_model_completion", agent.get_model_completion(**request), GenerateResult)
-    return await collect(await agent.get_model_stream(**request), on_batch(agent._handlers, recording))
+    stream = await given(agent, "get_model_stream", agent.get_model_stream(**request), AsyncIterable)
+    return await collect(stream, on_batch(agent._handlers, recording))

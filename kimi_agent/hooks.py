@@ -29,5 +29,5 @@ async def given(agent: object, hook: str, answer: Awaitable[T], kind: type) -> T
     value = await answer
     if not isinstance(value, kind):
         wrong = reprlib.repr(value)
-        raise TypeError(f"{type(agent).__name__}.{hook} has to give a {kind.__name__}, and gave {wrong}")
+        raise TypeError(f"{type(agent).__name__}.{hook} gave {wrong}, which is no {kind.__name__}")
     return value

@@ -31,18 +31,18 @@ def overridden(hook: str, answer: Any, *, is_async: bool) -> Agent:
 
 
 WRONG: list[tuple[str, Any, str]] = [
-    ("get_prompt", None, "Sequence, and gave None"),
-    ("get_enabled_functions", 3, "Sequence, and gave 3"),
-    ("add_completion_to_history", None, "Message, and gave None"),
-    ("get_model_completion", "Hello.", "GenerateResult, and gave 'Hello.'"),
-    ("handle_function_call_exception", "sorry", "ExceptionHandleResult, and gave 'sorry'"),
+    ("get_prompt", None, "None, which is no Sequence"),
+    ("get_enabled_functions", 3, "3, which is no Sequence"),
+    ("add_completion_to_history", None, "None, which is no Message"),
+    ("get_model_completion", "Hello.", "'Hello.', which is no GenerateResult"),
+    ("handle_function_call_exception", "sorry", "'sorry', which is no ExceptionHandleResult"),
 ]
 
 
 @pytest.mark.parametrize(("hook", "answer", "complaint"), WRONG)
 async def test_a_hook_that_gives_something_else_is_named(hook: str, answer: Any, complaint: str):
     agent = overridden(hook, answer, is_async=True)
-    with pytest.raises(TypeError, match=rf"^Mine\.{hook} has to give a {complaint}$"):
+    with pytest.raises(TypeError, match=rf"^Mine\.{hook} gave {complaint}$"):
         async for _ in agent.full_round("Go."):
             pass
     assert problems(agent.chat_history) == []
@@ -58,8 +58,18 @@ async def test_a_hook_that_is_not_async_is_named(hook: str):
     assert problems(agent.chat_history) == []
 
 
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_a_hook_that_streams_is_named_too(is_async: bool):
+    agent = overridden("get_model_stream", 3, is_async=is_async)
+    with pytest.raises(TypeError, match=r"^Mine\.get_model_stream (gave 3, which is no AsyncIterable|cannot be)"):
+        async for stream in agent.full_round_stream("Go."):
+            await stream.message()
+    assert problems(agent.chat_history) == []
+
+
 @pytest.mark.parametrize(
-    ("answer", "complaint"), [("done", "has to give a FunctionCallResult"), (FunctionCallResult, "cannot be awaited")]
+    ("answer", "complaint"),
+    [("done", "gave 'done', which is no FunctionCallResult"), (FunctionCallResult, "cannot be awaited")],
 )
 async def test_a_wrong_answer_to_a_call_is_the_result_of_the_call(answer: Any, complaint: str):
     agent = overridden("do_function_call", answer, is_async=answer == "done")
