@@ -232,6 +232,7 @@ _RATIO: Final = 200
 """How many times as large as its zip an entry of more than `_SMALL` bytes may be. Text and pictures are below 20."""
 _SMALL: Final = 2**26
 _END: Final = 22  # bytes at the end of a zip without a comment: number, place and length of its directory
+_LONGEST_COMMENT: Final = 2**16
 
 
 def _zipped(entries: Mapping[str, bytes]) -> bytes:
@@ -255,6 +256,7 @@ def _would_be_a_bomb(content: bytes) -> bool:
 @contextmanager
 def _opened(content: bytes) -> Generator[zipfile.ZipFile]:
     """The zip, after its directory was looked through: nothing is unpacked that is not bounded."""
+    content = _without_comment(content)
     _check_end(content)
     with _zip_errors():
         archive = zipfile.ZipFile(BytesIO(content))
@@ -263,11 +265,18 @@ def _opened(content: bytes) -> Generator[zipfile.ZipFile]:
         yield archive
 
 
+def _without_comment(content: bytes) -> bytes:
+    """The zip up to its end: a comment, or anything else that a tool wrote behind it, is left out."""
+    at = content.rfind(b"PK\5\6", -_END - _LONGEST_COMMENT, 4 - _END or None)
+    if at < 0:
+        raise ValueError("the zip file is damaged: it has no end")
+    end = content[at : at + _END - 2] + b"\0\0"
+    return content if content[at:] == end else content[:at] + end
+
+
 def _check_end(content: bytes) -> None:
     """Bound the directory before it becomes objects."""
-    signature, _, _, _, number, length, _, comment = _END_RECORD.unpack(content[-_END:].rjust(_END, b"\0"))
-    if signature != b"PK\5\6" or comment:
-        raise ValueError("the zip file is damaged: it has no end")
+    _, _, _, _, number, length, _, _ = _END_RECORD.unpack(content[-_END:])
     if number > _MOST_ENTRIES or length > _LARGEST_DIRECTORY or content[-_END - 20 : -_END - 16] == b"PK\6\7":
         raise ValueError(f"the zip file has more than {_MOST_ENTRIES} entries")
 
@@ -295,10 +304,15 @@ def _check_entry(entry: zipfile.ZipInfo) -> None:
         "leads out of the file": _OUT.search(name),
         "is encrypted": entry.flag_bits & 0x41,
         "is packed in a way that kimi_agent does not use": entry.compress_type not in _METHODS,
-        "unpacks to far more than text does": entry.file_size > max(_SMALL, _RATIO * entry.compress_size),
+        "unpacks to far more than text does": entry.file_size > _most_of(entry.compress_size),
     }.items():
         if is_so:
             raise ValueError(f"the entry {name[:80]!r} of the zip file {reason}")
+
+
+def _most_of(packed: int) -> int:
+    """How many bytes so many packed ones may be."""
+    return max(_SMALL, _RATIO * packed)
 
 
 _OUT: Final = re.compile(r"^/|\\|^[A-Za-z]:|(^|/)\.\.(/|$)|\0")
@@ -315,7 +329,9 @@ def _zip_errors() -> Generator[None]:
     try:
         yield
     except KeyError as error:
-        raise ValueError(f"it is a zip file without {INDEX}, which kimi_agent does not write") from error
+        raise ValueError(
+            f"it is a zip file without {INDEX}, so it is no conversation of kimi_agent or kani; load one of theirs"
+        ) from error
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
         raise ValueError(f"the zip file is damaged: {error}") from error
 
@@ -382,12 +398,12 @@ def _mode_for(target: str) -> int:
 
 def _fields(content: bytes, shelf: _Shelf) -> dict[str, Any]:
     fields = parse(content)
-    if isinstance(fields, dict) and "format" not in fields and fields.keys() >= _KANIS:
+    if isinstance(fields, dict) and "format" not in fields and fields.keys() & _KANIS:
         from . import kani
 
-        return kani.translated(cast(dict[str, Any], fields), shelf.get)
+        return kani.translated(cast(dict[str, Any], fields), shelf.get, _most_of)
     if not isinstance(fields, dict) or cast(dict[str, Any], fields).get("format") != FORMAT:
-        raise ValueError(f'it is no conversation of kimi_agent: there is no "format": "{FORMAT}" at its top')
+        raise ValueError(f'it is no conversation of kimi_agent or kani: there is no "format": "{FORMAT}" at its top')
     _check_version((known := cast(dict[str, Any], fields)).get("version"))
     return known
 
