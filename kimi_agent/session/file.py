@@ -267,7 +267,7 @@ def _opened(content: bytes) -> Generator[zipfile.ZipFile]:
 
 def _without_comment(content: bytes) -> bytes:
     """The zip up to its end: a comment, or anything else that a tool wrote behind it, is left out."""
-    at = content.rfind(b"PK\5\6", -_END - _LONGEST_COMMENT, 4 - _END or None)
+    at = content.rfind(b"PK\5\6", -_END - _LONGEST_COMMENT, 4 - _END)
     if at < 0:
         raise ValueError("the zip file is damaged: it has no end")
     end = content[at : at + _END - 2] + b"\0\0"
@@ -276,7 +276,7 @@ def _without_comment(content: bytes) -> bytes:
 
 def _check_end(content: bytes) -> None:
     """Bound the directory before it becomes objects."""
-    _, _, _, _, number, length, _, _ = _END_RECORD.unpack(content[-_END:])
+    number, length = _END_RECORD.unpack(content[-_END:])[4:6]
     if number > _MOST_ENTRIES or length > _LARGEST_DIRECTORY or content[-_END - 20 : -_END - 16] == b"PK\6\7":
         raise ValueError(f"the zip file has more than {_MOST_ENTRIES} entries")
 
