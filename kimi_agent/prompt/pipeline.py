@@ -9,26 +9,36 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy, deepcopy
 from functools import partial
+from time import perf_counter
 from typing import Any, Generic, TypeVar, cast, overload
 
-from ..errors import PromptError
 from ..message import Content, Message, Role, ToolCall
 from ..tools.base import Tool, ToolLike
-from .filters import Filter, Predicate, Roles, checked_role, function
+from .filters import (
+    Filter,
+    Predicate,
+    Roles,
+    check_messages,
+    check_optional_function,
+    check_optional_texts,
+    check_texts,
+    checked_role,
+    definitions,
+    function,
+    listed,
+    noted,
+)
 from .steps import (
-    Apply,
-    ApplyContext,
     EnsureBoundFunctionCalls,
     EnsureStart,
     FunctionCallFmt,
-    MacroApply,
     MergeConsecutive,
     PipelineStep,
     Remove,
     TranslateRole,
     Wrap,
 )
-from .terminals import ConversationDict, ConversationFmt
+from .terminals import Apply, ApplyContext, ConversationDict, ConversationFmt, MacroApply
 
 __all__ = ["ApplyContext", "PipelineStep", "PromptPipeline"]
 
@@ -40,15 +50,18 @@ class PromptPipeline(Generic[Out]):
     """Steps that make a prompt out of messages.
 
     `role` and `predicate` say which messages a step is about: those with the role, or with one of the roles, that the
-    predicate accepts; every message without them. Wrong arguments are refused when the pipeline is built.
+    predicate accepts; every message without them. Each method gives another pipeline: `pipe = pipe.wrap(prefix="<")`.
+    A wrong argument is a `TypeError` or a `ValueError` there, before anything runs.
 
     Args:
         steps: to begin with; usually none, as each method adds one.
     """
 
-    def __init__(self: PromptPipeline[list[Message]], steps: Iterable[PipelineStep[list[Message]]] = ()) -> None:
+    def __init__(
+        self: PromptPipeline[list[Message]], steps: Iterable[PipelineStep[list[Message]]] | None = None
+    ) -> None:
         self._steps: tuple[PipelineStep[Any], ...] = ()
-        for step in steps:
+        for step in steps or ():
             self._steps = self.then(step).steps
 
     @property
@@ -68,6 +81,7 @@ class PromptPipeline(Generic[Out]):
         """
         if not isinstance(step, PipelineStep):
             raise TypeError(f"{step!r} is no PipelineStep; use apply or macro_apply for a function")
+        function(f"{_named(step)}.execute", step.execute)
         if self._steps and self._steps[-1].is_terminal:
             raise ValueError(f"{_named(self._steps[-1])} ends a pipeline; put {_named(step)} before it")
         longer = copy(self)
@@ -92,6 +106,7 @@ class PromptPipeline(Generic[Out]):
             role: see the class.
             predicate: see the class.
         """
+        check_optional_texts(warn=warn)
         return self.then(TranslateRole(Filter.of(role, predicate), checked_role(to), warn))
 
     def wrap(
@@ -104,12 +119,15 @@ class PromptPipeline(Generic[Out]):
     ) -> PromptPipeline[list[Message]]:
         """Put text before and behind the content of the matching messages. Pictures and other parts stay.
 
+        Reasoning that comes first in a message still does.
+
         Args:
             prefix: the text before it.
             suffix: the text behind it.
             role: see the class.
             predicate: see the class.
         """
+        check_optional_texts(prefix=prefix, suffix=suffix)
         return self.then(Wrap(Filter.of(role, predicate), prefix, suffix))
 
     @overload
@@ -144,8 +162,8 @@ class PromptPipeline(Generic[Out]):
         The merged message has the calls of all, and answers none. A message that stands alone stays as it is.
 
         Args:
-            sep: the text between two messages. Pictures and other parts stay.
-            joiner: in place of `sep`, a function that makes the content out of the messages.
+            sep: the text between two messages that say anything. Pictures and other parts stay.
+            joiner: in place of `sep`, a function that makes the content out of the messages; `None` for no content.
             out_role: the role of the merged message. Not needed if `role` is one role.
             role: see the class.
             predicate: see the class.
@@ -156,11 +174,12 @@ class PromptPipeline(Generic[Out]):
         where = Filter.of(role, predicate)
         if (sep is None) == (joiner is None):
             raise ValueError("merge_consecutive needs either sep or joiner")
-        merged_role = out_role or where.role
+        check_optional_texts(sep=sep)
+        check_optional_function("joiner", joiner, "a list of messages")
+        merged_role = where.role if out_role is None else checked_role(out_role)
         if merged_role is None:
             raise ValueError("merge_consecutive may find messages of several roles: say in out_role what they become")
-        joined = None if joiner is None else function(joiner)
-        return self.then(MergeConsecutive(where, sep, joined, checked_role(merged_role)))
+        return self.then(MergeConsecutive(where, sep, joiner, merged_role))
 
     def function_call_fmt(
         self: PromptPipeline[list[Message]],
@@ -174,11 +193,12 @@ class PromptPipeline(Generic[Out]):
 
         Args:
             func: gives the text of a call, or `None` to pass over it. A message with no such text stays as it is.
-            prefix: between the content and the first call.
+            prefix: between the content and the first call; without the blanks at its beginning if no content is there.
             sep: between two calls.
             suffix: behind the last call.
         """
-        return self.then(FunctionCallFmt(function(func), prefix, sep, suffix))
+        check_texts(prefix=prefix, sep=sep, suffix=suffix)
+        return self.then(FunctionCallFmt(function("func", func, "a call"), prefix, sep, suffix))
 
     def remove(
         self: PromptPipeline[list[Message]], *, role: Roles | None = None, predicate: Predicate | None = None
@@ -207,7 +227,8 @@ class PromptPipeline(Generic[Out]):
             PromptError: something else stands before the results of a call, or a result without an id could answer
                 several calls.
         """
-        return self.then(EnsureBoundFunctionCalls(None if id_translator is None else function(id_translator)))
+        check_optional_function("id_translator", id_translator, "an id")
+        return self.then(EnsureBoundFunctionCalls(id_translator))
 
     # ==== functions of your own ====
 
@@ -241,12 +262,12 @@ class PromptPipeline(Generic[Out]):
         """Put what a function gives in the place of each matching message; the others stay.
 
         Args:
-            func: gets the message, and an `ApplyContext` if it needs a second argument, or calls it `ctx`. `None`
-                leaves the message out. If it gives something other than messages, no step can follow.
+            func: gets the message, and an `ApplyContext` if it has a second positional parameter, even one with a
+                default. `None` leaves the message out. If it gives something other than messages, no step can follow.
             role: see the class.
             predicate: see the class.
         """
-        return self.then(Apply.of(Filter.of(role, predicate), function(func)))
+        return self.then(Apply.of(Filter.of(role, predicate), function("func", func)))
 
     def macro_apply(
         self: PromptPipeline[list[Message]], func: Callable[[list[Message], list[Tool]], T]
@@ -257,7 +278,7 @@ class PromptPipeline(Generic[Out]):
             func: gets lists of its own of the messages and of the functions. If it gives something other than a list
                 of messages, no step can follow.
         """
-        return self.then(MacroApply(function(func)))
+        return self.then(MacroApply(function("func", func, "the messages", "the functions")))
 
     # ==== steps that end a pipeline ====
 
@@ -296,6 +317,12 @@ class PromptPipeline(Generic[Out]):
             function_prefix: before each tool message; as before a user message when it is not given.
             function_suffix: behind each tool message; as behind a user message when it is not given.
         """
+        check_texts(prefix=prefix, sep=sep, suffix=suffix, generation_suffix=generation_suffix)
+        check_texts(user_prefix=user_prefix, user_suffix=user_suffix)
+        check_texts(assistant_prefix=assistant_prefix, assistant_suffix=assistant_suffix)
+        check_texts(system_prefix=system_prefix, system_suffix=system_suffix)
+        check_optional_texts(function_prefix=function_prefix, function_suffix=function_suffix)
+        check_optional_texts(assistant_suffix_if_last=assistant_suffix_if_last)
         marks: dict[Role, tuple[str, str]] = {
             "system": (system_prefix, system_suffix),
             "user": (user_prefix, user_suffix),
@@ -325,17 +352,20 @@ class PromptPipeline(Generic[Out]):
             assistant_role: what the role of assistant messages is called.
             function_role: what the role of tool messages is called.
             content_transform: gives the content for a message; its text when it is not given.
-            additional_keys: gives further keys for a message.
+            additional_keys: gives further keys for a message, which may replace these two.
         """
+        check_texts(
+            system_role=system_role, user_role=user_role, assistant_role=assistant_role, function_role=function_role
+        )
+        check_optional_function("content_transform", content_transform, "a message")
+        check_optional_function("additional_keys", additional_keys, "a message")
         roles: dict[Role, str] = {
             "system": system_role,
             "user": user_role,
             "assistant": assistant_role,
             "tool": function_role,
         }
-        content = None if content_transform is None else function(content_transform)
-        keys = None if additional_keys is None else function(additional_keys)
-        return self.then(ConversationDict(roles, content, keys))
+        return self.then(ConversationDict(roles, content_transform, additional_keys))
 
     # ==== running it ====
 
@@ -361,7 +391,9 @@ class PromptPipeline(Generic[Out]):
                 out because it cannot stand at the beginning, or because its call is gone.
 
         Raises:
-            PromptError: the messages do not fit the steps; the text says which one, and what to do.
+            PromptError: the messages do not fit the steps, or a function gave what its step cannot use. This and
+                whatever a function raises has notes that say in which step, and at which of the messages that reached
+                it.
         """
         return self._run(messages, functions, copied=deepcopy, measuring=for_measurement)
 
@@ -372,15 +404,17 @@ class PromptPipeline(Generic[Out]):
         copied: bool = False,
         measuring: bool = False,
     ) -> Out:
-        current: Any = [deepcopy(message) for message in messages] if copied else list(messages)
-        offered = [_definition(function) for function in functions or ()]
-        _only_messages(current, "what the pipeline is given", "give it a list of Message")
+        given = listed(messages)
+        current: Any = deepcopy(given) if copied else given
+        offered = definitions(functions)
+        check_messages(current)
         for number, step in enumerate(self._steps, 1):
             if number > 1:
                 before = f"what step {number - 1}, {_named(self._steps[number - 2])}, gives"
-                _only_messages(current, before, f"make it the last step, or let it give what {_named(step)} can take")
+                check_messages(current, before, f"make it the last step, or let it give what {_named(step)} can take")
             run = step.measure if measuring else step.execute
-            current = run(list(current), list(offered))
+            with noted(f"in step {number}, {_named(step)}"):
+                current = run(list(current), list(offered))
         return current
 
     # ==== explaining it ====
@@ -392,8 +426,8 @@ class PromptPipeline(Generic[Out]):
         *,
         all_cases: bool = False,
     ) -> None:
-        """Print what the pipeline does, in words and by example: see `explain_text`."""
-        print(self.explain_text(example, functions, all_cases=all_cases))
+        """Print `explain_text`, and how long each example took."""
+        print(self._explained(example, functions, all_cases, perf_counter))
 
     def explain_text(
         self,
@@ -404,32 +438,27 @@ class PromptPipeline(Generic[Out]):
     ) -> str:
         """What the pipeline does, in words and by example. Your functions run on the examples.
 
+        It can go to a terminal: control characters are written as escapes, and what is long is shortened.
+
         Args:
             example: the only example; without it, the steps choose among those that there are.
             functions: what the model may call in the examples.
             all_cases: show every example.
         """
+        return self._explained(example, functions, all_cases, None)
+
+    def _explained(
+        self,
+        example: Iterable[Message] | None,
+        functions: Iterable[Tool | ToolLike] | None,
+        all_cases: bool,
+        clock: Callable[[], float] | None,
+    ) -> str:
         from .explaining import explained  # few programs explain anything
 
-        run = partial(self, functions=None if functions is None else list(functions))
-        return explained(self._steps, run, None if example is None else list(example), all_cases=all_cases)
+        run = partial(self, functions=definitions(functions))
+        return explained(self._steps, run, None if example is None else listed(example), all_cases, clock)
 
 
 def _named(step: PipelineStep[Any]) -> str:
     return type(step).__name__
-
-
-def _only_messages(value: object, what: str, advice: str) -> None:
-    """Raises PromptError: there is something other than messages."""
-    if not isinstance(value, list | tuple):
-        raise PromptError(f"{what} is no list of messages but of type {type(value).__name__}; {advice}")
-    for index, item in enumerate(cast("Iterable[object]", value)):
-        if not isinstance(item, Message):
-            raise PromptError(f"message {index} of {what} is no Message but of type {type(item).__name__}; {advice}")
-
-
-def _definition(function: Tool | ToolLike) -> Tool:
-    base: object = function if isinstance(function, Tool) else getattr(function, "base", None)
-    if not isinstance(base, Tool):
-        raise TypeError(f"{function!r} is no function of a model; give a Tool, or something that has one as `base`")
-    return base

@@ -5,21 +5,22 @@ A step never changes the messages that it gets, and passes on the very objects w
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from functools import partial
+from itertools import count, groupby, islice
 from typing import Any, ClassVar, Final, Generic, Literal, TypeAlias, TypeVar, cast
 
 from ..errors import PromptError
 from ..history import calls_of
-from ..message import Content, ContentPart, Message, Role, TextPart, ToolCall
+from ..message import Content, ContentPart, Message, Role, TextPart, ThinkPart, ToolCall
 from ..tools.base import Tool
-from .filters import Filter, name_of
+from .filters import Filter, called, each, name_of, noted, place_of
 
-__all__ = ["ApplyContext", "Case", "PipelineStep"]
+__all__ = ["Case", "PipelineStep"]
 
 Case: TypeAlias = Literal[
     "a conversation",
@@ -35,7 +36,6 @@ Case: TypeAlias = Literal[
 ]
 """What `explain` has a worked example of."""
 
-T = TypeVar("T")
 StepOut = TypeVar("StepOut", covariant=True)
 
 
@@ -67,27 +67,6 @@ class PipelineStep(ABC, Generic[StepOut]):
         return ()
 
 
-@dataclass(frozen=True, slots=True)
-class ApplyContext:
-    """Where a message stands while a function is applied to it.
-
-    Args:
-        msg: the message.
-        is_last: whether it is the last of all messages.
-        idx: its index in `messages`.
-        messages: all messages, as they reach this step.
-        functions: what the model may call.
-        is_last_of_type: whether it is the last one with its role.
-    """
-
-    msg: Message
-    is_last: bool
-    idx: int
-    messages: Sequence[Message]
-    functions: Sequence[Tool]
-    is_last_of_type: bool
-
-
 # ==== content ====
 
 
@@ -107,13 +86,28 @@ def together(pieces: Iterable[ContentPart | str]) -> tuple[ContentPart, ...]:
     return tuple(content)
 
 
+def _says_anything(message: Message) -> bool:
+    """Whether there is more in it than reasoning."""
+    return any(_is_said(part) for part in message.content)
+
+
+def _is_said(part: ContentPart) -> bool:
+    return not isinstance(part, ThinkPart) and not (isinstance(part, TextPart) and not part.text)
+
+
 def _between(prefix: str | None, message: Message, suffix: str | None) -> Message:
+    """The message with text around what is said in it: no text comes before reasoning that comes first."""
     if not (prefix or suffix):
         return message
-    return message.copy_with(content=together((prefix or "", *message.content, suffix or "")))
+    parts = message.content
+    said = [index for index, part in enumerate(parts) if not isinstance(part, ThinkPart)]
+    start, end = (said[0], said[-1] + 1) if said else (len(parts), len(parts))
+    return message.copy_with(
+        content=together((*parts[:start], prefix or "", *parts[start:end], suffix or "", *parts[end:]))
+    )
 
 
-def _calls_of(where: Filter) -> tuple[Case, ...]:
+def results_of(where: Filter) -> tuple[Case, ...]:
     """The example with results, for a step that is about results."""
     return ("a function call",) if where.may_be("tool") else ()
 
@@ -136,17 +130,17 @@ class TranslateRole(PipelineStep[Messages]):
         return translated
 
     def measure(self, messages: Messages, functions: list[Tool]) -> Messages:
-        return [message.copy_with(role=self.to) if self._changes(message) else message for message in messages]
+        return list(each(self._translated, messages))
 
-    def _changes(self, message: Message) -> bool:
-        return self.where(message) and message.role != self.to
+    def _translated(self, message: Message) -> Message:
+        return message.copy_with(role=self.to) if self.where(message) and message.role != self.to else message
 
     def explain(self) -> str:
         warning = f", and warn: {self.warn!r}" if self.warn else ""
         return f"Give each {self.where.words()} the role {self.to}{warning}"
 
     def cases(self) -> Collection[Case]:
-        return _calls_of(self.where)
+        return results_of(self.where)
 
 
 _CALLER: Final = 4
@@ -160,14 +154,17 @@ class Wrap(PipelineStep[Messages]):
     suffix: str | None
 
     def execute(self, messages: Messages, functions: list[Tool]) -> Messages:
-        return [_between(self.prefix, message, self.suffix) if self.where(message) else message for message in messages]
+        return list(each(self._wrapped, messages))
+
+    def _wrapped(self, message: Message) -> Message:
+        return _between(self.prefix, message, self.suffix) if self.where(message) else message
 
     def explain(self) -> str:
         marks = [f"{mark!r} {place}" for mark, place in ((self.prefix, "before"), (self.suffix, "behind")) if mark]
         return f"Put {' and '.join(marks) or 'nothing around'} the content of each {self.where.words()}"
 
     def cases(self) -> Collection[Case]:
-        return _calls_of(self.where)
+        return results_of(self.where)
 
 
 Joiner: TypeAlias = Callable[[list[Message]], Content]
@@ -182,17 +179,21 @@ class MergeConsecutive(PipelineStep[Messages]):
 
     def execute(self, messages: Messages, functions: list[Tool]) -> Messages:
         merged: Messages = []
-        for matches, run in groupby(messages, self.where):
-            group = list(run)
-            merged += [self._merged(group)] if matches and len(group) > 1 else group
+        matches = list(each(self.where, messages))
+        for matching, run in groupby(range(len(messages)), matches.__getitem__):
+            places = list(run)
+            group = messages[places[0] : places[-1] + 1]
+            merged += [self._merged(group, places[0])] if matching and len(group) > 1 else group
         return merged
 
-    def _merged(self, group: Messages) -> Message:
+    def _merged(self, group: Messages, index: int) -> Message:
         """One message with the content and the calls of all. It answers no call, and has a name if they agree on it."""
         first, last = group[0], group[-1]
+        with noted(place_of(index, first)):
+            content = _content(self.joiner, group) if self.joiner else together(_joined(group, self.sep or ""))
         return first.copy_with(
             role=self.out_role,
-            content=self.joiner(list(group)) if self.joiner else together(_joined(group, self.sep or "")),
+            content=content,
             tool_calls=[call for message in group for call in message.tool_calls or ()],
             tool_call_id=None,
             name=first.name if all(message.name == first.name for message in group) else None,
@@ -218,10 +219,32 @@ _IN_A_ROW: Final[Mapping[Role, Case]] = {
 
 
 def _joined(group: Iterable[Message], sep: str) -> Iterator[ContentPart | str]:
-    for index, message in enumerate(group):
-        if index:
+    """What is in the messages, with the separator between those that say anything."""
+    begun = False
+    for message in group:
+        says = _says_anything(message)
+        if begun and says:
             yield sep
+        begun = begun or says
         yield from message.content
+
+
+def _content(joiner: Joiner, group: Sequence[Message]) -> Content:
+    """What the joiner makes of the messages.
+
+    Raises:
+        PromptError: that is no content.
+    """
+    given = called(joiner, list(group))
+    if given is None or isinstance(given, str | ContentPart):
+        return given
+    for piece in given if isinstance(given, list | tuple) else (given,):
+        if not isinstance(piece, str | ContentPart):
+            raise PromptError(
+                f"{name_of(joiner)} gives something of type {type(piece).__name__}; "
+                "it has to give text, parts, a list of both, or None"
+            )
+    return given
 
 
 @dataclass(frozen=True)
@@ -232,11 +255,15 @@ class FunctionCallFmt(PipelineStep[Messages]):
     suffix: str
 
     def execute(self, messages: Messages, functions: list[Tool]) -> Messages:
-        return [self._with_calls(message) if message.tool_calls else message for message in messages]
+        return list(each(self._with_calls, messages))
 
     def _with_calls(self, message: Message) -> Message:
-        texts = [text for call in message.tool_calls or () if (text := self.func(call)) is not None]
-        return _between(None, message, f"{self.prefix}{self.sep.join(texts)}{self.suffix}") if texts else message
+        written = (called(self.func, call, gives=str | None) for call in message.tool_calls or ())
+        texts = [text for text in written if text is not None]
+        if not texts:
+            return message
+        prefix = self.prefix if _says_anything(message) else self.prefix.lstrip()
+        return _between(None, message, f"{prefix}{self.sep.join(texts)}{self.suffix}")
 
     def explain(self) -> str:
         marks = {"before": self.prefix, "between": self.sep, "behind": self.suffix}
@@ -253,13 +280,13 @@ class Remove(PipelineStep[Messages]):
     where: Filter
 
     def execute(self, messages: Messages, functions: list[Tool]) -> Messages:
-        return [message for message in messages if not self.where(message)]
+        return [message for message, goes in zip(messages, each(self.where, messages), strict=True) if not goes]
 
     def explain(self) -> str:
         return f"Leave out each {self.where.words()}"
 
     def cases(self) -> Collection[Case]:
-        return _calls_of(self.where)
+        return results_of(self.where)
 
 
 @dataclass(frozen=True)
@@ -267,7 +294,7 @@ class EnsureStart(PipelineStep[Messages]):
     where: Filter
 
     def execute(self, messages: Messages, functions: list[Tool]) -> Messages:
-        start = next((index for index, message in enumerate(messages) if self.where(message)), len(messages))
+        start = next((index for index, found in enumerate(each(self.where, messages)) if found), len(messages))
         return messages[start:]
 
     def measure(self, messages: Messages, functions: list[Tool]) -> Messages:
@@ -285,50 +312,35 @@ class EnsureBoundFunctionCalls(PipelineStep[Messages]):
     id_translator: Callable[[str], str] | None
 
     def execute(self, messages: Messages, functions: list[Tool]) -> Messages:
-        bound: Messages = []
-        waiting: list[str] = []  # the ids of calls without a result, first to first among equal ones
-        for index, message in enumerate(messages):
-            if message.role != "tool":
-                self._nothing_waits(waiting, index, message)
-                waiting = [call.id for call in calls_of(message)]
-                bound.append(self._translated(message))
-            elif (call_id := message.tool_call_id or self._only(waiting, index)) is None:
-                bound.append(message)
-            elif call_id in waiting:
-                waiting.remove(call_id)
-                bound.append(self._translated(message, call_id))
-        return bound
+        waiting: Counter[str] = Counter()  # how many calls without a result have an id
+        bound = each(partial(self._bound, waiting), messages, count())
+        return [message for message in bound if message is not None]
+
+    def _bound(self, waiting: Counter[str], message: Message, index: int) -> Message | None:
+        """The message, bound to the call that it answers; `None` when the call is gone."""
+        if message.role != "tool":
+            _nothing_waits(waiting, index, message)
+            waiting.update(call.id for call in calls_of(message))
+            return self._translated(message)
+        call_id = message.tool_call_id or _only(waiting, index)
+        if call_id is None:
+            return message
+        return self._translated(message, call_id) if _taken(waiting, call_id) else None
 
     def measure(self, messages: Messages, functions: list[Tool]) -> Messages:
-        return [self._translated(message, message.tool_call_id) for message in messages]
-
-    @staticmethod
-    def _nothing_waits(waiting: Sequence[str], index: int, message: Message) -> None:
-        if waiting:
-            raise PromptError(
-                f"message {index} is a {message.role} message, but {_calls(waiting)} before it "
-                f"{'has' if len(waiting) == 1 else 'have'} no result; put the results before it, or leave the calls out"
-            )
-
-    @staticmethod
-    def _only(waiting: Sequence[str], index: int) -> str | None:
-        """The call that a result without an id answers; `None` when no call waits."""
-        if len(waiting) > 1:
-            raise PromptError(
-                f"message {index} is a result without a tool_call_id, and {_calls(waiting)} wait for one; "
-                "say in tool_call_id which of them it answers"
-            )
-        return waiting[0] if waiting else None
+        return list(each(self._translated, messages, [message.tool_call_id for message in messages]))
 
     def _translated(self, message: Message, call_id: str | None = None) -> Message:
         """The message with ids as the model wants them; a result answers `call_id`."""
-        translate = self.id_translator or str
         changes: dict[str, Any] = {}
-        if call_id and (new := translate(call_id)) != message.tool_call_id:
+        if call_id and (new := self._id(call_id)) != message.tool_call_id:
             changes["tool_call_id"] = new
         if message.tool_calls and self.id_translator:
-            changes["tool_calls"] = [call.copy_with(id=translate(call.id)) for call in message.tool_calls]
+            changes["tool_calls"] = [call.copy_with(id=self._id(call.id)) for call in message.tool_calls]
         return message.copy_with(**changes) if changes else message
+
+    def _id(self, call_id: str) -> str:
+        return called(self.id_translator, call_id, gives=str) if self.id_translator else call_id
 
     def explain(self) -> str:
         ids = f", with ids as {name_of(self.id_translator)} translates them" if self.id_translator else ""
@@ -338,87 +350,40 @@ class EnsureBoundFunctionCalls(PipelineStep[Messages]):
         return ("a function call", "a result whose call is gone")
 
 
-def _calls(ids: Sequence[str]) -> str:
-    return f"the call{'' if len(ids) == 1 else 's'} {', '.join(map(repr, ids))}"
-
-
-# ==== steps that may give anything ====
-
-
-@dataclass(frozen=True)
-class Apply(PipelineStep[list[Any]]):
-    where: Filter
-    func: Callable[..., Any]
-    wants_context: bool
-
-    @classmethod
-    def of(cls, where: Filter, func: Callable[..., Any]) -> Apply:
-        """The step for a function of a message, or of a message and its context."""
-        return cls(where, func, _wants_context(func))
-
-    def execute(self, messages: Messages, functions: list[Tool]) -> list[Any]:
-        given = self._given(messages, functions)
-        results = [self.func(*given(index)) if self.where(msg) else msg for index, msg in enumerate(messages)]
-        return [result for result in results if result is not None]
-
-    def _given(self, messages: Messages, functions: list[Tool]) -> Callable[[int], tuple[Any, ...]]:
-        """What the function is called with for the message at an index."""
-        if not self.wants_context:
-            return lambda index: (messages[index],)
-        last = {message.role: index for index, message in enumerate(messages)}
-        everything, offered = tuple(messages), tuple(functions)
-
-        def with_context(index: int) -> tuple[Any, ...]:
-            message = everything[index]
-            is_last = index == len(everything) - 1
-            return message, ApplyContext(message, is_last, index, everything, offered, last[message.role] == index)
-
-        return with_context
-
-    def explain(self) -> str:
-        return f"Put what {name_of(self.func)} makes of it in the place of each {self.where.words()}"
-
-    def cases(self) -> Collection[Case]:
-        return _calls_of(self.where)
-
-
-def _wants_context(func: Callable[..., Any]) -> bool:
-    """Whether it has to be called with a context: it needs a second argument, or calls it `ctx`.
-
-    Raises:
-        TypeError: it cannot be called with a message, nor with a message and a context.
-    """
-    try:
-        signature = inspect.signature(func)
-    except ValueError:  # some builtins do not say what they take
+def _taken(waiting: Counter[str], call_id: str) -> bool:
+    """Whether a call with the id waits; then it has its result now."""
+    if call_id not in waiting:
         return False
-    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    positional = [name for name, parameter in signature.parameters.items() if parameter.kind in by_position]
-    if positional[1:2] == ["ctx"] and _takes(signature, 2):
-        return True
-    if _takes(signature, 1):
-        return False
-    if _takes(signature, 2):
-        return True
-    raise TypeError(
-        f"{name_of(func)} takes {signature}; it is called with a message, or with a message and its context"
-    )
-
-
-def _takes(signature: inspect.Signature, number: int) -> bool:
-    try:
-        signature.bind(*[None] * number)
-    except TypeError:
-        return False
+    waiting[call_id] -= 1
+    if not waiting[call_id]:
+        del waiting[call_id]
     return True
 
 
-@dataclass(frozen=True)
-class MacroApply(PipelineStep[T]):
-    func: Callable[[list[Message], list[Tool]], T]
+def _nothing_waits(waiting: Counter[str], index: int, message: Message) -> None:
+    if waiting:
+        raise PromptError(
+            f"message {index} is {'an' if message.role == 'assistant' else 'a'} {message.role} message, "
+            f"but {_calls(waiting)} before it {'has' if waiting.total() == 1 else 'have'} no result; "
+            "put the results before it, or leave the calls out"
+        )
 
-    def execute(self, messages: Messages, functions: list[Tool]) -> T:
-        return self.func(messages, functions)
 
-    def explain(self) -> str:
-        return f"Put what {name_of(self.func)} makes of all messages in their place"
+def _only(waiting: Counter[str], index: int) -> str | None:
+    """The id of the call that a result without an id answers; `None` when no call waits."""
+    if len(waiting) > 1:
+        raise PromptError(
+            f"message {index} is a result without a tool_call_id, and {_calls(waiting)} wait for one; say in "
+            "tool_call_id which of them it answers, and let merge_consecutive, which leaves no id, come after this step"
+        )
+    return next(iter(waiting), None)
+
+
+_NAMED: Final = 5
+
+
+def _calls(waiting: Counter[str]) -> str:
+    """The calls that wait, by their ids, of which the first few say enough."""
+    ids = [*map(repr, islice(waiting.elements(), _NAMED))]
+    more = waiting.total() - len(ids)
+    return f"the call{'' if waiting.total() == 1 else 's'} {', '.join(ids)}{f' and {more} more' if more else ''}"
