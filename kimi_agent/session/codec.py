@@ -183,6 +183,19 @@ def _parsed(content: bytes) -> Any:
         raise ValueError(f"not JSON at line {error.lineno}, column {error.colno}: {error.msg}") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 at byte {error.start}") from error
+    except ValueError as error:
+        if (number := _TOO_LONG.search(content)) is None or "digits" not in str(error):
+            raise
+        raise ValueError(f"{_place(content, number.start())}: a number of {len(number[0])} digits") from error
+
+
+def _place(content: bytes, byte: int) -> str:
+    line, before = content.count(b"\n", 0, byte) + 1, content.rfind(b"\n", 0, byte)
+    return f"not JSON that can be read at line {line}, column {byte - before}"
+
+
+_TOO_LONG: Final = re.compile(rb'(?<![0-9.eE"\w])[0-9]{4301,}(?![0-9.eE"])')
+"""A whole number that Python does not read: it takes 4,300 digits unless somebody says otherwise."""
 
 
 _DEEP: Final = 2**26
