@@ -97,7 +97,7 @@ WRONG = {
     "NaN": (b'[{"role": "user", "extra": {"a": NaN}}]', "not JSON: NaN"),
     "infinity": (b'[{"role": "user", "extra": {"a": -Infinity}}]', "not JSON: -Infinity"),
     "too deep": (b"[" * 100_000, "nested too deeply"),
-    "too many digits": (b"[" + b"9" * 10_000 + b"]", "4300 digits"),
+    "too many digits": (b"[" + b"9" * 10_000 + b"]", "line 1, column 2: a number of 10000 digits"),
 }
 
 
