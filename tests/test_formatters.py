@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from kimi_agent import Agent
-from kimi_agent.message import ImageURLPart, MediaURL, Message, TextPart, ThinkPart, ToolCall, UnknownPart
+from kimi_agent.message import ImageURLPart, MediaURL, Message, Role, TextPart, ThinkPart, ToolCall, UnknownPart
 from kimi_agent.terminal.formatters import (
     all_message_contents,
     assistant_message_contents,
@@ -35,6 +35,11 @@ def test_only_assistant_messages_are_shown_unless_all_are(message: Message) -> N
 def test_the_contents_of_an_assistant_message_are_its_text() -> None:
     assert assistant_message_contents(Message.assistant("hi")) == "hi"
     assert assistant_message_contents(Message.assistant(tool_calls=[CLOCK])) == ""
+
+
+@pytest.mark.parametrize("role", ["system", "user", "tool"])
+def test_only_assistants_call(role: Role) -> None:
+    assert assistant_message_thinking(Message(role=role, content="hi", tool_calls=[CLOCK])) is None
 
 
 def test_reasoning_has_paragraphs_of_its_own() -> None:

@@ -38,7 +38,10 @@ def roles(messages: Sequence[Message]) -> list[str]:
 
 
 ONE_OF_EACH = [SYSTEM, USER, asking("c", text="a"), result("c", "t")]
+FUNCTION = ToolCall.FunctionBody(name="f", arguments="{}")
+TOOL = Tool(name="look_up", description="", parameters={})
 pipe = PromptPipeline()
+LOOK_AT_FUNCTIONS = pipe.macro_apply(lambda messages, functions: functions)
 
 
 # ==== pipelines ====
@@ -65,6 +68,16 @@ def test_two_pipelines_can_go_on_from_one():
 
 def test_any_iterable_of_messages_is_taken():
     assert pipe.conversation_fmt()(message for message in (USER, ASSISTANT)) == "ua"
+
+
+def test_steps_to_begin_with_may_be_none():
+    assert PromptPipeline(None).steps == ()
+
+
+@pytest.mark.parametrize("run", [LOOK_AT_FUNCTIONS, LOOK_AT_FUNCTIONS.execute], ids=["a call", "execute"])
+def test_the_functions_reach_the_steps(run: Callable[..., Any]):
+    assert run([USER], [TOOL]) == run([USER], functions=(TOOL,)) == [TOOL]
+    assert run([USER]) == run([USER], None) == []
 
 
 def test_execute_and_a_call_give_the_same():
@@ -102,19 +115,42 @@ def test_a_pipeline_shows_its_steps():
 # ==== filters ====
 
 
+ACTS: dict[str, Callable[..., bool]] = {
+    "translate_role": lambda message, **filters: any(
+        pipe.translate_role(to=to, **filters)([message])[0].role != message.role for to in ("system", "user")
+    ),
+    "wrap": lambda message, **filters: texts(pipe.wrap(prefix="<", **filters)([message])) == [f"<{message.text}"],
+    "merge_consecutive": lambda message, **filters: (
+        len(pipe.merge_consecutive(sep="", out_role="user", **filters)([message, message])) == 1
+    ),
+    "remove": lambda message, **filters: pipe.remove(**filters)([message]) == [],
+    "ensure_start": lambda message, **filters: pipe.ensure_start(**filters)([message]) == [message],
+    "apply": lambda message, **filters: (
+        pipe.apply(lambda message: message.text, **filters)([message]) == [message.text]
+    ),
+}
+"""Whether a step with these filters does anything with a message."""
+
+
+@pytest.mark.parametrize("acts", ACTS.values(), ids=ACTS)
 @pytest.mark.parametrize(
-    ("filters", "left"),
+    ("filters", "matching"),
     [
-        ({}, []),
-        ({"role": "user"}, ["s", "a", "t"]),
-        ({"role": ["user", "tool"]}, ["s", "a"]),
-        ({"role": {"user"}}, ["s", "a", "t"]),
-        ({"predicate": lambda message: message.text in "sa"}, ["u", "t"]),
-        ({"role": ("user", "assistant"), "predicate": lambda message: message.text in "sa"}, ["s", "u", "t"]),
+        ({}, "suat"),
+        ({"role": "user"}, "u"),
+        ({"role": ["user", "tool"]}, "ut"),
+        ({"role": {"user"}}, "u"),
+        ({"role": frozenset({"user", "system"})}, "su"),
+        ({"role": dict.fromkeys(["tool"])}, "t"),
+        ({"predicate": lambda message: message.text in "sa"}, "sa"),
+        ({"predicate": lambda message: message.tool_calls}, "a"),
+        ({"role": ("user", "assistant"), "predicate": lambda message: message.text in "sa"}, "a"),
     ],
 )
-def test_a_filter_takes_messages_with_a_role_that_the_predicate_accepts(filters: dict[str, Any], left: list[str]):
-    assert texts(pipe.remove(**filters)(ONE_OF_EACH)) == left
+def test_a_step_is_about_messages_with_a_role_that_the_predicate_accepts(
+    acts: Callable[..., bool], filters: dict[str, Any], matching: str
+):
+    assert "".join(message.text for message in ONE_OF_EACH if acts(message, **filters)) == matching
 
 
 FILTERED: list[Callable[..., Any]] = [
@@ -197,6 +233,20 @@ def test_a_picture_survives_wrapping():
     assert message.content == (TextPart(text="look: "), PICTURE)
 
 
+@pytest.mark.parametrize(
+    ("content", "wrapped"),
+    [
+        ([ThinkPart(think="hm"), "a"], (ThinkPart(think="hm"), TextPart(text="<a>"))),
+        (["a", ThinkPart(think="hm"), "b"], (TextPart(text="<a"), ThinkPart(think="hm"), TextPart(text="b>"))),
+        (["a", ThinkPart(think="hm")], (TextPart(text="<a>"), ThinkPart(think="hm"))),
+        ([ThinkPart(think="hm"), PICTURE], (ThinkPart(think="hm"), TextPart(text="<"), PICTURE, TextPart(text=">"))),
+        (ThinkPart(think="hm"), (ThinkPart(think="hm"), TextPart(text="<>"))),
+    ],
+)
+def test_text_stands_around_what_is_said_and_reasoning_stays_first(content: Any, wrapped: tuple[Any, ...]):
+    assert pipe.wrap(prefix="<", suffix=">")([Message.assistant(content)])[0].content == wrapped
+
+
 def test_a_text_with_data_of_its_owner_stays_a_part_of_its_own():
     mine = TextPart(text="u", extra={"by": "me"})
     [wrapped] = pipe.wrap(prefix="<")([Message.user(mine)])
@@ -215,6 +265,25 @@ def test_messages_in_a_row_become_one():
 
 def test_an_empty_separator_is_one():
     assert texts(pipe.merge_consecutive(role="user", sep="")([USER, USER])) == ["uu"]
+
+
+@pytest.mark.parametrize(
+    ("contents", "merged"),
+    [
+        (["", "a", "", None, "b", ""], (TextPart(text="a+b"),)),
+        (["", None], ()),
+        ([PICTURE, "a"], (PICTURE, TextPart(text="+a"))),
+        (["a", TextPart(text=""), "b"], (TextPart(text="a+b"),)),
+        ([ThinkPart(think="hm"), "a"], (ThinkPart(think="hm"), TextPart(text="a"))),
+        (
+            ["a", [ThinkPart(think="hm"), "b"]],
+            (TextPart(text="a+"), ThinkPart(think="hm"), TextPart(text="b")),
+        ),
+    ],
+)
+def test_a_separator_stands_between_messages_that_say_anything(contents: list[Any], merged: tuple[Any, ...]):
+    [made] = pipe.merge_consecutive(role="user", sep="+")([Message.user(content) for content in contents])
+    assert made.content == merged
 
 
 def test_messages_of_several_roles_become_one_of_the_role_that_is_wanted():
@@ -326,6 +395,17 @@ def test_calls_are_written_behind_the_content(message: Message, marks: dict[str,
     assert (made.text, made.tool_calls) == (text, message.tool_calls)
 
 
+def test_a_call_may_be_written_as_an_empty_text():
+    silent = pipe.function_call_fmt(lambda call: "", prefix="<", sep=",", suffix=">")
+    assert texts(silent([asking("a", "b", text="hm")])) == ["hm<,>"]
+
+
+def test_malformed_arguments_are_written_as_the_model_wrote_them():
+    raw = ToolCall(id="c", function=FUNCTION.copy_with(arguments='{"city": "Tok'))
+    [made] = pipe.function_call_fmt(lambda call: call.arguments)([Message.assistant("hm", tool_calls=[raw])])
+    assert made.text == 'hm\n{"city": "Tok'
+
+
 def test_calls_are_written_behind_a_picture():
     [made] = written()([asking("a").copy_with(content=PICTURE)])
     assert made.content == (PICTURE, TextPart(text="\nf_a"))
@@ -347,6 +427,13 @@ def test_a_message_is_measured_wherever_it_stands():
     assert whole([result("c", "t")]) == ""
     assert whole.execute([result("c", "t")], for_measurement=True) == "<t"
     assert whole.execute([ASSISTANT], for_measurement=True) == "a"
+
+
+def test_ids_are_translated_in_a_message_that_is_measured():
+    translating = pipe.ensure_bound_function_calls(lambda id: f"id-{id}")
+    [call] = translating.execute([asking("a")], for_measurement=True)[0].tool_calls or ()
+    assert call.id == "id-a"
+    assert ids(translating.execute([result("a"), result(None)], for_measurement=True)) == ["id-a", None]
 
 
 # ==== ensure_bound_function_calls ====
@@ -382,6 +469,41 @@ def test_a_result_without_an_id_that_could_answer_several_calls_is_an_error():
         bound([USER, asking("a", "b"), result(None)])
 
 
+def test_merging_results_before_they_are_bound_is_an_error_that_says_so():
+    merging = pipe.merge_consecutive(role="tool", sep="\n").ensure_bound_function_calls()
+    with pytest.raises(PromptError, match="let merge_consecutive, which leaves no id, come after this step"):
+        merging([asking("a", "b"), result("a"), result("b")])
+    assert texts(bound.merge_consecutive(role="tool", sep="+")([asking("a", "b"), result("a"), result("b")])) == [
+        "",
+        "r+r",
+    ]
+
+
+def test_an_error_about_many_calls_names_the_first_few():
+    with pytest.raises(PromptError, match=r"the calls 'a', 'b', 'b', 'd', 'e' and 2 more before it have no result"):
+        bound([asking(*"abbdefg"), USER])
+
+
+def test_results_in_any_order_are_found_without_a_search():
+    compared: list[str] = []
+
+    class Id(str):
+        __slots__ = ()
+
+        def __eq__(self, other: object) -> bool:
+            compared.append(self)
+            return super().__eq__(other)
+
+        __hash__ = str.__hash__
+
+    names = [f"call_{index}" for index in range(200)]
+    calls = tuple(ToolCall.model_construct(id=Id(name), function=FUNCTION) for name in names)
+    calling = Message.model_construct(role="assistant", content=(), tool_calls=calls)
+    answers = [Message.model_construct(role="tool", content=(), tool_call_id=Id(name)) for name in reversed(names)]
+    assert len(bound([calling, *answers])) == 201
+    assert 200 <= len(compared) < 200 * 10
+
+
 def test_a_result_without_an_id_stays_when_no_call_waits():
     assert bound([USER, result(None)]) == [USER, result(None)]
 
@@ -402,6 +524,7 @@ def test_calls_at_the_very_end_may_wait():
 def test_equal_ids_go_first_to_first():
     history = [asking("a", "a"), result("a", "1"), result("a", "2"), USER, asking("a"), result("a", "3")]
     assert bound(history) == history
+    assert ids(bound([asking("a", "a"), result(None), result("a"), result("a")])) == ["a", "a"]
 
 
 def test_ids_are_translated_on_both_sides():
@@ -567,6 +690,7 @@ def test_a_text_has_the_marks_of_each_role():
 def test_results_look_like_what_the_user_says_unless_they_have_marks():
     assert pipe.conversation_fmt(user_prefix="<", user_suffix=">")([result("c", "t")]) == "<t>"
     assert pipe.conversation_fmt(user_prefix="<", user_suffix=">", function_suffix="")([result("c", "t")]) == "<t"
+    assert pipe.conversation_fmt(user_prefix="<", user_suffix=">", function_prefix="")([result("c", "t")]) == "t>"
 
 
 def test_an_answer_at_the_end_can_be_left_open():
@@ -612,6 +736,16 @@ def test_dictionaries_have_other_roles_contents_and_keys():
         {"role": "A", "content": ["a"]},
         {"role": "F", "content": ["t"], "id": "c"},
     ]
+
+
+def test_the_keys_that_are_added_come_last_and_may_replace_the_others():
+    replacing = pipe.conversation_dict(additional_keys=lambda message: {"content": None, "id": 1, "role": "R"})
+    assert [tuple(entry.items()) for entry in replacing([USER])] == [(("role", "R"), ("content", None), ("id", 1))]
+
+
+def test_a_content_is_made_for_a_message_without_one():
+    made = pipe.conversation_dict(content_transform=lambda message: list(message.parts))([Message.assistant(None)])
+    assert made == [{"role": "assistant", "content": []}]
 
 
 # ==== the pipeline of LLaMA 2 ====
@@ -706,6 +840,28 @@ def test_every_example_can_be_shown():
     assert shown.count("Example: ") == 10
     assert "Not shown" not in shown
     assert "'What is this? ' + a picture\nbecomes\n  |<s>[INST] What is this?  [/INST]" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "examples", "end"),
+    [
+        ({}, 1, "becomes\n  |Hello!,Hi.,What is 3 squared? & \n"),
+        ({"all_cases": True}, 10, ""),
+        ({"example": [USER]}, 1, "becomes\n  |u & \n"),
+        ({"example": [USER], "functions": [TOOL]}, 1, "becomes\n  |u & look_up\n"),
+    ],
+)
+def test_all_that_explain_is_given_reaches_the_text(
+    options: dict[str, Any], examples: int, end: str, capsys: pytest.CaptureFixture[str]
+):
+    told = pipe.remove(role="system").macro_apply(
+        lambda messages, functions: f"{','.join(texts(messages))} & {','.join(tool.name for tool in functions)}"
+    )
+    text = told.explain_text(**options) + "\n"
+    told.explain(**options)
+    assert re.sub(r"becomes, in [\d.]+ ms", "becomes", capsys.readouterr().out) == text
+    assert text.count("Example: ") == examples
+    assert end in text
 
 
 def test_an_example_of_your_own_is_the_only_one():
@@ -809,7 +965,9 @@ def test_each_step_says_what_it_does_and_chooses_its_examples(
 
 def test_an_error_in_an_example_is_shown():
     failing = pipe.apply(lambda message: message.content[5])
-    assert "becomes\n  an error, IndexError: tuple index out of range" in failing.explain_text([USER])
+    assert failing.explain_text([USER]).endswith(
+        "becomes\n  an error, IndexError: tuple index out of range, at message 0 (user), in step 1, Apply"
+    )
 
 
 @pytest.mark.parametrize(
@@ -835,6 +993,85 @@ def test_functions_reach_the_examples():
 
 def test_a_pipeline_without_steps_explains_itself():
     assert pipe.explain_text().startswith("A prompt pipeline without steps")
+
+
+# ==== explaining to a terminal ====
+
+HARMFUL = [*map(chr, range(0x20)), "\x7f", "\x9b", "\u2028", "\u202e", "\u2066", "\ud800"]
+
+
+def of_your_own(sentence: Any, given: Any = None) -> PromptPipeline[Any]:
+    class Mine(PipelineStep[Any]):
+        def execute(self, messages: list[Message], functions: list[Tool]) -> Any:
+            if isinstance(given, Exception):
+                raise given
+            return given
+
+        def explain(self) -> Any:
+            return sentence
+
+    return pipe.then(Mine())
+
+
+class Unspeakable:
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize("harmful", HARMFUL, ids=ascii)
+def test_no_text_does_anything_to_a_terminal_or_looks_like_another_line(harmful: str):
+    def named(message: Message) -> Message:
+        return message
+
+    named.__name__ = f"f{harmful}"
+    raw = ToolCall(id=f"i{harmful}", function=ToolCall.FunctionBody(name=f"n{harmful}", arguments=f"a{harmful}"))
+    history = [Message.assistant([ThinkPart(think=harmful), harmful], tool_calls=[raw]), result(f"i{harmful}", harmful)]
+    for explained in (
+        of_your_own(f"s{harmful}", {harmful: harmful}),
+        of_your_own("", ValueError(harmful)),
+        of_your_own("", [harmful, type("C", (), {"__repr__": lambda self: harmful})()]),
+        pipe.apply(named),
+        pipe.wrap(prefix=harmful).conversation_dict(),
+        pipe.conversation_fmt(),
+    ):
+        text = explained.explain_text(history)
+        assert harmful == "\n" or harmful not in text
+        assert {line[:2] for line in text.splitlines()} <= {"A ", "1.", "2.", "", "Ex", "  ", "be"}
+        assert len(text.splitlines()) <= 12
+        text.encode()
+
+
+def test_an_outcome_keeps_its_lines_and_its_letters():
+    assert pipe.conversation_fmt().explain_text([Message.user("ä\n你好\t\\x1b")]).endswith("\n  |ä\n  |你好\\t\\x1b")
+
+
+@pytest.mark.parametrize(
+    "explained",
+    [pipe, pipe.conversation_fmt(), pipe.conversation_dict(), pipe.apply(lambda message: 1 / 0), Unspeakable],
+)
+def test_what_is_long_is_shortened(explained: Any):
+    raw = ToolCall(id="c", function=FUNCTION.copy_with(arguments="z" * 1_000_000))
+    history = [
+        Message.user(f"begin{'x' * 1_000_000}end"),
+        *[USER] * 1_000,
+        Message.assistant(ThinkPart(think="y" * 1_000_000), tool_calls=[raw]),
+    ]
+    pipeline = of_your_own("w" * 1_000_000, ValueError("v" * 1_000_000)) if explained is Unspeakable else explained
+    text = pipeline.explain_text(history)
+    assert len(text) < 100_000
+    assert "'beginxxx" in text
+    assert "xxxend'" in text
+    assert "[... 998,008 characters ...]" in text
+    assert "[... 902 more ...]" in text
+
+
+def test_what_cannot_be_shown_is_named():
+    text = of_your_own("", [Unspeakable()]).explain_text([USER])
+    assert text.endswith("becomes\n  something of type Unspeakable, whose repr raises RuntimeError")
+
+
+def test_a_step_that_does_not_explain_itself_is_named():
+    assert "\n1. Run Mine\n" in of_your_own(None).explain_text()
 
 
 # ==== nothing changes ====

@@ -2,8 +2,8 @@
 
 from typing import Any, assert_type
 
-from kimi_agent import ApplyContext, PipelineStep, PromptPipeline
-from kimi_agent.message import Message
+from kimi_agent import Agent, AIFunction, ApplyContext, PipelineStep, PromptPipeline
+from kimi_agent.message import Message, Role
 from kimi_agent.tools.base import Tool
 
 
@@ -23,6 +23,10 @@ def text_of(message: Message) -> str:
 
 def text_in(message: Message, ctx: ApplyContext) -> str | None:
     return None if ctx.is_last else message.text
+
+
+def text_if(message: Message, ctx: ApplyContext | None = None) -> str:
+    return message.text if ctx else ""
 
 
 def shout(message: Message) -> Message | None:
@@ -63,10 +67,26 @@ def pipelines(messages: list[Message], functions: list[Tool]) -> None:
     assert_type(steps.explain_text(all_cases=True), str)
 
 
+def the_functions_of_an_agent(agent: Agent, functions: list[AIFunction], messages: list[Message]) -> None:
+    pipe = PromptPipeline(None).conversation_fmt()
+    assert_type(pipe(messages, functions), str)
+    assert_type(pipe.execute(messages, agent.functions.values()), str)
+    assert_type(pipe.explain_text(messages, functions=agent.functions.values()), str)
+
+
+RESULTS: frozenset[Role] = frozenset({"user", "tool"})
+
+
+def any_collection_of_roles(pipe: PromptPipeline[list[Message]]) -> None:
+    assert_type(pipe.remove(role=["user"]).remove(role={"user": 1}), PromptPipeline[list[Message]])
+    assert_type(pipe.remove(role=RESULTS).remove(role=frozenset(("user", "tool"))), PromptPipeline[list[Message]])
+
+
 def functions_of_your_own(messages: list[Message]) -> None:
     pipe = PromptPipeline()
     assert_type(pipe.apply(text_of)(messages), list[str])
     assert_type(pipe.apply(text_in)(messages), list[str])
+    assert_type(pipe.apply(text_if)(messages), list[str])
     assert_type(pipe.apply(lambda message: message.text)(messages), list[str])
     assert_type(pipe.apply(lambda message, ctx: (ctx.idx, message.text))(messages), list[tuple[int, str]])
     assert_type(pipe.apply(text_of, role="user")(messages), list[str | Message])
