@@ -383,7 +383,7 @@ JUNK = "0123456789äπ日🎈"
 
 def marks_of(make: Make) -> list[str]:
     parser = make()
-    return sorted({mark for marks in parser._machine.values() for mark in marks})
+    return sorted({mark for scanner in parser._unsure.values() for mark in scanner.marks})
 
 
 def junk_in(text: str) -> str:
@@ -437,7 +437,8 @@ def test_text_without_marks_is_the_text(make: Make):
 
 @EVERY
 def test_no_mark_begins_with_another_one_of_its_mode(make: Make):
-    for marks in make()._machine.values():
+    for scanner in [*make()._sure.values(), *make()._unsure.values()]:
+        marks = scanner.marks
         assert not [(one, other) for one in marks for other in marks if one != other and other.startswith(one)]
 
 

@@ -9,15 +9,20 @@ else is the same for every model and stands here:
 | REASONING | reasoning                                                                                   |
 | TEXT      | the answer                                                                                  |
 | GAP       | between marks: spaces mean nothing, anything else is the answer                             |
-| END       | the answer has ended; what comes all the same is text, and so was the mark                  |
-| UNSURE    | held back: reasoning if a mark says that it ends, else the answer, which may have calls     |
+| SECTION   | calls are to come; what comes in their place is text, and so was the mark                   |
+| END       | the message has ended; what comes all the same is text, and so was the mark                 |
+| UNSURE    | the answer, and its calls, unless a mark says that it was reasoning                         |
 | HEADER    | held back: the head of a message, in which a call may begin                                 |
 | CALL      | held back: a call. STRING is a JSON string in it, where no mark counts; ARGUMENT one of its |
 |           | arguments; PLAIN a call whose strings are not looked at                                     |
 
-A call is told when it is whole. One that cannot be read is text, marks included, and a line in `problems`. Where its
-JSON has a string that never ends, the first mark in that string that could have closed the call did so, and from then
-on strings are not looked at any more: so each character is read twice at most.
+A call is told when it is whole. One that cannot be read is text, marks included, and a line in `problems`; so is one
+that the end of the text cut off. What does not even begin like a call is text at once. Where the JSON of a call has a
+string that never ends, the first mark in that string that could have closed the call did so, and from then on strings
+are not looked at any more: so each character is read twice at most.
+
+UNSURE is no mode of its own: the text is read as the answer, and what is found is not told. The mark that ends
+reasoning takes it back, wherever it stands but in the data of a call that can be read. At the end of the text it holds.
 """
 
 from __future__ import annotations
@@ -27,59 +32,38 @@ import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from enum import Enum, auto
-from typing import ClassVar, Final, TypeAlias
+from typing import ClassVar, Final
 
-from ..errors import ToolArgumentsError
 from ..events import Append, Reasoning, StreamFrame, ToolCallDelta
-from ..message import ContentPart, Message, TextPart, ThinkPart, ToolCall, parse_arguments
+from ..message import ContentPart, Message, TextPart, ThinkPart, ToolCall
+from .calls import Found, Malformed
+from .marks import DATA, HELD, PENDING, SAID, SPACES, WHOLE, Machine, Mode, Scanner, scanners
+from .writer import Writer
 
 __all__ = ["BaseParser", "Found", "Malformed", "Mode"]
 
-
-class Mode(Enum):
-    """What the text is that a parser reads."""
-
-    START = auto()
-    REASONING = auto()
-    TEXT = auto()
-    GAP = auto()
-    END = auto()
-    UNSURE = auto()
-    HEADER = auto()
-    CALL = auto()
-    STRING = auto()
-    ARGUMENT = auto()
-    PLAIN = auto()
-
-
-Machine: TypeAlias = Mapping[Mode, Mapping[str, Mode]]
-"""By mode, the marks that count in it, and where each of them leads. No mark of a mode begins with another one."""
-
-SAID: Final = (Mode.REASONING, Mode.TEXT)
-SPACES: Final = (Mode.START, Mode.GAP, Mode.END)
 _NO_SPACE: Final = re.compile(r"\S").search
-WHOLE: Final = (Mode.CALL, Mode.PLAIN)
-HELD: Final = (Mode.HEADER, Mode.CALL, Mode.STRING, Mode.ARGUMENT, Mode.PLAIN)
+_LOOKED_AT: Final = 200
+"""How many characters of a call may show that it is none, before it is whole."""
 
 
-class Malformed(ValueError):
-    """A call that cannot be read. Without a text it is none and nobody is told: nothing but its form spoke for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A call in a text.
+@dataclass(slots=True)
+class _Attempt:
+    """What is read as the answer and may turn out to be reasoning.
 
     Args:
-        name: of the function.
-        arguments: the JSON of an object.
-        id: if the model wrote one that is worth keeping.
+        text: the answer, from its beginning on.
+        blank: spaces of the reasoning before it.
+        frames: how many frames were there before it.
+        problems: how many problems.
+        ids: those of the calls before it.
     """
 
-    name: str
-    arguments: str
-    id: str | None = None
+    text: list[str]
+    blank: list[str]
+    frames: int
+    problems: int
+    ids: set[str]
 
 
 class BaseParser(ABC):
@@ -96,7 +80,8 @@ class BaseParser(ABC):
     Args:
         thinking: whether the answer begins with reasoning without saying so, because the mark that opens it stood in
             the prompt. `None` finds out: what comes is held back until it is known to be one or the other, which may be
-            at its end.
+            at its end. The first mark that ends reasoning decides, unless it stands in an argument of a call; so an
+            answer that speaks of that mark is taken for reasoning up to there.
     """
 
     MACHINE: ClassVar[Machine]
@@ -104,41 +89,50 @@ class BaseParser(ABC):
     """Whether calls are JSON, in whose strings marks are text."""
     TRIMS: ClassVar[bool] = True
     """Whether spaces beside a mark belong to it."""
-    THOUGHT_ENDS: ClassVar[Collection[str]] = ("</think>",)
-    """The marks that say of what came before them that it was reasoning."""
-    BEGINS: ClassVar[str] = ""
-    """The first characters that a call may have; any for `""`."""
+    BEGINS: ClassVar[re.Pattern[str]] = re.compile(r"(?s:.*)")
+    """A call with its mark as far as it may have come: matches the part of a text up to which it may be one."""
+    CLOSES: ClassVar[Collection[str]] = ()
+    """The marks that close a call, not those that end it because something else comes."""
+    ANSWERS: ClassVar[Collection[str]] = ()
+    """The marks that say of what came before them that it was the answer."""
+    QUIET: ClassVar[Collection[str]] = ()
+    """The marks of calls that are ordinary text as well: no call behind them is no problem."""
     stop: ClassVar[tuple[str, ...]] = ()
     """What ends an answer, for hosts that want to be told."""
-    _machine: ClassVar[Machine]
-    _scanners: ClassVar[Mapping[Mode, _Scanner]]
+    _sure: ClassVar[Mapping[Mode, Scanner]]
+    _unsure: ClassVar[Mapping[Mode, Scanner]]
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if "MACHINE" in cls.__dict__:
-            cls._machine = _with_strings(cls.MACHINE) if cls.QUOTES else cls.MACHINE
-            cls._scanners = {mode: _Scanner(cls._machine.get(mode, ())) for mode in Mode}
+            cls._sure, cls._unsure = scanners(cls.MACHINE, quotes=cls.QUOTES)
 
     def __init__(self, *, thinking: bool | None = False) -> None:
         self.calls: list[ToolCall] = []
-        """The calls so far."""
+        """The calls that were told so far."""
         self.problems: list[str] = []
         """What looked like a call and could not be read, in words. It is in the text."""
         self.calls_before = 0
         """How many calls the conversation has before this answer; they are counted on in the ids."""
+        self.ids_before: Collection[str] = frozenset()
+        """The ids of those calls, as a set; none of them is given to a call again."""
         self._first = {True: Mode.REASONING, False: Mode.TEXT, None: Mode.UNSURE}[thinking]
         self._mode, self._home = Mode.START, Mode.TEXT
         self._buffer, self._position = "", 0
-        self._frames: list[StreamFrame] = []
+        self._out = Writer(self.TRIMS)
+        self._ids: set[str] = set()
+        self._number = 0
         self._held: list[str] = []
         """What is held back, and its length."""
         self._size = 0
+        self._mark = ""
+        self._head: str | None = None
+        """The mark that opened it, and it with what follows, as long as that may show that it is none."""
         self._doubt: int | None = None
         """Where in a call a mark stood in a string that would have closed it."""
         self._trusting = True
-        self._blank: list[str] = []
-        """Spaces that belong to a mark, if one comes next."""
-        self._fresh = self._reasoned = self._sniffed = self._closed = False
+        self._attempt: _Attempt | None = None
+        self._closed = False
 
     # ---- in and out ----
 
@@ -152,11 +146,13 @@ class BaseParser(ABC):
             raise ValueError("the parser is closed; each answer needs a new one")
         self._buffer = self._buffer[self._position :] + text
         self._position = 0
+        if self._attempt is not None:
+            self._attempt.text.append(text)
         self._advance()
         return self._taken()
 
     def close(self) -> list[StreamFrame]:
-        """The last frames: what was held back. Marks that are missing at the end are taken as there."""
+        """The last frames: what was held back."""
         if not self._closed:
             self._closed = True
             self._advance()
@@ -183,17 +179,29 @@ class BaseParser(ABC):
         self._first = Mode.TEXT
 
     def _taken(self) -> list[StreamFrame]:
-        frames, self._frames = self._frames, []
-        return frames
+        """The frames that nothing takes back."""
+        sure = self._out.frames
+        if self._attempt is None:
+            taken, self._out.frames = sure, []
+        else:
+            taken = sure[: self._attempt.frames]
+            del sure[: self._attempt.frames]
+            self._attempt.frames = 0
+        for frame in taken:
+            if isinstance(frame, ToolCallDelta):
+                body = ToolCall.FunctionBody(name=frame.name or "", arguments=frame.arguments)
+                self.calls.append(ToolCall(id=frame.id or "", function=body))
+        return taken
 
     # ---- what a model does its own way ----
 
     @abstractmethod
-    def found(self, raw: str) -> tuple[list[Found], str]:
+    def found(self, raw: str, closed: bool) -> tuple[list[Found], str]:
         """The calls in a piece of text, and what stands behind them.
 
         Args:
             raw: from the mark that opened it up to the one that closed it, without that one.
+            closed: whether one of `CLOSES` did. If not, the text may have been cut off anywhere.
 
         Raises:
             Malformed: it cannot be read.
@@ -204,15 +212,19 @@ class BaseParser(ABC):
         return f"{name}_{number}"
 
     def after(self, mark: str) -> Mode:
-        """Where a mark leads."""
-        return self._machine[self._mode][mark]
+        """Where a mark leads. GAP says of the head of a message that it is none."""
+        return self._scanner.marks[mark]
 
     # ---- the machine ----
+
+    @property
+    def _scanner(self) -> Scanner:
+        return (self._sure if self._attempt is None else self._unsure)[self._mode]
 
     def _advance(self) -> None:
         """Read as much of the buffer as is sure."""
         while True:
-            scanner = self._scanners[self._mode]
+            scanner = self._scanner
             limit = self._limit(scanner)
             mark = scanner.find(self._buffer, self._position, limit)
             if mark is not None:
@@ -227,10 +239,12 @@ class BaseParser(ABC):
                 self._take(data)
             if mark is None:
                 return
+            if self._is_no_call(mark.group()):
+                continue
             self._position = mark.end()
             self._turn(mark.group())
 
-    def _limit(self, scanner: _Scanner) -> int:
+    def _limit(self, scanner: Scanner) -> int:
         """Up to where to look. Where the first character that is no space decides, no further than a mark is long."""
         size = len(self._buffer)
         if self._mode not in SPACES:
@@ -240,23 +254,27 @@ class BaseParser(ABC):
 
     def _decides(self, data: str) -> bool:
         """Whether the text itself leads to another mode, in which it is to be read again."""
-        mode = self._mode
-        if mode in SPACES:
-            if data.isspace():
-                return False
-            if mode is Mode.START and self._first is Mode.REASONING:
-                self._fresh = self.TRIMS
-            self._leave(self._first if mode is Mode.START else self._home if mode is Mode.END else Mode.TEXT)
-            return True
-        if mode in WHOLE and self.BEGINS and not self._sniffed and (rest := data.lstrip()):
-            self._sniffed = True
-            if rest[0] not in self.BEGINS:
-                self._fail("", Malformed(f"it does not begin with {' or '.join(self.BEGINS)}"))
-                return True
-        return False
+        if self._mode not in SPACES:
+            return self._is_no_call(data)
+        if data.isspace():
+            return False
+        if self._mode is Mode.START:
+            self._leave_start()
+        else:
+            self._leave(self._home if self._mode in PENDING else Mode.TEXT)
+        return True
+
+    def _leave_start(self) -> None:
+        first = self._first
+        if first is Mode.UNSURE:
+            self._try_answer("".join(self._held))
+            first = Mode.TEXT
+        elif first is Mode.REASONING:
+            self._out.begin()
+        self._leave(first)
 
     def _leave(self, mode: Mode) -> None:
-        """Go on in another mode, with the spaces that were held back, and the mark of an end that was none."""
+        """Go on in another mode, with what was held back: spaces, and marks that turned out to be text."""
         held, self._held, self._mode = "".join(self._held), [], mode
         if held:
             self._take(held)
@@ -272,107 +290,159 @@ class BaseParser(ABC):
         self._size += len(data)
 
     def _turn(self, mark: str) -> None:
+        if self._attempt is not None and self._mode not in DATA:
+            if mark in self.MACHINE.get(Mode.UNSURE, ()):
+                self._take_back(self._attempt, mark)
+                return
+            if mark in self.ANSWERS:
+                self._attempt = None
         before, after = self._mode, self.after(mark)
-        if before is Mode.UNSURE:
-            self._decide(mark, after)
-        elif before in HELD:
+        if before in HELD:
             self._go_on(mark, after)
-        elif after in HELD or after is Mode.UNSURE:
+        elif after is Mode.UNSURE:
+            self._try_call(mark)
+        elif after in HELD:
             self._begin(mark, after)
-        elif after is Mode.END:
-            self._home = before if before in SAID else Mode.TEXT if before is Mode.GAP else self._home
-            self._mode = after
-            self._hold(mark)
+        elif after in PENDING:
+            self._await(mark, after)
         else:
+            self._confirm()
             self._held.clear()
-            self._part()
             self._mode = after
 
-    def _begin(self, mark: str, after: Mode) -> None:
-        self._home = self._mode if self._mode in SAID else Mode.TEXT
-        self._size, self._doubt, self._sniffed = sum(map(len, self._held)), None, mark in self.BEGINS
+    def _await(self, mark: str, after: Mode) -> None:
+        """A mark that is one if nothing follows that speaks against it."""
+        if self._mode in SAID:
+            self._home = self._mode
+        elif self._mode is Mode.GAP or (self._mode, after) == (Mode.END, Mode.SECTION):
+            self._confirm()
+            self._home = Mode.TEXT
         self._hold(mark)
-        self._mode = after if after is not Mode.CALL or self._trusting else Mode.PLAIN
+        self._mode = after
+
+    def _confirm(self) -> None:
+        """What was said has ended, and the marks that were held back are in their place."""
+        if self._mode in PENDING:
+            self._mode = self._home
+            self._held = [text for text in self._held if text.isspace()]
+        self._part()
+        self._mode = Mode.GAP
+
+    def _begin(self, mark: str, after: Mode) -> None:
+        if self._mode in PENDING:
+            self._confirm()
+        self._home = self._mode if self._mode in SAID else Mode.TEXT
+        self._size, self._doubt = sum(map(len, self._held)), None
+        self._mark = self._head = mark
+        self._hold(mark)
+        self._mode = self._trusted(after)
+
+    def _trusted(self, mode: Mode) -> Mode:
+        return Mode.PLAIN if mode in (Mode.CALL, Mode.ARGUMENT) and not self._trusting else mode
 
     def _go_on(self, mark: str, after: Mode) -> None:
         """A mark inside of what is held back, or at its end."""
         if self._mode is Mode.HEADER and after not in HELD:
             self._end_head(mark, after)
-            return
-        again = self._mode in WHOLE and after is Mode.CALL
-        if after not in HELD or again:
-            self._end_call("" if again else mark, mark, after)
-            return
-        if self._mode is Mode.STRING and after is Mode.STRING and self._doubt is None and mark[0] != "\\":
-            self._doubt = self._size
-        self._mode = after
-        self._hold(mark)
+        elif self._mode in WHOLE and (after not in HELD or after is Mode.CALL):
+            self._end_call(mark, after)
+        else:
+            if self._doubt is None and self._scanner.marks[mark] is self._mode in DATA and mark[0] != "\\":
+                self._doubt = self._size
+            self._mode = self._trusted(after)
+            self._hold(mark)
 
     def _end_head(self, mark: str, after: Mode) -> None:
-        """The head of a message that is no call, or no head at all."""
+        """The head of a message that is no call, or no head at all; then the mark is read again."""
         if after is Mode.GAP:
-            self._fail(mark, Malformed("it is no head of a message"))
-            return
-        self._held, self._mode = [], self._home
-        self._part()
-        self._mode = after
+            raw = "".join(self._held)
+            self._fail(raw, raw, "it is no head of a message")
+            self._position -= len(mark)
+        else:
+            self._held, self._mode = [], self._home
+            self._part()
+            self._mode = after
 
-    def _end_call(self, closing: str, mark: str, after: Mode) -> None:
-        if not self._finish(closing, mark):
+    def _end_call(self, mark: str, after: Mode) -> None:
+        """A call ends, and where the mark is that of another one, that begins."""
+        if not self._finish(mark, "" if after is Mode.CALL else mark):
             return
         self._mode = after
         if after is Mode.CALL:
             self._mode = Mode.GAP
             self._begin(mark, after)
 
-    def _decide(self, mark: str, after: Mode) -> None:
-        """What was held back is reasoning, or it is read again as the answer."""
-        held, self._held = "".join(self._held), []
-        if mark in self.THOUGHT_ENDS:
-            self._mode = Mode.REASONING
-            self._fresh = self.TRIMS and not self._reasoned
-            self._say(held)
-            self._part()
-            self._mode = after
-        else:
-            self._read_again(held + mark)
-
-    def _read_again(self, held: str) -> None:
-        self._buffer, self._position = held + self._buffer[self._position :], 0
-        self._mode = Mode.TEXT
-
     def _settled(self) -> bool:
         """Whether nothing is held back any more at the end of the text."""
-        mode = self._mode
-        if mode is Mode.UNSURE:
-            held, self._held = "".join(self._held), []
-            if self._reasoned:
-                self._part()
-            self._read_again(held)
-            return False
-        if mode in HELD:
+        if self._mode in HELD:
             self._finish("", "")
             return False
-        if mode is Mode.START:
-            self._leave(Mode.TEXT)
-        if mode is not Mode.END and self._blank and not self._fresh:
-            self._emit("".join(self._blank))
+        if self._mode is Mode.END:
+            self._confirm()
+        elif self._mode in SPACES and self._mode is not Mode.GAP:
+            self._leave(self._home)
+        self._out.end(reasoning=self._mode is Mode.REASONING)
+        self._attempt = None
         return True
+
+    # ---- reasoning or not ----
+
+    def _try_answer(self, before: str = "") -> None:
+        """Read what comes as the answer, as long as nothing speaks against it."""
+        text = [before, self._buffer[self._position :]]
+        self._attempt = _Attempt(text, self._out.blank, len(self._out.frames), len(self.problems), {*self._ids})
+        self._out.blank = []
+
+    def _try_call(self, mark: str) -> None:
+        """A call in reasoning that has not ended: the model forgot to end it, or only thinks of a call."""
+        self._position -= len(mark)
+        self._try_answer()
+        self._out.begin()
+        self._mode = Mode.TEXT
+
+    def _take_back(self, attempt: _Attempt, mark: str) -> None:
+        """What was read as the answer was reasoning."""
+        text = "".join(attempt.text)
+        thought = text[: len(text) - len(self._buffer) + self._position - len(mark)]
+        del self._out.frames[attempt.frames :], self.problems[attempt.problems :]
+        self._attempt, self._held, self._out.blank, self._ids = None, [], attempt.blank, attempt.ids
+        self._trusting, self._mode = True, Mode.REASONING
+        self._out.begin()
+        self._say(thought)
+        self._part()
+        self._mode = self.MACHINE[Mode.UNSURE][mark]
 
     # ---- calls ----
 
-    def _finish(self, closing: str, mark: str) -> bool:
+    def _is_no_call(self, text: str) -> bool:
+        """Whether what comes next shows that what is held back is no call. Then it is text, and what follows its mark
+        is read again.
+        """
+        if self._mode not in HELD or self._head is None:
+            return False
+        head = (self._head + text)[:_LOOKED_AT]
+        fits = self.BEGINS.match(head)
+        end = fits.end() if fits else 0
+        if end == len(head):
+            self._head = head if end < _LOOKED_AT else None
+            return False
+        behind = self._head[len(self._mark) :]
+        self._buffer, self._position = behind + self._buffer[self._position :], 0
+        self._fail("".join(self._held).removesuffix(behind), head[: end + 1], "it does not begin like one")
+        return True
+
+    def _finish(self, mark: str, closing: str) -> bool:
         """Tell the calls in what was held back. `False` if it has to be read again from its doubtful mark on."""
         raw = "".join(self._held)
         try:
-            calls, rest = self.found(raw.lstrip())
+            calls, rest = self.found(raw.lstrip(), mark in self.CLOSES)
         except Malformed as error:
             if self._doubt is not None:
                 self._buffer, self._position = raw[self._doubt :] + mark + self._buffer[self._position :], 0
                 self._held, self._size = [raw[: self._doubt]], self._doubt
-                self._doubt, self._trusting, self._mode = None, False, Mode.PLAIN
+                self._doubt, self._head, self._trusting, self._mode = None, None, False, Mode.PLAIN
                 return False
-            self._fail(closing, error)
+            self._fail(raw + closing, raw, f"{error}" if mark else f"{error}; it may have been cut off")
             return True
         self._held, self._mode = [], self._home
         self._part()
@@ -383,92 +453,35 @@ class BaseParser(ABC):
             self._say(rest)
         return True
 
-    def _tell(self, call: Found) -> None:
-        number = len(self.calls)
-        call_id = call.id or self.call_id(call.name, self.calls_before + number)
-        body = ToolCall.FunctionBody(name=call.name, arguments=call.arguments)
-        self.calls.append(ToolCall(id=call_id, function=body))
-        self._frames.append(ToolCallDelta(number, call_id, call.name, call.arguments))
+    def _fail(self, text: str, shown: str, reason: str) -> None:
+        """What was held back is text."""
+        if self._mark not in self.QUIET:
+            self.problems.append(f"no call could be read out of {reprlib.repr(shown)}: {reason}")
+        self._held, self._mode = [], self._home
+        self._out.go_on()
+        self._say(text)
 
-    def _fail(self, closing: str, error: Malformed) -> None:
-        raw, self._held = "".join(self._held), []
-        if str(error):
-            self.problems.append(f"no call could be read out of {reprlib.repr(raw)}: {error}")
-        self._mode, self._fresh = self._home, False
-        self._say(raw + closing)
+    def _tell(self, call: Found) -> None:
+        index = len(self._ids)
+        call_id = call.id if call.id and self._is_new(call.id) else self._numbered(call.name)
+        self._ids.add(call_id)
+        self._out.frames.append(ToolCallDelta(index, call_id, call.name, call.arguments))
+
+    def _is_new(self, call_id: str) -> bool:
+        return call_id not in self._ids and call_id not in self.ids_before
+
+    def _numbered(self, name: str) -> str:
+        """The next id that no call has."""
+        first = max(self._number, self.calls_before + len(self._ids))
+        numbers = range(first, first + len(self._ids) + len(self.ids_before) + 1)
+        self._number = next((number for number in numbers if self._is_new(self.call_id(name, number))), first)
+        return self.call_id(name, self._number)
 
     # ---- text ----
 
     def _say(self, text: str) -> None:
-        """Reasoning or text. Spaces at its end wait for what comes next: before a mark they are the mark's."""
-        if not self.TRIMS:
-            self._emit(text)
-            return
-        if self._fresh:
-            text = text.lstrip()
-            if not text:
-                return
-            self._fresh = False
-        kept = text.rstrip()
-        if kept:
-            self._emit("".join(self._blank) + kept)
-            self._blank = []
-        if len(kept) < len(text):
-            self._blank.append(text[len(kept) :])
-
-    def _emit(self, text: str) -> None:
-        if not text:
-            return
-        if self._mode is Mode.REASONING:
-            self._reasoned = True
-            self._frames.append(Reasoning(text))
-        else:
-            self._frames.append(Append(text))
+        self._out.say(text, reasoning=self._mode is Mode.REASONING)
 
     def _part(self) -> None:
-        """A mark ends what was said. Reasoning about nothing is told, too."""
-        self._blank = []
-        self._fresh = self.TRIMS
-        if self._mode is Mode.REASONING and not self._reasoned:
-            self._reasoned = True
-            self._frames.append(Reasoning(""))
-
-
-class _Scanner:
-    """Finds the marks of one mode."""
-
-    def __init__(self, marks: Collection[str]) -> None:
-        self.find = re.compile("|".join(map(re.escape, marks)) or "(?!)").search
-        self._beginnings = frozenset(mark[:size] for mark in marks for size in range(1, len(mark)))
-        self.longest = max(map(len, marks), default=1)
-
-    def kept(self, text: str, start: int) -> int:
-        """How many characters at the end of the text may be the beginning of a mark."""
-        for size in range(min(self.longest - 1, len(text) - start), 0, -1):
-            if text[-size:] in self._beginnings:
-                return size
-        return 0
-
-
-def _with_strings(machine: Machine) -> Machine:
-    """The machine, in whose calls strings are seen."""
-    call = machine.get(Mode.CALL, {})
-    closing = dict.fromkeys(call, Mode.STRING)
-    string = {'"': Mode.CALL, '\\"': Mode.STRING, "\\\\": Mode.STRING, **closing}
-    return {**machine, Mode.CALL: {'"': Mode.STRING, **call}, Mode.STRING: string, Mode.PLAIN: call}
-
-
-def checked(name: str, arguments: str, id: str | None = None) -> Found:
-    """A call, if it is one.
-
-    Raises:
-        Malformed: there is no name, or the arguments are no JSON object.
-    """
-    name, arguments = name.strip(), arguments.strip()
-    if not name or any(map(str.isspace, name)):
-        raise Malformed(f"{reprlib.repr(name)} is no name of a function")
-    try:
-        parse_arguments(arguments)
-    except ToolArgumentsError as error:
-        raise Malformed(str(error)) from None
-    return Found(name, arguments or "{}", id)
+        """A mark ends what was said."""
+        self._out.part(reasoning=self._mode is Mode.REASONING)

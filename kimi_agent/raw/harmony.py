@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import re
-from typing import ClassVar, Final
+from typing import ClassVar, Final, NamedTuple
 
-from .base import BaseParser, Found, Machine, Malformed, Mode, checked
+from .base import BaseParser
+from .calls import Found, Malformed, checked
+from .marks import Machine, Mode, beginning
 
 __all__ = ["HarmonyParser"]
 
 _MESSAGE: Final = "<|message|>"
-_HEADS: Final[dict[str, Mode]] = dict.fromkeys(("<|start|>", "<|channel|>"), Mode.HEADER)
-_ENDS: Final[dict[str, Mode]] = dict.fromkeys(("<|return|>", "<|call|>"), Mode.END)
+_CHANNEL: Final = "<|channel|>"
+_HEADS: Final[dict[str, Mode]] = dict.fromkeys(("<|start|>", _CHANNEL), Mode.HEADER)
+_ENDS: Final[dict[str, Mode]] = dict.fromkeys(("<|return|>", "<|call|>", "<|end|>"), Mode.END)
+_RECIPIENT: Final = re.compile(r"\sto=([^\s<]+)")
+_SAID_IN: Final = re.compile(r"<\|channel\|>\s*(analysis|commentary|final)")
 _HEAD: Final = re.compile(
     r"""(?:<\|start\|>)?\s*(?:assistant)?
-    (?:\s*to=(?P<before>[^\s<]+))?
-    (?:\s*<\|channel\|>\s*(?P<channel>analysis|commentary|final))?
-    (?:\s*to=(?P<behind>[^\s<]+))?
-    \s*(?:<\|constrain\|>)?\s*(?:json|code|text)?\s*""",
+    (?:\s*to=[^\s<]+)?
+    (?:\s*<\|channel\|>\s*(?:analysis|commentary|final)(?:\s+to=[^\s<]+)?){0,2}
+    \s*(?:<\|constrain\|>\s*[^\s<]+|json|code|text)?\s*""",
     re.VERBOSE,
+)
+_CHANNEL_BEGINS: Final = "|".join(rf"{word}\b|{beginning(word)}\Z" for word in ("analysis", "commentary", "final"))
+_BEGINS: Final = (
+    rf"(?:<\|start\|>\s*(?:assistant\b|{beginning('assistant')}\Z)?)?\s*"
+    r"(?:to=[^\s<]*|to?\Z)?\s*"
+    rf"(?:<\|channel\|>\s*(?:(?:{_CHANNEL_BEGINS})(?:\s+[^\s<]*){{0,2}})?)?\s*"
+    r"(?:<(?s:.*))?"
 )
 
 
@@ -28,20 +39,24 @@ class HarmonyParser(BaseParser):
         <|channel|>analysis<|message|>REASONING<|end|><|start|>assistant<|channel|>final<|message|>TEXT<|return|>
         <|channel|>commentary to=functions.NAME <|constrain|>json<|message|>{JSON}<|call|>
 
-    What the commentary channel says to nobody is for the user. A host must not leave out special tokens, as most do
-    unless asked.
+    What the commentary channel says to nobody, to the user or to the assistant is for the user. The head of a message
+    may name its channel twice, and after `<|constrain|>` have any word, as gpt-oss does at times. A call of a built-in
+    tool is one if it is JSON (`browser.search`); code for `python` is none: it is text and a problem. A host must not
+    leave out special tokens, as most do unless asked.
     """
 
     TRIMS = False
+    BEGINS = re.compile(_BEGINS)
+    CLOSES = ("<|call|>",)
     stop = ("<|call|>", "<|return|>")
     MACHINE: ClassVar[Machine] = {
         Mode.START: {"to=": Mode.HEADER, **_HEADS},
-        Mode.REASONING: {"<|end|>": Mode.GAP, **_HEADS, **_ENDS},
-        Mode.TEXT: {"<|end|>": Mode.GAP, **_HEADS, **_ENDS},
-        Mode.GAP: {"<|end|>": Mode.GAP, **_HEADS, **_ENDS},
-        Mode.HEADER: {_MESSAGE: Mode.CALL},
-        Mode.CALL: {"<|call|>": Mode.GAP, "<|end|>": Mode.GAP, "<|return|>": Mode.GAP},
-        Mode.END: dict(_ENDS),
+        Mode.REASONING: {**_HEADS, **_ENDS},
+        Mode.TEXT: {**_HEADS, **_ENDS},
+        Mode.GAP: {**_HEADS, **_ENDS},
+        Mode.HEADER: {_MESSAGE: Mode.CALL, _CHANNEL: Mode.HEADER, **dict.fromkeys(("<|start|>", *_ENDS), Mode.GAP)},
+        Mode.CALL: dict.fromkeys(_ENDS, Mode.GAP),
+        Mode.END: {**_HEADS, **_ENDS},
     }
 
     def __init__(self) -> None:
@@ -49,24 +64,38 @@ class HarmonyParser(BaseParser):
 
     def after(self, mark: str) -> Mode:
         """A head leads to a call, if it has a recipient, else to what its channel says; what is none leads nowhere."""
-        if mark != _MESSAGE or self._mode is not Mode.HEADER:
-            return super().after(mark)
+        after = super().after(mark)
+        if self._mode is not Mode.HEADER or after is Mode.GAP:
+            return after
         head = _head("".join(self._held))
-        if head is None:
-            return Mode.GAP
-        if not (head["before"] or head["behind"]):
-            return Mode.REASONING if head["channel"] == "analysis" else Mode.TEXT
-        return Mode.CALL
+        if head is None or mark == _CHANNEL:
+            return Mode.HEADER if head else Mode.GAP
+        if head.recipient:
+            return Mode.CALL
+        return Mode.REASONING if head.channel == "analysis" else Mode.TEXT
 
-    def found(self, raw: str) -> tuple[list[Found], str]:
+    def found(self, raw: str, closed: bool) -> tuple[list[Found], str]:
         """One call, to the recipient in the head."""
         written, mark, arguments = raw.partition(_MESSAGE)
         head = _head(written)
         if not mark or head is None:
             raise Malformed("the head of a message does not end")
-        return [checked((head["before"] or head["behind"]).removeprefix("functions."), arguments)], ""
+        return [checked(head.recipient.removeprefix("functions."), arguments, closed=closed)], ""
 
 
-def _head(text: str) -> re.Match[str] | None:
+class _Head(NamedTuple):
+    channel: str
+    recipient: str
+
+
+def _head(text: str) -> _Head | None:
     """The head of a message. Many spaces mean one, and cost as much."""
-    return _HEAD.fullmatch(" ".join(text.split()))
+    text = " ".join(text.split())
+    if not _HEAD.fullmatch(text):
+        return None
+    recipient = _RECIPIENT.search(f" {text}")
+    channel = _SAID_IN.search(text)
+    return _Head(
+        channel[1] if channel else "",
+        recipient[1] if recipient and recipient[1] not in ("assistant", "user") else "",
+    )

@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from typing import ClassVar, Final
 
-from .base import BaseParser, Found, Machine, Malformed, Mode, checked
+from .base import BaseParser
+from .calls import NAME, Found, Malformed, checked
+from .marks import Machine, Mode
 
 __all__ = ["KimiK2Parser"]
 
 _CALL: Final = "<|tool_call_begin|>"
+_CALL_END: Final = "<|tool_call_end|>"
 _ARGUMENTS: Final = "<|tool_call_argument_begin|>"
 _END: Final = "<|im_end|>"
 _SECTION: Final[dict[str, Mode]] = dict.fromkeys(
-    ("<|tool_calls_section_begin|>", "<|tool_call_section_begin|>"), Mode.GAP
+    ("<|tool_calls_section_begin|>", "<|tool_call_section_begin|>"), Mode.SECTION
 )
 _SECTION_END: Final[dict[str, Mode]] = dict.fromkeys(
     ("<|tool_calls_section_end|>", "<|tool_call_section_end|>"), Mode.TEXT
@@ -36,6 +39,8 @@ class KimiK2Parser(BaseParser):
     """
 
     TRIMS = False
+    BEGINS = re.compile(rf"{re.escape(_CALL)}\s*{NAME}*\s*(?:<(?s:.*))?")
+    CLOSES = (_CALL_END,)
     stop = (_END,)
     MACHINE: ClassVar[Machine] = {
         Mode.START: {"<think>": Mode.REASONING},
@@ -46,20 +51,22 @@ class KimiK2Parser(BaseParser):
         },
         Mode.UNSURE: {"</think>": Mode.TEXT},
         Mode.TEXT: {**_SECTION, _CALL: Mode.CALL, _END: Mode.END},
+        Mode.SECTION: {**_SECTION, **_SECTION_END, _CALL: Mode.CALL},
         Mode.GAP: {**_SECTION, **_SECTION_END, _CALL: Mode.CALL, _END: Mode.END},
-        Mode.CALL: {"<|tool_call_end|>": Mode.GAP, **_SECTION_END, _CALL: Mode.CALL, _END: Mode.GAP},
+        Mode.CALL: {_CALL_END: Mode.GAP, **_SECTION_END, _CALL: Mode.CALL, _END: Mode.GAP},
         Mode.END: {_END: Mode.END},
     }
 
     def __init__(self, *, thinking: bool | None = None) -> None:
         super().__init__(thinking=thinking)
 
-    def found(self, raw: str) -> tuple[list[Found], str]:
+    def found(self, raw: str, closed: bool) -> tuple[list[Found], str]:
         """One call, named by its id."""
         call_id, mark, arguments = raw.removeprefix(_CALL).partition(_ARGUMENTS)
         if not mark:
             raise Malformed(f"there is no {_ARGUMENTS}")
-        return [checked(_NUMBER.sub("", call_id.strip()).removeprefix("functions."), arguments)], ""
+        name = _NUMBER.sub("", call_id.strip()).removeprefix("functions.")
+        return [checked(name, arguments, closed=closed)], ""
 
     def call_id(self, name: str, number: int) -> str:
         """`functions.NAME:N`."""

@@ -7,7 +7,9 @@ import re
 from collections.abc import Iterator
 from typing import ClassVar, Final
 
-from .base import BaseParser, Found, Machine, Malformed, Mode, checked
+from .base import BaseParser
+from .calls import Found, Malformed, checked
+from .marks import Machine, Mode
 from .objects import value_and_rest
 
 __all__ = ["KimiK3Parser"]
@@ -15,6 +17,7 @@ __all__ = ["KimiK3Parser"]
 _SEP: Final = "<|sep|>"
 _END: Final = "<|end_of_msg|>"
 _CALL: Final = "<|open|>call "
+_CALL_END: Final = f"<|close|>call{_SEP}"
 _ARGUMENT: Final = "<|open|>argument "
 _ARGUMENT_END: Final = f"<|close|>argument{_SEP}"
 _JSON: Final = "<|open|>json "
@@ -23,8 +26,9 @@ _THINK: Final = f"<|open|>think{_SEP}"
 _THINK_END: Final = f"<|close|>think{_SEP}"
 _RESPONSE: Final = f"<|open|>response{_SEP}"
 _RESPONSE_END: Final = f"<|close|>response{_SEP}"
-_TOOLS: Final = {f"<|open|>tools{_SEP}": Mode.GAP, _CALL: Mode.CALL}
-_MESSAGE_END: Final = {f"<|close|>message{_SEP}": Mode.GAP, _END: Mode.END}
+_TOOLS: Final = {f"<|open|>tools{_SEP}": Mode.SECTION, _CALL: Mode.CALL}
+_TOOLS_END: Final = f"<|close|>tools{_SEP}"
+_MESSAGE_END: Final = {f"<|close|>message{_SEP}": Mode.END, _END: Mode.END}
 _OPENED: Final = {_THINK: Mode.REASONING, _RESPONSE: Mode.TEXT}
 _ATTRIBUTE: Final = re.compile(r'\s*([\w-]+)="([^"]*)"')
 
@@ -37,7 +41,7 @@ class KimiK3Parser(BaseParser):
         <|open|>argument key="city" type="string"<|sep|>Oslo<|close|>argument<|sep|><|close|>call<|sep|>
         <|close|>tools<|sep|><|close|>message<|sep|><|end_of_msg|>
 
-    without line ends between the marks.
+    without line ends between the marks. A call without its closing mark is none: arguments may be missing.
 
     Args:
         thinking: as `BaseParser` has it; the prompt of K3 opens `think`, or `response` where it does not think.
@@ -45,27 +49,29 @@ class KimiK3Parser(BaseParser):
 
     TRIMS = False
     QUOTES = False
-    THOUGHT_ENDS = (_THINK_END,)
+    BEGINS = re.compile(
+        rf"{re.escape(_CALL)}\s*(?:[\w-]+(?:=\"[^\"]*\"\s*|=\"[^\"]*\Z|=?\Z))*(?:<(?s:.*))?",
+    )
+    CLOSES = (_CALL_END,)
+    ANSWERS = (_RESPONSE_END, *_TOOLS, *_MESSAGE_END)
     stop = (_END,)
     MACHINE: ClassVar[Machine] = {
         Mode.START: dict(_OPENED),
         Mode.REASONING: {_THINK_END: Mode.GAP, _RESPONSE: Mode.TEXT, **_TOOLS, **_MESSAGE_END},
-        Mode.UNSURE: {
-            _THINK_END: Mode.GAP,
-            **dict.fromkeys((_RESPONSE, _RESPONSE_END, *_TOOLS, *_MESSAGE_END), Mode.TEXT),
-        },
-        Mode.TEXT: {_RESPONSE_END: Mode.GAP, **_TOOLS, **_MESSAGE_END},
-        Mode.GAP: {**_OPENED, **_TOOLS, f"<|close|>tools{_SEP}": Mode.GAP, **_MESSAGE_END},
+        Mode.UNSURE: {_THINK_END: Mode.GAP},
+        Mode.TEXT: {_RESPONSE_END: Mode.END, **_TOOLS, **_MESSAGE_END},
+        Mode.SECTION: {**_TOOLS, _TOOLS_END: Mode.END},
+        Mode.GAP: {**_OPENED, **_TOOLS, _TOOLS_END: Mode.END, **_MESSAGE_END},
         Mode.CALL: {
-            f"<|close|>call{_SEP}": Mode.GAP,
-            f"<|close|>tools{_SEP}": Mode.GAP,
+            _CALL_END: Mode.GAP,
+            _TOOLS_END: Mode.GAP,
             _END: Mode.GAP,
             _CALL: Mode.CALL,
             _ARGUMENT: Mode.ARGUMENT,
             _JSON: Mode.ARGUMENT,
         },
         Mode.ARGUMENT: {_ARGUMENT_END: Mode.CALL, _JSON_END: Mode.CALL},
-        Mode.END: {_END: Mode.END},
+        Mode.END: {**_OPENED, **_TOOLS, **_MESSAGE_END},
     }
 
     def __init__(self, *, thinking: bool | None = True) -> None:
@@ -80,8 +86,10 @@ class KimiK3Parser(BaseParser):
 
     _is_json = False
 
-    def found(self, raw: str) -> tuple[list[Found], str]:
+    def found(self, raw: str, closed: bool) -> tuple[list[Found], str]:
         """One call: its name and its arguments, one by one or as one JSON object."""
+        if not closed:
+            raise Malformed(f"there is no {_CALL_END}")
         attributes, body = _opened(raw.removeprefix(_CALL))
         if "tool" not in attributes:
             raise Malformed("it names no tool")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from typing import ClassVar, Final
 
-from .base import BaseParser, Found, Machine, Mode, checked
+from .base import BaseParser
+from .calls import NAME, Found, checked
+from .marks import Machine, Mode
 from .objects import found_in, value_and_rest
 
 __all__ = ["MistralParser"]
 
 _CALLS: Final = "[TOOL_CALLS]"
 _END: Final = {"</s>": Mode.END}
-_NAMED: Final = re.compile(r"\s*([\w.-]+)(?:\[CALL_ID\]\s*([A-Za-z0-9]+)\s*)?\[ARGS\]")
+_NAMED: Final = re.compile(rf"\s*({NAME}+)(?:\[CALL_ID\]\s*([A-Za-z0-9]+)\s*)?(?:\[ARGS\]|\s*(?=\{{))")
 _ID: Final = re.compile(r"[A-Za-z0-9]{9}")
 
 
@@ -22,10 +24,11 @@ class MistralParser(BaseParser):
         TEXT[TOOL_CALLS] [{"name": NAME, "arguments": {...}, "id": "VvvODy9mT"}]</s>
         [THINK]REASONING[/THINK]TEXT[TOOL_CALLS]NAME[ARGS]{JSON}</s>
 
-    Ids are what its chat templates take: nine letters and digits. Calls that come without are numbered.
+    `[ARGS]` may be missing, as some hosts leave it out. Ids are what its chat templates take: nine letters and digits.
+    Calls that come without one, or with that of another call, are numbered.
     """
 
-    THOUGHT_ENDS = ("[/THINK]",)
+    BEGINS = re.compile(rf"{re.escape(_CALLS)}\s*(?:[\[{{](?s:.*)|{NAME}+\s*(?:[\[{{](?s:.*))?)?")
     MACHINE: ClassVar[Machine] = {
         Mode.START: {"[THINK]": Mode.REASONING},
         Mode.REASONING: {"[/THINK]": Mode.TEXT, _CALLS: Mode.UNSURE, **_END},
@@ -38,7 +41,7 @@ class MistralParser(BaseParser):
     def __init__(self) -> None:
         super().__init__()
 
-    def found(self, raw: str) -> tuple[list[Found], str]:
+    def found(self, raw: str, closed: bool) -> tuple[list[Found], str]:
         """A list of calls, or one call by its name."""
         body = raw.removeprefix(_CALLS)
         if named := _NAMED.match(body):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
-from .base import BaseParser, Found, Machine, Malformed, Mode
-from .objects import found_in, value_and_rest, without_fence
+from .base import BaseParser
+from .calls import Found, Malformed
+from .marks import Machine, Mode
+from .objects import FENCE, OBJECT, found_in, value_and_rest, without_fence
 
 __all__ = ["NaiveJSONParser"]
 
@@ -19,20 +22,16 @@ class NaiveJSONParser(BaseParser):
     like JSON is held back to its end.
     """
 
-    MACHINE: ClassVar[Machine] = {
-        Mode.START: {"{": Mode.CALL, "[": Mode.CALL, "```": Mode.CALL},
-    }
+    BEGINS = re.compile(FENCE + OBJECT)
+    QUIET = ("{", "[", "```")
+    MACHINE: ClassVar[Machine] = {Mode.START: dict.fromkeys(QUIET, Mode.CALL)}
 
     def __init__(self) -> None:
         super().__init__()
 
-    def found(self, raw: str) -> tuple[list[Found], str]:
+    def found(self, raw: str, closed: bool) -> tuple[list[Found], str]:
         """One object, or a list of them, and nothing else."""
-        try:
-            value, rest = value_and_rest(without_fence(raw))
-            calls = found_in(value)
-        except Malformed:
-            raise Malformed from None
+        value, rest = value_and_rest(without_fence(raw))
         if rest.strip():
-            raise Malformed
-        return calls, ""
+            raise Malformed("something stands behind it")
+        return found_in(value), ""

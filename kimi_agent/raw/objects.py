@@ -6,9 +6,14 @@ import json
 from math import isinf
 from typing import Any, Final, NoReturn, cast
 
-from .base import Found, Malformed, checked
+from .calls import Found, Malformed, checked
+from .marks import beginning
 
-__all__ = ["found_in", "value_and_rest", "value_at", "without_fence"]
+__all__ = ["FENCE", "OBJECT", "as_text", "calls_in", "found_in", "value_and_rest", "without_fence"]
+
+FENCE: Final = rf"{beginning('```json')}\s*"
+OBJECT: Final = r"(?:\[\s*)?(?:\{\s*(?:\"(?s:.*))?)?"
+"""Patterns of a fence that may be there, and of an object with a key or a list of such, as far as they have come."""
 
 
 def value_and_rest(text: str) -> tuple[Any, str]:
@@ -18,11 +23,11 @@ def value_and_rest(text: str) -> tuple[Any, str]:
         Malformed: it begins with none.
     """
     text = text.lstrip()
-    value, end = value_at(text, 0)
+    value, end = _value_at(text, 0)
     return value, text[end:]
 
 
-def value_at(text: str, position: int) -> tuple[Any, int]:
+def _value_at(text: str, position: int) -> tuple[Any, int]:
     """The JSON value that begins at a place, and where it ends.
 
     Raises:
@@ -39,7 +44,30 @@ def value_at(text: str, position: int) -> tuple[Any, int]:
 def without_fence(text: str) -> str:
     """What stands in a fence, if the text is one."""
     text = text.strip()
-    return text.removeprefix("```").removeprefix("json").removesuffix("```") if text.startswith("```") else text
+    return text.removeprefix("```").removeprefix("json").rstrip("`") if text.startswith("```") else text
+
+
+def calls_in(text: str) -> list[Found]:
+    """The calls of objects that stand one behind the other, with spaces, `;` or `,` between them, and of nothing else.
+
+    Raises:
+        Malformed: there is none, or something else.
+    """
+    calls: list[Found] = []
+    position = _behind_separator(text, 0)
+    while position < len(text):
+        value, end = _value_at(text, position)
+        calls += found_in(value)
+        position = _behind_separator(text, end)
+    if not calls:
+        raise Malformed("there is none")
+    return calls
+
+
+def _behind_separator(text: str, position: int) -> int:
+    while position < len(text) and (text[position].isspace() or text[position] in ";,"):
+        position += 1
+    return position
 
 
 def found_in(value: Any) -> list[Found]:
@@ -56,22 +84,30 @@ def found_in(value: Any) -> list[Found]:
 def _call(value: Any) -> Found:
     if not isinstance(value, dict):
         raise Malformed("a call is an object with a name and arguments")
-    fields = cast("dict[str, Any]", value)
-    if isinstance(inner := fields.get("function"), dict) and "name" not in fields:
-        fields = {"id": fields.get("id"), **cast("dict[str, Any]", inner)}
+    fields = _with_name(cast("dict[str, Any]", value))
     name, call_id = fields.get("name"), fields.get("id")
     if not isinstance(name, str):
         raise Malformed("it has no name")
     key = next((key for key in _ARGUMENTS if key in fields), None)
     if key is None:
         raise Malformed("it has no arguments")
-    return checked(name, _as_text(fields[key]), call_id if isinstance(call_id, str) and call_id.strip() else None)
+    return checked(name, as_text(fields[key]), call_id if isinstance(call_id, str) and call_id.strip() else None)
+
+
+def _with_name(fields: dict[str, Any]) -> dict[str, Any]:
+    """A call that says `"function": {"name": NAME, ...}` or `"function": NAME` has that name."""
+    inner = fields.get("function")
+    if "name" in fields:
+        return fields
+    if isinstance(inner, dict):
+        return {"id": fields.get("id"), **cast("dict[str, Any]", inner)}
+    return {**fields, "name": inner}
 
 
 _ARGUMENTS: Final = ("arguments", "parameters")
 
 
-def _as_text(arguments: Any) -> str:
+def as_text(arguments: Any) -> str:
     """Arguments as JSON. Some models write JSON in a string."""
     if isinstance(arguments, str):
         return arguments
