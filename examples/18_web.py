@@ -1,24 +1,22 @@
 """A web service with an agent for each connection: a question is posted, the round comes as server-sent events.
 
-Needs `pip install starlette uvicorn`. It asks itself one question and ends; to keep it: `uvicorn 18_web:app`.
-With KIMI_API_KEY set: `python examples/18_web.py`
+With KIMI_API_KEY set: `python examples/18_web.py`; to keep it: `uvicorn --app-dir examples 18_web:app`
 Without a key:         `python examples/offline.py examples/18_web.py`
 """
 
 import asyncio
 import json
-import socket
-from collections.abc import AsyncGenerator, AsyncIterator
+import logging
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-import httpx
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
+from starlette.testclient import TestClient
 
-from kimi_agent import Agent, Kimi, to_dict
+from kimi_agent import Agent, Kimi, KimiAgentError, Round, StreamFrame, to_dict
 
 
 @asynccontextmanager
@@ -27,29 +25,31 @@ async def lifespan(app: Starlette) -> AsyncGenerator[None]:
         yield
 
 
-async def chat(request: Request) -> StreamingResponse:
-    agent = Agent(request.app.state.kimi, "You are terse.")
+async def close_when_left(request: Request, frames: Round[StreamFrame]) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    await frames.aclose()
 
-    async def events(question: str) -> AsyncIterator[str]:
-        async with agent.full_round_frames(question) as frames:  # ends when the client goes away
+
+async def events(request: Request, question: str) -> AsyncGenerator[str]:
+    try:
+        async with Agent(request.app.state.kimi, "You are terse.").full_round_frames(question) as frames:
+            leaving = asyncio.create_task(close_when_left(request, frames))
             async for frame in frames:
                 yield f"data: {json.dumps(to_dict(frame))}\n\n"
+            leaving.cancel()
+    except KimiAgentError as error:  # its text is for the log
+        logging.exception("a round failed")
+        yield f"data: {json.dumps({'type': 'Error', 'kind': type(error).__name__})}\n\n"
 
-    return StreamingResponse(events((await request.json())["question"]), media_type="text/event-stream")
+
+async def chat(request: Request) -> StreamingResponse:
+    question = (await request.body()).decode(errors="replace")  # text, whatever a client sends
+    return StreamingResponse(events(request, question), media_type="text/event-stream")
 
 
-app = Starlette(routes=[Route("/chat", chat, methods=["POST"])], lifespan=lifespan)
-
-
-async def main() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-        serving = asyncio.create_task(server.serve(sockets=[listening]))
-        async with httpx.AsyncClient(base_url="http://{}:{}".format(*listening.getsockname())) as client:
-            print((await client.post("/chat", json={"question": "What is an agent?"})).text)
-        server.should_exit = True
-        await serving
-
+app = Starlette(routes=[Route("/chat", chat, methods=["POST"])], lifespan=lifespan, max_body_size=100_000)
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    with TestClient(app) as client:
+        print(client.post("/chat", content="What is an agent?").text)

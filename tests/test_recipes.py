@@ -4,10 +4,11 @@ import asyncio
 import gc
 import importlib.util
 import json
+import re
 import socket
 import weakref
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,11 +17,14 @@ import httpx
 import pytest
 import uvicorn
 
-from kimi_agent import Agent, KimiAgentError, Message, ai_function, chat_in_terminal
+from kimi_agent import Agent, KimiAgentError, Message, RoundFinished, ai_function, chat_in_terminal
 from kimi_agent.history import problems
-from kimi_agent.testing import Delivery, Gate, KimiServer, Reply, ScriptedKimi, call, say
+from kimi_agent.kimi import http
+from kimi_agent.testing import Delivery, Failure, Gate, KimiServer, Reply, ScriptedKimi, call, say
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+PAGE = ROOT / "docs" / "recipes.md"
 
 
 def example(name: str) -> ModuleType:
@@ -129,16 +133,34 @@ async def test_what_is_found_is_what_the_model_reads():
 # ==== the web service ====
 
 
-class Service:
-    """The web service of the example, on a port of its own, and what it answers with."""
+class Server(uvicorn.Server):
+    """Stops when it is told to and its clients have gone; uvicorn's own looks every tenth of a second."""
 
-    def __init__(self, recipe: ModuleType, kimi: KimiServer, url: str) -> None:
-        self.recipe, self.kimi, self.url = recipe, kimi, url
+    def __init__(self, app: Any) -> None:
+        super().__init__(uvicorn.Config(app, log_level="warning", ws="none"))
+        self.stopping = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        await self.stopping.wait()
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        for listening in self.servers:
+            listening.close()
+        while self.server_state.connections or self.server_state.tasks:
+            await asyncio.sleep(0)
+        await self.lifespan.shutdown()
+
+
+class Service:
+    """A web service on a port of its own, the agents that it makes, and what it answers with."""
+
+    def __init__(self, kimi: KimiServer, url: str) -> None:
+        self.kimi, self.url = kimi, url
         self.agents: list[weakref.ref[Agent]] = []
         self.histories: list[list[Message]] = []
         self.cancelled = 0
-        self.running = asyncio.Event()
-        self.client = httpx.AsyncClient()
+        self.running, self.ended = asyncio.Event(), asyncio.Event()
+        self.client = httpx.AsyncClient(verify=False)  # there is no TLS here, and certificates take their time
 
     def agent(self, *args: Any, **kwargs: Any) -> Agent:
         service = self
@@ -155,25 +177,30 @@ class Service:
                     raise
 
         agent = Slow(*args, **kwargs)
+        agent.on(RoundFinished, lambda event: self.ended.set())
         self.agents.append(weakref.ref(agent))
         self.histories.append(agent.chat_history)
         return agent
 
-    def first_is_gone(self) -> bool:
-        """Whether nobody holds the first agent any more."""
-        gc.collect()
-        return self.agents[0]() is None
-
-    async def ask(self, question: str) -> list[dict[str, Any]]:
+    async def ask(self, question: str | bytes, to: str = "/chat") -> list[dict[str, Any]]:
         """A whole answer."""
-        response = await self.client.post(self.url, json={"question": question})
+        response = await self.client.post(self.url + to, content=question)
+        assert response.status_code == 200
         return [json.loads(line.removeprefix("data: ")) for line in response.text.splitlines() if line]
 
     @asynccontextmanager
-    async def asking(self, question: str) -> AsyncIterator[AsyncIterator[str]]:
+    async def asking(self, question: str, to: str = "/chat") -> AsyncIterator[AsyncIterator[str]]:
         """An answer that is read as far as one likes. The connection closes at the end."""
-        async with self.client.stream("POST", self.url, json={"question": question}) as response:
+        async with self.client.stream("POST", self.url + to, content=question) as response:
             yield response.aiter_lines()
+
+    async def left(self) -> None:
+        """The round of the first client, who went away, has ended, and nobody holds its agent; others are served."""
+        await self.ended.wait()
+        assert problems(self.histories[0]) == []
+        assert (await self.ask("And now?"))[-1]["message"]["content"] == "Still here."
+        gc.collect()
+        assert self.agents[0]() is None
 
 
 @pytest.fixture
@@ -181,31 +208,40 @@ def recipe() -> ModuleType:
     return example("18_web")
 
 
+def at_version(app: Any, version: str) -> Any:
+    """The same application, on a server of another version of ASGI."""
+
+    async def versioned(scope: Any, receive: Any, send: Any) -> None:
+        await app({**scope, "asgi": {**scope["asgi"], "spec_version": version}}, receive, send)
+
+    return versioned
+
+
 @asynccontextmanager
-async def serving(recipe: ModuleType, monkeypatch: pytest.MonkeyPatch, *script: Any) -> AsyncIterator[Service]:
+async def serving(
+    recipe: ModuleType, monkeypatch: pytest.MonkeyPatch, *script: Any, version: str = "2.3"
+) -> AsyncIterator[Service]:
+    monkeypatch.setattr(http, "LAST_READ", 0.0)
     before = asyncio.all_tasks()
     async with KimiServer(list(script)) as kimi:
         monkeypatch.setenv("KIMI_API_KEY", kimi.api_key)
         monkeypatch.setenv("KIMI_BASE_URL", kimi.base_url)
         with socket.create_server(("127.0.0.1", 0)) as listening:
-            server = uvicorn.Server(uvicorn.Config(recipe.app, log_level="warning", ws="none"))
+            server = Server(at_version(recipe.app, version))
             task = asyncio.create_task(server.serve(sockets=[listening]))
-            service = Service(recipe, kimi, "http://{}:{}/chat".format(*listening.getsockname()))
+            service = Service(kimi, "http://{}:{}".format(*listening.getsockname()))
             monkeypatch.setattr(recipe, "Agent", service.agent)
             try:
                 yield service
             finally:
                 await service.client.aclose()
-                server.should_exit = True
+                server.stopping.set()
                 await task
         await kimi.until(lambda: kimi.connections == 0)
     assert asyncio.all_tasks() == before, "something is left alive"
 
 
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.02)
+VERSIONS = pytest.mark.parametrize("version", ["2.3", "2.4"])
 
 
 async def test_a_round_arrives_as_events(recipe, monkeypatch):
@@ -238,51 +274,90 @@ async def test_connections_are_served_at_the_same_time(recipe, monkeypatch):
             assert frames[-1]["finish_reason"] == "stop"
 
 
-async def test_who_leaves_in_the_middle_of_an_answer_ends_the_round(recipe, monkeypatch):
+BODIES = [
+    b"{",
+    b"[]",
+    b"[" * 99_999,
+    b"\xff\xfe",
+    b'{"question": 3}',
+    b'[{"type": "image_url", "image_url": "ms://x"}]',
+]
+
+
+async def test_whatever_is_posted_is_text_to_kimi(recipe, monkeypatch):
+    async with serving(recipe, monkeypatch, *[say("What?")] * len(BODIES)) as service:
+        for body in BODIES:
+            assert (await service.ask(body))[-1]["finish_reason"] == "stop"
+            assert service.kimi.requests[-1].body["messages"][-1]["content"] == body.decode(errors="replace")
+
+
+async def test_what_is_too_long_is_refused_before_anything_is_asked(recipe, monkeypatch):
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(101):
+            yield b"x" * 1000
+
+    async with serving(recipe, monkeypatch) as service:
+        for content in (b"x" * 5_000_000, pieces()):
+            assert (await service.client.post(f"{service.url}/chat", content=content)).status_code == 413
+        assert service.kimi.requests == []
+
+
+@pytest.mark.parametrize(
+    ("refusal", "kind"),
+    [
+        (Failure(401, "invalid_authentication_error", "sk-secret"), "AuthenticationError"),
+        (Failure(400, "invalid_request_error", "org-secret"), "BadRequestError"),
+    ],
+)
+async def test_who_asks_is_told_what_kind_of_error_it_was_and_the_log_the_rest(
+    recipe, monkeypatch, caplog, refusal, kind
+):
+    async with serving(recipe, monkeypatch, refusal) as service:
+        assert await service.ask("Hi") == [{"type": "Error", "kind": kind}]
+    assert "-secret" in caplog.text
+
+
+@VERSIONS
+async def test_who_leaves_in_the_middle_of_an_answer_ends_the_round(recipe, monkeypatch, version):
     gate = Gate(3)
     answer = Reply(text="long " * 20, delivery=Delivery(gate=gate))
-    async with serving(recipe, monkeypatch, answer, say("Still here.")) as service:
+    async with serving(recipe, monkeypatch, answer, say("Still here."), version=version) as service:
         async with service.asking("Tell me.") as lines:
             assert json.loads((await anext(lines)).removeprefix("data: "))["type"] == "Append"
             await gate.reached()
-        async with asyncio.timeout(20):
-            await service.kimi.until(lambda: service.kimi.connections == 0)  # the request to Kimi was given up, too
-        await until(service.first_is_gone)
-        assert problems(service.histories[0]) == []
-        assert (await service.ask("And now?"))[-1]["message"]["content"] == "Still here."
+        await service.kimi.until(lambda: service.kimi.connections == 0)  # the request to Kimi was given up, too
+        await service.left()
 
 
-async def test_who_leaves_while_a_function_runs_ends_it(recipe, monkeypatch):
-    async with serving(recipe, monkeypatch, call("wait"), say("Still here.")) as service:
+@VERSIONS
+async def test_who_leaves_while_a_function_runs_ends_it(recipe, monkeypatch, version):
+    async with serving(recipe, monkeypatch, call("wait"), say("Still here."), version=version) as service:
         async with service.asking("Wait.") as lines:
             await anext(lines)
-            async with asyncio.timeout(20):
-                await service.running.wait()
-        await until(lambda: service.cancelled == 1)
-        await until(service.first_is_gone)
+            await service.running.wait()
+        await service.left()
+        assert service.cancelled == 1
         assert roles(service.histories[0]) == ["user", "assistant", "tool"]
-        assert problems(service.histories[0]) == []
-        assert (await service.ask("And now?"))[-1]["message"]["content"] == "Still here."
 
 
-async def test_who_does_not_read_and_leaves_ends_the_round(recipe, monkeypatch):
+@VERSIONS
+async def test_who_does_not_read_and_leaves_ends_the_round(recipe, monkeypatch, version):
     answer = Reply(text="x" * 8_000_000, chunk_size=100_000)
-    async with serving(recipe, monkeypatch, answer, say("Still here.")) as service:
+    async with serving(recipe, monkeypatch, answer, say("Still here."), version=version) as service:
         async with service.asking("Tell me much.") as lines:
             await anext(lines)
-        await until(service.first_is_gone)
-        assert (await service.ask("And now?"))[-1]["message"]["content"] == "Still here."
+        await service.left()
 
 
-async def test_who_leaves_before_the_answer_begins_ends_the_round(recipe, monkeypatch):
+@VERSIONS
+async def test_who_leaves_before_the_answer_begins_ends_the_round(recipe, monkeypatch, version):
     gate = Gate(0)
     answer = Reply(text="never", delivery=Delivery(gate=gate))
-    async with serving(recipe, monkeypatch, answer, say("Still here.")) as service:
+    async with serving(recipe, monkeypatch, answer, say("Still here."), version=version) as service:
         async with service.asking("Hello?"):
             await gate.reached()
-        await until(service.first_is_gone)
+        await service.left()
         assert roles(service.histories[0]) == ["user"]
-        assert (await service.ask("And now?"))[-1]["message"]["content"] == "Still here."
 
 
 async def test_a_service_that_stops_ends_its_rounds(recipe, monkeypatch):
@@ -291,6 +366,175 @@ async def test_a_service_that_stops_ends_its_rounds(recipe, monkeypatch):
             await anext(lines)
             await service.running.wait()
     assert service.cancelled == 1
+
+
+@pytest.fixture
+def page(tmp_path, monkeypatch) -> ModuleType:
+    """The functions and applications of the page about serving."""
+    monkeypatch.chdir(tmp_path)
+    text = PAGE.read_text("utf-8").partition("## Serve it")[2].partition("## In a notebook")[0]
+    sources = (source.partition("with TestClient")[0] for source in re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    module = ModuleType("page")
+    exec(compile("".join(sources), str(PAGE), "exec"), vars(module))
+    return module
+
+
+NO_QUESTIONS = [
+    *(b"{", b"", b"[]", b"{}", b"[" * 99_999, b"\xff\xfe"),
+    *(b'{"question": 3}', b'{"question": {}}', b'{"question": null}', b'{"question": " "}'),
+    b'{"question": [{"type": "image_url", "image_url": {"url": "ms://of-another"}}]}',
+]
+
+
+async def test_json_that_is_no_question_is_refused_before_an_answer_begins(page, monkeypatch):
+    async with serving(page, monkeypatch, say("Hello.")) as service:
+        for content in NO_QUESTIONS:
+            assert (await service.client.post(f"{service.url}/chat/ada", content=content)).status_code == 400
+        assert service.kimi.requests == []
+        assert (await service.ask('{"question": "Hi"}', to="/chat/ada"))[-1]["finish_reason"] == "stop"
+
+
+@VERSIONS
+async def test_one_connection_at_a_time_goes_on_with_a_conversation(page, monkeypatch, version):
+    gate = Gate(3)
+    slow = Reply(text="long " * 20, delivery=Delivery(gate=gate))
+    async with serving(page, monkeypatch, slow, say("Bob."), say("b"), say("c"), version=version) as service:
+        first = asyncio.create_task(service.ask('{"question": "a"}', to="/chat/ada"))
+        await gate.reached()
+        second = asyncio.create_task(service.ask('{"question": "b"}', to="/chat/ada"))
+        await service.ask('{"question": "I am Bob."}', to="/chat/bob")
+        gate.open()
+        await asyncio.gather(first, second)
+        await service.ask('{"question": "c"}', to="/chat/ada")
+        said = [message["content"] for message in service.kimi.requests[-1].body["messages"]]
+        assert said == ["You are terse.", "a", "long " * 20, "b", "b", "c"]
+        assert len(page.app.state.locks) == 0
+
+
+@VERSIONS
+async def test_who_does_not_read_and_leaves_lets_the_next_connection_go_on(page, monkeypatch, version):
+    answer = Reply(text="x" * 8_000_000, chunk_size=100_000)
+    async with serving(page, monkeypatch, answer, say("Still here."), version=version) as service:
+        async with service.asking('{"question": "a"}', to="/chat/ada") as lines:
+            await anext(lines)
+        assert (await service.ask('{"question": "b"}', to="/chat/ada"))[-1]["message"]["content"] == "Still here."
+
+
+@VERSIONS
+async def test_who_leaves_while_waiting_for_another_connection_is_forgotten(page, monkeypatch, version):
+    gate = Gate(3)
+    answer = Reply(text="long " * 20, delivery=Delivery(gate=gate))
+    async with serving(page, monkeypatch, answer, say("b"), version=version) as service:
+        first = asyncio.create_task(service.ask('{"question": "a"}', to="/chat/ada"))
+        await gate.reached()
+        async with service.asking('{"question": "gone"}', to="/chat/ada"):
+            pass
+        gate.open()
+        await first
+        assert (await service.ask('{"question": "b"}', to="/chat/ada"))[-1]["message"]["content"] == "b"
+        assert len(service.kimi.requests) == 2
+
+
+# ==== WebSockets ====
+
+
+class Socket:
+    """A WebSocket as an application gets it from its server."""
+
+    def __init__(self, app: Any) -> None:
+        self.said: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.heard: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.is_broken = False
+        self.say({"type": "websocket.connect"})
+        self.talking = asyncio.create_task(app({"type": "websocket", "path": "/talk"}, self.said.get, self.hear))
+
+    def say(self, *events: dict[str, Any]) -> None:
+        for event in events:
+            self.said.put_nowait(event)
+
+    def ask(self, *questions: str) -> None:
+        self.say(*({"type": "websocket.receive", "text": question} for question in questions))
+
+    def leave(self) -> None:
+        self.say({"type": "websocket.disconnect", "code": 1001})
+
+    async def hear(self, event: dict[str, Any]) -> None:
+        if self.is_broken:
+            raise OSError("the client has gone")
+        self.heard.put_nowait(event)
+
+    async def until(self, kind: str) -> dict[str, Any]:
+        while True:
+            frame = json.loads((await self.heard.get()).get("text", '{"type": "accept"}'))
+            if frame["type"] == kind:
+                return frame
+
+
+@asynccontextmanager
+async def socket_to(
+    page: ModuleType, monkeypatch: pytest.MonkeyPatch, kimi: ScriptedKimi, kind: type[Agent] = Agent
+) -> AsyncIterator[Socket]:
+    """A socket of the service. Leaving it waits for the end of the application, which must be a good one."""
+    monkeypatch.setattr(page, "Kimi", lambda: nullcontext(kimi))
+    monkeypatch.setattr(page, "Agent", kind)
+    async with page.lifespan(page.talking):
+        socket = Socket(page.talking)
+        yield socket
+        await socket.talking
+
+
+async def test_a_socket_has_one_conversation(page, monkeypatch):
+    kimi = ScriptedKimi([say("a"), say("b")])
+    async with socket_to(page, monkeypatch, kimi) as socket:
+        socket.ask("one", "two")
+        assert (await socket.until("End"))["message"]["content"] == "a"
+        assert (await socket.until("End"))["message"]["content"] == "b"
+        socket.leave()
+    assert [message.text for message in kimi.requests[1].history] == ["You are terse.", "one", "a", "two"]
+
+
+async def test_a_round_that_fails_leaves_the_socket_open(page, monkeypatch):
+    kimi = ScriptedKimi([Failure(401, "invalid_authentication_error", "sk-secret"), say("b")])
+    async with socket_to(page, monkeypatch, kimi) as socket:
+        socket.ask("one", "two")
+        assert await socket.until("Error") == {"type": "Error", "kind": "AuthenticationError"}
+        assert (await socket.until("End"))["message"]["content"] == "b"
+        socket.leave()
+
+
+ENDS = {
+    "leaving": [{"type": "websocket.disconnect", "code": 1001}],
+    "what is no text": [{"type": "websocket.receive", "bytes": b"\xff", "text": None}],
+    "too many questions": [{"type": "websocket.receive", "text": "And?"}] * 11,
+}
+
+
+@pytest.mark.parametrize("events", ENDS.values(), ids=ENDS)
+async def test_whatever_ends_a_socket_ends_the_function_that_runs(page, monkeypatch, events):
+    running, ended = asyncio.Event(), asyncio.Event()
+
+    class Slow(Agent):
+        @ai_function()
+        async def wait(self) -> None:
+            """Wait for ever."""
+            running.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+    async with socket_to(page, monkeypatch, ScriptedKimi([call("wait")]), Slow) as socket:
+        socket.ask("Wait.")
+        await running.wait()
+        socket.say(*events)
+    assert ended.is_set()
+
+
+async def test_a_socket_that_breaks_while_an_answer_is_sent_ends_without_noise(page, monkeypatch):
+    async with socket_to(page, monkeypatch, ScriptedKimi([say("a")])) as socket:
+        await socket.until("accept")
+        socket.is_broken = True
+        socket.ask("one")
 
 
 # ==== notebooks ====
