@@ -17,6 +17,8 @@ Prompt: TypeAlias = str | Sequence[Mapping[str, Any]]
 
 TEXT_COMPLETION: Final = 4_096
 """Tokens of an answer to a text, where nothing is said of it. Left alone, servers stop after 16."""
+MOST_OF_WINDOW: Final = 8
+"""It takes no more than one part in so many of the window: servers refuse what may not fit."""
 _OF_TEXT: Final = frozenset({"temperature", "top_p", "n", "presence_penalty", "frequency_penalty", "stop"})
 _OF_CHAT_ALONE: Final = frozenset({"tool_choice", "prompt_cache_key", "safety_identifier"})
 """What an agent asks for by itself, and means nothing here."""
@@ -44,7 +46,8 @@ def prompt_request(model: ModelInfo, prompt: Prompt, asked: Mapping[str, Any], *
 
 
 def _of_text(model: ModelInfo, named: dict[str, Any]) -> dict[str, Any]:
-    limit = named.pop("max_completion_tokens", model.default_completion or TEXT_COMPLETION)
+    usual = model.default_completion or min(TEXT_COMPLETION, model.context_window // MOST_OF_WINDOW)
+    limit = named.pop("max_completion_tokens", usual)
     fields = {name: value for name, value in named.items() if name not in _OF_CHAT_ALONE and value is not None}
     if unknown := fields.keys() - _OF_TEXT:
         raise InvalidRequestError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol, Self, TypeAlias, cast, runtime_checkable
 
@@ -51,8 +52,8 @@ class RawTextProvider:
         parser: makes a parser for each answer: a class, or `partial(KimiK2Parser, thinking=False)`.
         pipeline: makes the prompt of the messages, the system prompt first, and the functions. A text goes to
             `/completions`. A list of messages as JSON goes to `/chat/completions`, and the functions do not: the
-            pipeline has had them. Without one, messages and functions go to `/chat/completions` as ever, and the
-            server's own template makes the prompt.
+            pipeline has had them. If it names none of them, a `UserWarning` says so, once. Without a pipeline, messages
+            and functions go to `/chat/completions` as ever, and the server's own template makes the prompt.
 
     Raises:
         TypeError: there is a pipeline, and the provider has no `complete`.
@@ -66,6 +67,7 @@ class RawTextProvider:
         self.provider = provider
         self._make_parser = parser
         self._pipeline = pipeline
+        self._looked = False
 
     def __repr__(self) -> str:
         return f"RawTextProvider({self.provider!r})"
@@ -118,7 +120,8 @@ class RawTextProvider:
             ChatProviderError: the model could not be asked.
         """
         parser = self._make_parser()
-        parser.calls_before = _calls_in(history)
+        ids = [call.id for message in history for call in calls_of(message)]
+        parser.ids_before, parser.calls_before = frozenset(ids), _first_number(ids)
         if self._pipeline is None:
             overrides = self._with_old_limit(generation_overrides)
             answer = await self.provider.generate(
@@ -128,10 +131,24 @@ class RawTextProvider:
         whole = history if isinstance(history, Repaired) else repair(history, interrupted=DEFAULT_TEXTS.interrupted())
         system = [Message.system(system_prompt)] if system_prompt else []
         prompt = self._pipeline([*system, *whole], list(tools))
+        self._look_for(tools, prompt)
         overrides = self._with_stop(generation_overrides, parser) if isinstance(prompt, str) else generation_overrides
         completer = cast(Completer, self.provider)
         answer = await completer.complete(prompt, generation_overrides=overrides, on_event=on_event)
         return RawTextMessage(answer, parser)
+
+    def _look_for(self, tools: Sequence[Tool], prompt: Prompt) -> None:
+        """Warn if the model hears of no function. A pipeline forgets them always or never: one look is enough."""
+        if self._looked or not (tools and prompt):
+            return
+        self._looked, written = True, str(prompt)
+        if not any(tool.name in written for tool in tools):
+            names = ", ".join(tool.name for tool in tools)
+            warnings.warn(
+                f"the prompt that the pipeline makes names no function, so the model does not know {names}; "
+                "a step of macro_apply gets the functions and can write of them",
+                stacklevel=3,
+            )
 
     def _with_old_limit(self, asked: GenerationKwargs | None) -> GenerationKwargs | None:
         """The limit of the answer under its old name, too: some servers know no other, and pass over the new one."""
@@ -169,9 +186,8 @@ class RawTextProvider:
 _NUMBER: Final = re.compile(r"(?:[:_]|\A(?=\d{9}\Z))(\d{1,9})\Z")
 
 
-def _calls_in(history: Sequence[Message]) -> int:
+def _first_number(ids: Sequence[str]) -> int:
     """From where on calls are numbered: by their number, and past each number in an id. Some may have been left out."""
-    ids = [call.id for message in history for call in calls_of(message)]
     numbers = [int(found[1]) + 1 for call_id in ids if (found := _NUMBER.search(call_id))]
     return max([len(ids), *numbers])
 
