@@ -1,7 +1,7 @@
 """A web service with an agent for each connection: a question is posted, the round comes as server-sent events.
 
-With KIMI_API_KEY set: `python examples/18_web.py`; to keep it: `uvicorn --app-dir examples 18_web:app`
-Without a key:         `python examples/offline.py examples/18_web.py`
+With `pip install starlette httpx2` and KIMI_API_KEY set: `python examples/18_web.py`; it asks itself one question.
+Without a key: `python examples/offline.py examples/18_web.py`. To keep it: `uvicorn --app-dir examples 18_web:app`
 """
 
 import asyncio

@@ -147,6 +147,13 @@ PRINTED = {
         'data: {"type": "End", "finish_reason": "stop"',
         "You said: What is an agent?",
     ],
+    "19_selfhosted.py": [
+        'assistant:  get_weather({"city": "Oslo"})',
+        "tool: Oslo: 4 °C, rain",
+        'assistant: It has 4 °C there. to_fahrenheit({"celsius": 4})',
+        "tool: 39.2",
+        "assistant: It is 39.2 °F in Oslo.",
+    ],
 }
 """What each example prints when the stand-in answers, in this order."""
 

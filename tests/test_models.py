@@ -194,6 +194,7 @@ def test_an_effort_that_only_the_server_knows_is_used_as_it_is_called() -> None:
 DAY = date(2027, 1, 1)
 SAID: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "a window": ("nobody", {"context_length": 1000}, {"context_window": 1000}),
+    "a window of vLLM": ("nobody", {"max_model_len": 1000}, {"context_window": 1000}),
     "eyes": ("nobody", {"supports_image_in": True, "supports_video_in": False}, {"images": True, "videos": False}),
     "no eyes": ("kimi-k3", {"supports_image_in": False}, {"images": False, "videos": True}),
     "always thinks": ("nobody", {"supports_thinking_type": "only"}, {"thinking": "always"}),

@@ -240,7 +240,7 @@ def refreshed(info: ModelInfo, served: Mapping[str, Any], today: date) -> ModelI
         served: the model's entry of `GET /models`.
         today: when that was.
     """
-    window, row = served.get("context_length"), model_info(info.name)
+    window, row = served.get("context_length") or served.get("max_model_len"), model_info(info.name)  # vLLM, SGLang
     limits = replace(info, max_completion=row.max_completion, default_completion=row.default_completion)
     return replace(
         _with_window(limits, window) if _is_count(window) else info,
