@@ -353,6 +353,8 @@ def test_a_merged_message_knows_what_one_of_them_knew():
     assert (merged.partial, merged.is_tool_call_error) == (True, True)
     [merged] = pipe.merge_consecutive(role="assistant", sep="")([last, ASSISTANT])
     assert (merged.partial, merged.is_tool_call_error) == (None, None)
+    [merged] = pipe.merge_consecutive(role="assistant", sep="")([ASSISTANT, first])
+    assert merged.is_tool_call_error is True
 
 
 def test_a_joiner_may_do_anything_with_its_list():
@@ -877,6 +879,11 @@ def test_an_example_of_your_own_is_the_only_one():
     )
 
 
+def test_a_message_without_text_is_explained_by_its_calls_or_as_nothing():
+    shown = pipe.explain_text([asking("a"), Message.user("")])
+    assert shown.endswith("becomes\n  assistant: call of f_a({}) as 'a'\n  user:      nothing")
+
+
 def is_short(message: Message) -> bool:
     return len(message.text) < 5
 
@@ -943,6 +950,18 @@ def is_short(message: Message) -> bool:
             "Write each message as a dictionary with a role and a content; the role tool is called 'F'; with the keys "
             "that a lambda gives",
             {"a function call"},
+        ),
+        (pipe.conversation_dict(), "Write each message as a dictionary with a role and a content", set()),
+        (
+            pipe.conversation_dict(additional_keys=texts),  # pyright: ignore[reportArgumentType]
+            "Write each message as a dictionary with a role and a content; with the keys that texts() gives",
+            {"a function call"},
+        ),
+        (
+            pipe.conversation_fmt(system_prefix="S:", user_suffix=".", function_suffix="."),
+            "Write everything as one text; system messages between 'S:' and ''; user messages between '' and '.'; tool "
+            "messages between '' and '.'",
+            set(),
         ),
         (
             pipe.conversation_fmt(prefix="[", sep=" ", generation_suffix="A:"),
