@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
+from functools import partial
 from typing import Any, TypeAlias
 
 import pytest
@@ -16,12 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kimi_agent.events import Append, Reasoning, StreamFrame, ToolCallDelta
-from kimi_agent.raw.base import BaseParser
+from kimi_agent.raw.base import BaseParser, Found
 from kimi_agent.raw.deepseek import DeepSeekR1Parser
 from kimi_agent.raw.harmony import HarmonyParser
+from kimi_agent.raw.harmony import _head as head_of
 from kimi_agent.raw.kimi_k2 import KimiK2Parser
 from kimi_agent.raw.kimi_k3 import KimiK3Parser
 from kimi_agent.raw.llama3 import Llama3Parser
+from kimi_agent.raw.marks import HELD, PENDING, Mode
 from kimi_agent.raw.mistral import MistralParser
 from kimi_agent.raw.naive import NaiveJSONParser
 from kimi_agent.raw.qwen3 import Qwen3Parser
@@ -80,7 +85,18 @@ K2: dict[str, Expected] = {
         [("f", {}), ("g", {})],
         0,
     ),
-}
+    k2(("f:0", '{"a": "x </think> y"}')): (None, "", [("f", {"a": "x </think> y"})], 0),
+    "<think>hm" + k2(("f:0", '{"a": "</think>"}')): ("hm", "", [("f", {"a": "</think>"})], 0),
+    "a<|tool_call_begin|>f:0<|tool_call_argument_begin|>": (
+        None, "a<|tool_call_begin|>f:0<|tool_call_argument_begin|>", [], 1),
+    "<|tool_call_begin|>f:0<|tool_call_argument_begin|><|im_end|>": (
+        None, "<|tool_call_begin|>f:0<|tool_call_argument_begin|><|im_end|>", [], 1),
+    "It writes `<|tool_calls_section_begin|>` before": (None, "It writes `<|tool_calls_section_begin|>` before", [], 0),
+    "a <|tool_calls_section_begin|> ": (None, "a <|tool_calls_section_begin|> ", [], 0),
+    "a<|tool_calls_section_begin|><|im_end|>": (None, "a<|tool_calls_section_begin|>", [], 0),
+    "a <|tool_call_begin|> in <|im_end|>": (None, "a <|tool_call_begin|> in <|im_end|>", [], 1),
+    "a <|tool_call_begin|>`, <|im_end|>": (None, "a <|tool_call_begin|>`, ", [], 1),
+}  # fmt: skip
 
 
 def k3(name: str, *arguments: tuple[str, str, str]) -> str:
@@ -131,8 +147,24 @@ K3: dict[str, Expected] = {
         "a", '<|open|>call tool="f"<|sep|><|open|>argument key="p" type="string"<|sep|>/ho', [], 1),
     "a" + K3_OPEN + "<|open|>b <|close|> <|sep|> c": ("a", "<|open|>b <|close|> <|sep|> c", [], 0),
     K3_OPEN + "x": ("", "x", [], 0),
+    K3_OPEN + k3("f", ("p", "string", "/data"))[:-21]: ("", k3("f", ("p", "string", "/data"))[:-21], [], 1),
+    K3_OPEN + '<|open|>call tool="f"<|sep|>': ("", '<|open|>call tool="f"<|sep|>', [], 1),
+    K3_OPEN + "`<|open|>tools<|sep|>`<|open|>tools<|sep|>": (
+        "", "`<|open|>tools<|sep|>`<|open|>tools<|sep|>", [], 0),
+    K3_OPEN + "a<|close|>response<|sep|> b<|close|>response<|sep|>": ("", "a<|close|>response<|sep|> b", [], 0),
+    K3_OPEN + "<|open|>call me <|open|>call a=b<|open|>call": (
+        "", "<|open|>call me <|open|>call a=b<|open|>call", [], 2),
+    K3_OPEN + '<|open|>call tool="f"<|sep|><|open|>json type="object"<|sep|>{"a": "<|close|>argument<|sep|>'
+    '<|close|>call<|sep|>"}<|close|>json<|sep|><|close|>call<|sep|>': (
+        "", "", [("f", {"a": "<|close|>argument<|sep|><|close|>call<|sep|>"})], 0),
+    K3_OPEN + k3("f", ("a", "string", "<|close|>json<|sep|><|close|>call<|sep|>")): (
+        "", "", [("f", {"a": "<|close|>json<|sep|><|close|>call<|sep|>"})], 0),
+    "<|close|>think<|sep|><|open|>tools<|sep|>" + k3("f") + " <|close|>tools<|sep|>b": (
+        "", " <|close|>tools<|sep|>b", [("f", {})], 0),
 }  # fmt: skip
 
+ANALYSIS = "<|start|>assistant<|channel|>analysis<|message|>"
+FINAL = "<|end|><|start|>assistant<|channel|>final<|message|>"
 HARMONY: dict[str, Expected] = {
     "plain text": (None, "plain text", [], 0),
     "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Yes, 日本.<|return|>": (
@@ -168,7 +200,32 @@ HARMONY: dict[str, Expected] = {
         [("browser.search", {"q": "<|call|>"})],
         0,
     ),
-}
+    f"<|channel|>??<|end|>{ANALYSIS}Hm{FINAL}Yes<|return|>": ("Hm", "<|channel|>??Yes", [], 1),
+    f"<|channel|>commentary?<|end|>{ANALYSIS}Hm{FINAL}Yes": ("Hm", "<|channel|>commentary?Yes", [], 1),
+    f"<|channel|>analysis<|message|>The mark <|channel|> or <|start|> starts it.{FINAL}Yes": (
+        "The mark <|channel|> or <|start|> starts it.", "Yes", [], 2),
+    f"<|channel|>analysis <|start|>assistant{FINAL[7:]}Yes": (
+        None, "<|channel|>analysis <|start|>assistantYes", [], 2),
+    f"<|channel|>final {FINAL}a": (None, "<|channel|>final a", [], 1),
+    "<|channel|>final<|message|>Write `<|end|>` and<|end|>": (None, "Write `<|end|>` and", [], 0),
+    "<|channel|>analysis<|message|>a<|end|>": ("a", "", [], 0),
+    "<|channel|>analysis<|message|><|end|>": ("", "", [], 0),
+    "<|channel|>final <|constrain|>WeatherReport<|message|>{}<|return|>": (None, "{}", [], 0),
+    "<|channel|>commentary <|constrain|>JSON<|message|>a": (None, "a", [], 0),
+    "<|channel|>commentary to=assistant<|message|>a<|end|>": (None, "a", [], 0),
+    "<|channel|>analysis to=user code<|message|>a<|end|>": ("a", "", [], 0),
+    "<|channel|>commentary<|channel|>commentary to=functions.f<|message|>{}<|call|>": (None, "", [("f", {})], 0),
+    "<|channel|>commentary to=functions.f<|channel|>commentary json<|message|>{}<|call|>": (
+        None, "", [("f", {})], 0),
+    "<|channel|>final<|channel|>final<|channel|>final<|channel|>final<|message|>a": (
+        None, "<|channel|>final<|channel|>final<|channel|>finala", [], 1),
+    "<|start|>to=f<|message|>{}": (None, "", [("f", {})], 0),
+    "<|channel|>analysis to=python code<|message|>print(1)<|call|>": (
+        None, "<|channel|>analysis to=python code<|message|>print(1)<|call|>", [], 1),
+    "to=functions.f<|message|>": (None, "to=functions.f<|message|>", [], 1),
+    "to=functions.f<|message|><|end|>": (None, "to=functions.f<|message|><|end|>", [], 1),
+    "to=functions.f<|message|><|call|>": (None, "", [("f", {})], 0),
+}  # fmt: skip
 
 
 def r1(*calls: tuple[str, str]) -> str:
@@ -202,7 +259,17 @@ R1: dict[str, Expected] = {
     ),
     "a</think> b <｜tool▁ <｜end▁of x </think> ": ("a", "b <｜tool▁ <｜end▁of x </think> ", [], 0),
     "a</think>" + r1(("f", '{"x": "<｜tool▁call▁end｜>"}')): ("a", "", [("f", {"x": "<｜tool▁call▁end｜>"})], 0),
-}
+    "</think><｜tool▁call▁begin｜>function<｜tool▁sep｜>f": (
+        "", "<｜tool▁call▁begin｜>function<｜tool▁sep｜>f", [], 1),
+    "</think><｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n": (
+        "", "<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n", [], 1),
+    "</think><｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{}\n``": ("", "", [("f", {})], 0),
+    f"</think><｜tool▁call▁begin｜>function<｜tool▁sep｜>f{OSLO}": ("", "", [("f", {"city": "Oslo"})], 0),
+    "</think><｜tool▁call▁begin｜>f?<｜tool▁sep｜>{}<｜tool▁call▁end｜>": (
+        "", "<｜tool▁call▁begin｜>f?<｜tool▁sep｜>{}<｜tool▁call▁end｜>", [], 1),
+    "</think>The <｜tool▁calls▁begin｜> mark": ("", "The <｜tool▁calls▁begin｜> mark", [], 0),
+    "</think>a <｜tool▁calls▁begin｜> <｜tool▁calls▁end｜> b": ("", "ab", [], 0),
+}  # fmt: skip
 
 
 def qwen(*objects: str) -> str:
@@ -211,6 +278,11 @@ def qwen(*objects: str) -> str:
 
 def named(name: str, arguments: str, key: str = "arguments") -> str:
     return f'{{"name": "{name}", "{key}": {arguments}}}'
+
+
+def tags(name: str, **values: str) -> str:
+    inner = "".join(f"<parameter={key}>{value}</parameter>\n" for key, value in values.items())
+    return f"<tool_call>\n<function={name}>\n{inner}</function>\n</tool_call>"
 
 
 QWEN: dict[str, Expected] = {
@@ -244,6 +316,31 @@ QWEN: dict[str, Expected] = {
     qwen(named("f", '"{\\"a\\": 1}"')): (None, "", [("f", {"a": 1})], 0),
     "<tool_cal <tool_call </think> <|im_end|> x": ("<tool_cal <tool_call", "<|im_end|> x", [], 0),
     "x < y <tool_cal> <|im_en": (None, "x < y <tool_cal> <|im_en", [], 0),
+    qwen(named("f", '{"a": "x </think> y"}')): (None, "", [("f", {"a": "x </think> y"})], 0),
+    "<think>hm \n" + qwen(named("f", '{"a": "</think>"}')): ("hm", "", [("f", {"a": "</think>"})], 0),
+    "<think>hm \n" + qwen(named("f", '{"a": "</think>"}')) + " hm </think>b": (
+        "hm \n" + qwen(named("f", '{"a": "</think>"}')) + " hm", "b", [], 0),
+    '<tool_call>{"name": "f, </think>}</tool_call>': ('<tool_call>{"name": "f,', "}</tool_call>", [], 0),
+    "Use <tool_call>{oops, or </think>b": ("Use <tool_call>{oops, or", "b", [], 0),
+    "a\n" + tags("f", city='\nOslo "x\n', n="\n4\n", t="</tool_call> <tool_call> </think>") + "\n<|im_end|>": (
+        None, "a", [("f", {"city": 'Oslo "x', "n": 4, "t": "</tool_call> <tool_call> </think>"})], 0),
+    tags("f", s='"a"', o='{"a": [1]}', b="true", z="null", t="1 2", i="1e999", e=""): (
+        None, "", [("f", {"s": '"a"', "o": {"a": [1]}, "b": True, "z": None, "t": "1 2", "i": "1e999", "e": ""})], 0),
+    tags("f")[:-13]: (None, "", [("f", {})], 0),
+    tags("f")[:-25]: (None, tags("f")[:-25], [], 1),
+    tags("f").replace("</function>", ""): (None, "", [("f", {})], 0),
+    "<tool_call><function=f><parameter=a> </tool_call>b <tool_call><function=f><parameter=a> </tool_call>"
+    + qwen(named("f", "{}")): (
+        None,
+        "<tool_call><function=f><parameter=a> </tool_call>b <tool_call><function=f><parameter=a> </tool_call>",
+        [("f", {})],
+        2,
+    ),
+    qwen(named("f", "{}") + "\n" + named("g", "{}")): (None, "", [("f", {}), ("g", {})], 0),
+    qwen(f"```json\n{named('f', '{}')}\n```"): (None, "", [("f", {})], 0),
+    qwen(named("f", '{"a": "b\nc\t"}')): (None, "", [("f", {"a": "b\nc\t"})], 0),
+    qwen(named("f g", "{}")): (None, qwen(named("f g", "{}")), [], 1),
+    "a<tool_call>\nNo": (None, "a<tool_call>\nNo", [], 1),
 }  # fmt: skip
 
 MISTRAL: dict[str, Expected] = {
@@ -274,6 +371,11 @@ MISTRAL: dict[str, Expected] = {
     ),
     "[TOOL [TOOL_CALL] [1, 2] </": (None, "[TOOL [TOOL_CALL] [1, 2] </", [], 0),
     "[TOOL_CALLS]": (None, "[TOOL_CALLS]", [], 1),
+    f"[TOOL_CALLS]f{OSLO}[TOOL_CALLS]g {{}}</s>": (None, "", [("f", {"city": "Oslo"}), ("g", {})], 0),
+    "[TOOL_CALLS]f": (None, "[TOOL_CALLS]f", [], 1),
+    "[TOOL_CALLS]f[ARGS]": (None, "[TOOL_CALLS]f[ARGS]", [], 1),
+    "a [TOOL_CALLS] in b": (None, "a [TOOL_CALLS] in b", [], 1),
+    "[THINK]a[TOOL_CALLS]f[ARGS]" + '{"a": "[/THINK]"}': ("a", "", [("f", {"a": "[/THINK]"})], 0),
 }
 
 LLAMA: dict[str, Expected] = {
@@ -290,6 +392,15 @@ LLAMA: dict[str, Expected] = {
     "a {" + named("f", "{}") + "}": (None, "a {" + named("f", "{}") + "}", [], 0),
     named("f", '{"x": "<|eot_id|>"}'): (None, "", [("f", {"x": "<|eot_id|>"})], 0),
     "<|python_ta <|eot_id|> x": (None, "<|python_ta <|eot_id|> x", [], 0),
+    '{"type": "function", "function": "f", "parameters": {}}': (None, "", [("f", {})], 0),
+    f"[{named('f', '{}', 'parameters')}]<|eot_id|>": (None, "", [("f", {})], 0),
+    'a <function=f>{"x": "</function>"}</function> <function=g>{}</function><|eom_id|>': (
+        None, "a", [("f", {"x": "</function>"}), ("g", {})], 0),
+    "<function=f></function>": (None, "", [("f", {})], 0),
+    "<function=f>": (None, "<function=f>", [], 1),
+    "<function=f> of x": (None, "<function=f> of x", [], 1),
+    "<|start_header_id|>assistant<|end_header_id|>\n\n" + named("f", "{}"): (None, "", [("f", {})], 0),
+    "[f(x=1)]": (None, "[f(x=1)]", [], 0),
 }  # fmt: skip
 
 NAIVE: dict[str, Expected] = {
@@ -305,6 +416,8 @@ NAIVE: dict[str, Expected] = {
     " {": (None, " {", [], 0),
     "```python\nprint()\n```": (None, "```python\nprint()\n```", [], 0),
     '{"function": {"name": "f", "arguments": "{}"}}': (None, "", [("f", {})], 0),
+    "```\n" + named("f", "{}") + "\n": (None, "", [("f", {})], 0),
+    "{}": (None, "{}", [], 0),
 }
 
 CORPORA: dict[Make, dict[str, Expected]] = {
@@ -361,19 +474,22 @@ def test_wherever_an_answer_is_cut_it_says_the_same(make: Make, text: str, expec
         other = make()
         assert merged(read(other, [text[:cut], "", text[cut:]])) == whole
         assert other.problems == problems
-    assert merged(read(make(), text)) == whole
-    for size in (2, 3, 7):
-        assert merged(read(make(), [text[at : at + size] for at in range(0, len(text), size)])) == whole
+    for size in (1, 2, 3, 7):
+        other = make()
+        assert merged(read(other, [text[at : at + size] for at in range(0, len(text), size)])) == whole
+        assert other.problems == problems
 
 
 @pytest.mark.parametrize(("make", "text", "expected"), CASES)
 def test_an_answer_that_ends_anywhere_is_read_as_far_as_it_came(make: Make, text: str, expected: Expected):
-    for end in range(len(text)):
+    by_character = make()
+    told: list[StreamFrame] = []
+    for end, character in enumerate(text):
         parser = make()
-        frames = read(parser, [text[:end]])
-        assert merged(frames) == merged(read(make(), text[:end]))
+        assert merged(read(parser, [text[:end]])) == merged(told + deepcopy(by_character).close())
         for call in parser.calls:
             assert isinstance(call.args, dict)
+        told += by_character.feed(character)
 
 
 # ==== nothing is lost ====
@@ -384,6 +500,37 @@ JUNK = "0123456789äπ日🎈"
 def marks_of(make: Make) -> list[str]:
     parser = make()
     return sorted({mark for scanner in parser._unsure.values() for mark in scanner.marks})
+
+
+def dropped_marks(make: Make) -> list[str]:
+    """The marks that may be missing in what was said of an answer without calls: not those of calls."""
+    outside = [scanner.marks for mode, scanner in make()._sure.items() if mode not in HELD]
+    return [mark for marks in outside for mark, after in marks.items() if after not in (*HELD, Mode.UNSURE)]
+
+
+def pending_marks(make: Make) -> list[str]:
+    return [mark for mark, after in make()._sure[Mode.TEXT].marks.items() if after in PENDING]
+
+
+def heads_at(make: Make, text: str, start: int) -> list[int]:
+    """Where the head of a message that begins here may end."""
+    if make is not HarmonyParser or not text.startswith(("to=", "<|start|>", "<|channel|>"), start):
+        return []
+    ends = [found.start() for found in re.finditer(r"<\|message\|>", text)]
+    return [end + len("<|message|>") for end in ends if end > start and head_of(text[start:end]) is not None]
+
+
+def is_all_of(make: Make, said: str, text: str) -> bool:
+    """Whether what was said is the text without marks, heads and spaces."""
+    marks, places = dropped_marks(make), {0}
+    waiting: dict[int, set[int]] = {}
+    for at, character in enumerate(text):
+        places |= waiting.pop(at, set())
+        for end in (*(at + len(mark) for mark in marks if text.startswith(mark, at)), *heads_at(make, text, at)):
+            waiting.setdefault(end, set()).update(places)
+        same = {place + 1 for place in places if said[place : place + 1] == character}
+        places = same | places if character.isspace() else same
+    return len(said) in places | waiting.get(len(text), set())
 
 
 def junk_in(text: str) -> str:
@@ -419,6 +566,11 @@ def test_random_text_never_raises_and_loses_no_character(make: Make):
             for frame in whole
         ]
         assert junk_in("".join(said)) == junk_in(text)
+        if not one.calls:
+            assert is_all_of(make, "".join(said), text)
+            for mark in pending_marks(make):
+                for junk in JUNK:
+                    assert "".join(said).count(mark + junk) == text.count(mark + junk)
 
     check()
 
@@ -485,7 +637,137 @@ def test_a_long_answer_of_single_characters_is_read_in_seconds(make: Make):
     assert time.process_time() - began < 4
 
 
+STUCK = {
+    KimiK2Parser: '<|tool_call_begin|>f:0<|tool_call_argument_begin|>{"": \\"<|tool_call_end|>',
+    HarmonyParser: '<|channel|>commentary to=f<|message|>{"": \\"<|call|>',
+    DeepSeekR1Parser: '<｜tool▁call▁begin｜>f<｜tool▁sep｜>{"": \\"<｜tool▁call▁end｜>',
+    Qwen3Parser: '<tool_call>{"": \\"</tool_call>',
+    MistralParser: '[TOOL_CALLS]f[ARGS]{"": \\"',
+    Llama3Parser: '<|python_tag|>{"": \\"<|eom_id|>',
+    partial(Qwen3Parser, thinking=False): "<tool_call><function=f><parameter=a></tool_call>",
+}
+"""A call with a string or a value that does not end, however many of them there are."""
+
+
+@pytest.mark.parametrize(("make", "unit"), STUCK.items())
+def test_what_does_not_end_is_looked_for_once(make: Make, unit: str):
+    def seconds(count: int) -> float:
+        began = time.process_time()
+        make().parse("</think>" + unit * count)
+        return time.process_time() - began
+
+    assert any(seconds(1_600) < 24 * seconds(200) + 0.02 for _ in range(5))
+
+
+PROSE = {
+    KimiK2Parser: "</think>Write <|tool_call_begin|> in",
+    HarmonyParser: "<|channel|> is",
+    DeepSeekR1Parser: "</think>The <｜tool▁call▁begin｜> mark",
+    KimiK3Parser: K3_OPEN + "The <|open|>call mark",
+    Qwen3Parser: "</think>```<tool_call>\n[...]",
+    MistralParser: "[TOOL_CALLS] in",
+    Llama3Parser: "{not json at all",
+    NaiveJSONParser: "```python\n",
+}
+
+
+@pytest.mark.parametrize(("make", "text"), PROSE.items())
+def test_what_goes_on_like_prose_is_told_as_it_comes(make: Make, text: str):
+    parser = make()
+    told = parser.feed(text) + [frame for _ in range(100) for frame in parser.feed(" word")]
+    assert "".join(frame.text for frame in told if isinstance(frame, Append)).count(" word") >= 99
+
+
+# ==== ids ====
+
+
+def ids_of(parser: BaseParser, text: str) -> list[str]:
+    return [call.id for call in parser.parse(text).tool_calls or ()]
+
+
+def with_ids(*ids: str | None) -> str:
+    calls = [{"name": "f", "arguments": {}, **({"id": call_id} if call_id else {})} for call_id in ids]
+    return f"[TOOL_CALLS]{json.dumps(calls)}"
+
+
+def test_an_id_that_another_call_of_the_answer_has_is_not_kept():
+    assert ids_of(MistralParser(), with_ids("VvvODy9mT", "VvvODy9mT")) == ["VvvODy9mT", "000000001"]
+
+
+def test_a_numbered_id_is_one_that_no_call_has():
+    assert ids_of(MistralParser(), with_ids("000000001", None, None)) == ["000000001", "000000002", "000000003"]
+
+
+def test_an_id_that_a_call_before_has_is_not_given_again():
+    parser = Qwen3Parser()
+    parser.calls_before, parser.ids_before = 1, {"call_1", "f_1"}
+    call = '{"name": "f", "arguments": {}, "id": "call_1"}'
+    assert ids_of(parser, qwen(call, call.replace("_1", "_2"))) == ["f_2", "call_2"]
+
+
+def test_ids_of_a_call_that_was_only_thought_of_are_free_again():
+    call = qwen('{"name": "f", "arguments": {}, "id": "a"}')
+    assert ids_of(Qwen3Parser(), f"{call}</think>{call}{call}") == ["a", "f_1"]
+
+
+def test_calls_have_ids_of_their_own_even_where_a_parser_gives_them_one():
+    class Same(Qwen3Parser):
+        def call_id(self, name: str, number: int) -> str:
+            return "same"
+
+    assert ids_of(Same(), qwen(*[named("f", "{}")] * 3)) == ["same", "same_1", "same_2"]
+
+
 # ==== a parser ====
+
+
+def test_calls_are_listed_when_they_are_told():
+    parser = Qwen3Parser()
+    assert parser.feed(qwen(named("f", "{}"))) == []
+    assert parser.calls == []
+    assert parser.close() == [ToolCallDelta(0, "f_0", "f", "{}")]
+    assert [call.name for call in parser.calls] == ["f"]
+
+
+def test_what_was_told_before_a_call_in_open_reasoning_stays_told():
+    parser = Qwen3Parser()
+    assert parser.feed("<think>Hm. <tool_call>") == [Reasoning("Hm.")]
+    assert parser.feed("{oops</think>") == [Reasoning(" <tool_call>{oops")]
+    assert parser.problems == []
+
+
+def test_marks_of_the_answer_end_the_doubt_whether_k3_thought():
+    parser = KimiK3Parser(thinking=None)
+    assert parser.feed("Yes") == []
+    assert parser.feed("<|close|>response<|sep|>") == [Append("Yes")]
+
+
+def test_a_parser_without_reasoning_reads_all_as_the_answer():
+    class Plain(BaseParser):
+        MACHINE = {Mode.TEXT: {"<call>": Mode.CALL}, Mode.CALL: {"</call>": Mode.TEXT}}
+
+        def found(self, raw: str, closed: bool) -> tuple[list[Found], str]:
+            return [Found("f", "{}")], ""
+
+    assert Plain(thinking=None).parse("a <call> b </call>").text == "a"
+
+
+@pytest.mark.parametrize("name", ["f", "get_weather", "a.b-c:d/e", "f2", "天気"])
+def test_a_name_is_made_of_letters_digits_and_some_signs(name: str):
+    assert [call.name for call in Qwen3Parser().parse(qwen(named(name, "{}"))).tool_calls or ()] == [name]
+
+
+@pytest.mark.parametrize("name", ["", " ", "f g", "f{", "f()", "<f>", "f;g", "f\\ng"])
+def test_what_has_other_signs_is_no_name(name: str):
+    parser = Qwen3Parser()
+    assert not parser.parse(qwen(named(name, "{}"))).tool_calls
+    assert parser.problems[0].endswith("is no name of a function")
+
+
+def test_a_problem_says_that_a_call_may_have_been_cut_off():
+    parser = KimiK2Parser()
+    parser.parse("<|tool_call_begin|>f:0<|tool_call_argument_begin|>")
+    assert parser.problems[0].endswith("does not end; it may have been cut off")
 
 
 def test_ids_of_k2_count_over_the_conversation():

@@ -474,8 +474,10 @@ class BaseParser(ABC):
         """The next id that no call has."""
         first = max(self._number, self.calls_before + len(self._ids))
         numbers = range(first, first + len(self._ids) + len(self.ids_before) + 1)
-        self._number = next((number for number in numbers if self._is_new(self.call_id(name, number))), first)
-        return self.call_id(name, self._number)
+        ids = ((number, self.call_id(name, number)) for number in numbers)
+        otherwise = first, f"{self.call_id(name, first)}_{first}"
+        self._number, call_id = next((one for one in ids if self._is_new(one[1])), otherwise)
+        return call_id
 
     # ---- text ----
 

@@ -15,12 +15,10 @@ _MESSAGE: Final = "<|message|>"
 _CHANNEL: Final = "<|channel|>"
 _HEADS: Final[dict[str, Mode]] = dict.fromkeys(("<|start|>", _CHANNEL), Mode.HEADER)
 _ENDS: Final[dict[str, Mode]] = dict.fromkeys(("<|return|>", "<|call|>", "<|end|>"), Mode.END)
-_RECIPIENT: Final = re.compile(r"\sto=([^\s<]+)")
-_SAID_IN: Final = re.compile(r"<\|channel\|>\s*(analysis|commentary|final)")
 _HEAD: Final = re.compile(
     r"""(?:<\|start\|>)?\s*(?:assistant)?
-    (?:\s*to=[^\s<]+)?
-    (?:\s*<\|channel\|>\s*(?:analysis|commentary|final)(?:\s+to=[^\s<]+)?){0,2}
+    (?:\s*to=(?P<before>[^\s<]+))?
+    (?:\s*<\|channel\|>\s*(?P<channel>analysis|commentary|final)(?:\s+to=(?P<behind>[^\s<]+))?){0,2}
     \s*(?:<\|constrain\|>\s*[^\s<]+|json|code|text)?\s*""",
     re.VERBOSE,
 )
@@ -31,6 +29,11 @@ _BEGINS: Final = (
     rf"(?:<\|channel\|>\s*(?:(?:{_CHANNEL_BEGINS})(?:\s+[^\s<]*){{0,2}})?)?\s*"
     r"(?:<(?s:.*))?"
 )
+
+
+class _Head(NamedTuple):
+    channel: str
+    recipient: str
 
 
 class HarmonyParser(BaseParser):
@@ -83,19 +86,10 @@ class HarmonyParser(BaseParser):
         return [checked(head.recipient.removeprefix("functions."), arguments, closed=closed)], ""
 
 
-class _Head(NamedTuple):
-    channel: str
-    recipient: str
-
-
 def _head(text: str) -> _Head | None:
     """The head of a message. Many spaces mean one, and cost as much."""
-    text = " ".join(text.split())
-    if not _HEAD.fullmatch(text):
+    head = _HEAD.fullmatch(" ".join(text.split()))
+    if head is None:
         return None
-    recipient = _RECIPIENT.search(f" {text}")
-    channel = _SAID_IN.search(text)
-    return _Head(
-        channel[1] if channel else "",
-        recipient[1] if recipient and recipient[1] not in ("assistant", "user") else "",
-    )
+    recipient = head["before"] or head["behind"] or ""
+    return _Head(head["channel"] or "", "" if recipient in ("assistant", "user") else recipient)

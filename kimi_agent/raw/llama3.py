@@ -30,7 +30,7 @@ class Llama3Parser(BaseParser):
     """
 
     BEGINS = re.compile(
-        rf"{_FUNCTION}{NAME}*(?:>\s*(?:\{{(?s:.*))?)?|(?:{re.escape(_TAG)}\s*)?{OBJECT}",
+        rf"{_FUNCTION}{NAME}*(?:>\s*(?:[{{<](?s:.*))?)?|(?:{re.escape(_TAG)}\s*)?{OBJECT}",
     )
     CLOSES = (_FUNCTION_END,)
     QUIET = ("{", "[")
