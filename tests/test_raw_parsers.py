@@ -89,6 +89,8 @@ K2: dict[str, Expected] = {
     "<think>hm" + k2(("f:0", '{"a": "</think>"}')): ("hm", "", [("f", {"a": "</think>"})], 0),
     "a<|tool_call_begin|>f:0<|tool_call_argument_begin|>": (
         None, "a<|tool_call_begin|>f:0<|tool_call_argument_begin|>", [], 1),
+    "<|tool_call_begin|>f:0<|tool_call_argument_begin|>null": (
+        None, "<|tool_call_begin|>f:0<|tool_call_argument_begin|>null", [], 1),
     "<|tool_call_begin|>f:0<|tool_call_argument_begin|><|im_end|>": (
         None, "<|tool_call_begin|>f:0<|tool_call_argument_begin|><|im_end|>", [], 1),
     "It writes `<|tool_calls_section_begin|>` before": (None, "It writes `<|tool_calls_section_begin|>` before", [], 0),
@@ -159,6 +161,8 @@ K3: dict[str, Expected] = {
         "", "", [("f", {"a": "<|close|>argument<|sep|><|close|>call<|sep|>"})], 0),
     K3_OPEN + k3("f", ("a", "string", "<|close|>json<|sep|><|close|>call<|sep|>")): (
         "", "", [("f", {"a": "<|close|>json<|sep|><|close|>call<|sep|>"})], 0),
+    "a" + k3("f") + "<|close|>tools<|sep|>b": ("a", "<|close|>tools<|sep|>b", [("f", {})], 0),
+    K3_OPEN + "a<|close|>response<|sep|><|open|>tools<|sep|>b": ("", "a<|open|>tools<|sep|>b", [], 0),
     "<|close|>think<|sep|><|open|>tools<|sep|>" + k3("f") + " <|close|>tools<|sep|>b": (
         "", " <|close|>tools<|sep|>b", [("f", {})], 0),
 }  # fmt: skip
@@ -208,6 +212,7 @@ HARMONY: dict[str, Expected] = {
         None, "<|channel|>analysis <|start|>assistantYes", [], 2),
     f"<|channel|>final {FINAL}a": (None, "<|channel|>final a", [], 1),
     "<|channel|>final<|message|>Write `<|end|>` and<|end|>": (None, "Write `<|end|>` and", [], 0),
+    "<|channel|>analysis<|message|>a <|end|> b": ("a <|end|> b", "", [], 0),
     "<|channel|>analysis<|message|>a<|end|>": ("a", "", [], 0),
     "<|channel|>analysis<|message|><|end|>": ("", "", [], 0),
     "<|channel|>final <|constrain|>WeatherReport<|message|>{}<|return|>": (None, "{}", [], 0),
@@ -267,6 +272,7 @@ R1: dict[str, Expected] = {
     f"</think><｜tool▁call▁begin｜>function<｜tool▁sep｜>f{OSLO}": ("", "", [("f", {"city": "Oslo"})], 0),
     "</think><｜tool▁call▁begin｜>f?<｜tool▁sep｜>{}<｜tool▁call▁end｜>": (
         "", "<｜tool▁call▁begin｜>f?<｜tool▁sep｜>{}<｜tool▁call▁end｜>", [], 1),
+    "</think><｜tool▁call▁begin｜>function<｜tool▁sep｜>{}<｜tool▁call▁end｜>": ("", "", [("function", {})], 0),
     "</think>The <｜tool▁calls▁begin｜> mark": ("", "The <｜tool▁calls▁begin｜> mark", [], 0),
     "</think>a <｜tool▁calls▁begin｜> <｜tool▁calls▁end｜> b": ("", "ab", [], 0),
 }  # fmt: skip
@@ -321,11 +327,15 @@ QWEN: dict[str, Expected] = {
     "<think>hm \n" + qwen(named("f", '{"a": "</think>"}')) + " hm </think>b": (
         "hm \n" + qwen(named("f", '{"a": "</think>"}')) + " hm", "b", [], 0),
     '<tool_call>{"name": "f, </think>}</tool_call>': ('<tool_call>{"name": "f,', "}</tool_call>", [], 0),
+    "<think>hm \n<tool_call>no": ("hm", "<tool_call>no", [], 1),
+    '<tool_call>{"name": "f, </think>' + qwen(named("f", '{"a": "</tool_call>"}')): (
+        '<tool_call>{"name": "f,', "", [("f", {"a": "</tool_call>"})], 0),
     "Use <tool_call>{oops, or </think>b": ("Use <tool_call>{oops, or", "b", [], 0),
     "a\n" + tags("f", city='\nOslo "x\n', n="\n4\n", t="</tool_call> <tool_call> </think>") + "\n<|im_end|>": (
         None, "a", [("f", {"city": 'Oslo "x', "n": 4, "t": "</tool_call> <tool_call> </think>"})], 0),
-    tags("f", s='"a"', o='{"a": [1]}', b="true", z="null", t="1 2", i="1e999", e=""): (
-        None, "", [("f", {"s": '"a"', "o": {"a": [1]}, "b": True, "z": None, "t": "1 2", "i": "1e999", "e": ""})], 0),
+    tags("f", i="1e999", n="NaN"): (None, "", [("f", {"i": "1e999", "n": "NaN"})], 0),
+    tags("f", s='"a"', o='{"a": [1]}', b="true", z="null", t="1 2", e=""): (
+        None, "", [("f", {"s": '"a"', "o": {"a": [1]}, "b": True, "z": None, "t": "1 2", "e": ""})], 0),
     tags("f")[:-13]: (None, "", [("f", {})], 0),
     tags("f")[:-25]: (None, tags("f")[:-25], [], 1),
     tags("f").replace("</function>", ""): (None, "", [("f", {})], 0),
@@ -337,9 +347,12 @@ QWEN: dict[str, Expected] = {
         2,
     ),
     qwen(named("f", "{}") + "\n" + named("g", "{}")): (None, "", [("f", {}), ("g", {})], 0),
+    qwen(named("f", "{}") + ", " + named("g", "{}")): (None, "", [("f", {}), ("g", {})], 0),
     qwen(f"```json\n{named('f', '{}')}\n```"): (None, "", [("f", {})], 0),
     qwen(named("f", '{"a": "b\nc\t"}')): (None, "", [("f", {"a": "b\nc\t"})], 0),
     qwen(named("f g", "{}")): (None, qwen(named("f g", "{}")), [], 1),
+    qwen('{"name": "\\""}', named("f", '{"a": "</tool_call>"}')): (
+        None, qwen('{"name": "\\""}'), [("f", {"a": "</tool_call>"})], 1),
     "a<tool_call>\nNo": (None, "a<tool_call>\nNo", [], 1),
 }  # fmt: skip
 
@@ -570,7 +583,7 @@ def test_random_text_never_raises_and_loses_no_character(make: Make):
             assert is_all_of(make, "".join(said), text)
             for mark in pending_marks(make):
                 for junk in JUNK:
-                    assert "".join(said).count(mark + junk) == text.count(mark + junk)
+                    assert "".join(said).count(mark + junk) >= text.count(mark + junk)
 
     check()
 
@@ -719,6 +732,13 @@ def test_calls_have_ids_of_their_own_even_where_a_parser_gives_them_one():
 
 
 # ==== a parser ====
+
+
+def test_what_comes_late_in_a_call_is_not_looked_at_before_its_end_however_it_is_cut():
+    text = f"<|tool_call_begin|>{'a' * 250} b c"
+    one, other = KimiK2Parser(thinking=False), KimiK2Parser(thinking=False)
+    assert merged(read(one, text)) == merged(read(other, [text]))
+    assert one.problems == other.problems
 
 
 def test_calls_are_listed_when_they_are_told():

@@ -197,7 +197,7 @@ class BaseParser(ABC):
 
     @abstractmethod
     def found(self, raw: str, closed: bool) -> tuple[list[Found], str]:
-        """The calls in a piece of text, and what stands behind them.
+        """The calls in a piece of text, and what stands behind them, which is said as if no call were there.
 
         Args:
             raw: from the mark that opened it up to the one that closed it, without that one.
@@ -397,7 +397,6 @@ class BaseParser(ABC):
         """A call in reasoning that has not ended: the model forgot to end it, or only thinks of a call."""
         self._position -= len(mark)
         self._try_answer()
-        self._out.begin()
         self._mode = Mode.TEXT
 
     def _take_back(self, attempt: _Attempt, mark: str) -> None:
@@ -439,7 +438,7 @@ class BaseParser(ABC):
         except Malformed as error:
             if self._doubt is not None:
                 self._buffer, self._position = raw[self._doubt :] + mark + self._buffer[self._position :], 0
-                self._held, self._size = [raw[: self._doubt]], self._doubt
+                self._held = [raw[: self._doubt]]
                 self._doubt, self._head, self._trusting, self._mode = None, None, False, Mode.PLAIN
                 return False
             self._fail(raw + closing, raw, f"{error}" if mark else f"{error}; it may have been cut off")
@@ -448,9 +447,7 @@ class BaseParser(ABC):
         self._part()
         for call in calls:
             self._tell(call)
-        if rest:
-            self._mode = Mode.TEXT
-            self._say(rest)
+        self._say(rest)
         return True
 
     def _fail(self, text: str, shown: str, reason: str) -> None:

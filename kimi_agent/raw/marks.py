@@ -79,7 +79,7 @@ def _scanners(machine: Machine) -> Mapping[Mode, Scanner]:
 def _with_strings(machine: Machine) -> Machine:
     """The machine, in whose calls strings are seen."""
     call = machine.get(Mode.CALL, {})
-    closing = {mark: Mode.STRING for mark, after in call.items() if after is not Mode.PLAIN}
+    closing = dict.fromkeys(call, Mode.STRING)
     string = {'"': Mode.CALL, '\\"': Mode.STRING, "\\\\": Mode.STRING, **closing}
     return {
         **machine,

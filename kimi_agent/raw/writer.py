@@ -56,8 +56,7 @@ class Writer:
 
     def end(self, *, reasoning: bool) -> None:
         """No mark comes any more: spaces were said."""
-        if not self._fresh:
-            self._emit("".join(self.blank), reasoning)
+        self._emit("".join(self.blank), reasoning)
 
     def _emit(self, text: str, reasoning: bool) -> None:
         if not text:
