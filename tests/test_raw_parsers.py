@@ -52,6 +52,7 @@ K2: dict[str, Expected] = {
     "<think>Hm.</think>Four degrees.<|im_end|>": ("Hm.", "Four degrees.", [], 0),
     "No opening mark.</think>\nYes.": ("No opening mark.", "\nYes.", [], 0),
     "<think></think>Yes": ("", "Yes", [], 0),
+    " \n Hm.</think>Yes": (" \n Hm.", "Yes", [], 0),
     "Look: " + k2(("functions.get_weather:0", OSLO)) + "<|im_end|>": (
         None,
         "Look: ",
