@@ -11,6 +11,7 @@ import struct
 import time
 import warnings
 import zipfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -453,7 +454,7 @@ def test_a_file_above_the_limit_is_not_read(tmp_path):
     start = time.process_time()
     with pytest.raises(SessionError, match=f"{blobs.LARGEST + 1} bytes; more than {blobs.LARGEST} are not read"):
         load(path)
-    assert time.process_time() - start < 0.2
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.kimi"])
@@ -688,12 +689,25 @@ def test_a_relative_path_without_a_folder_works(tmp_path, monkeypatch):
 # ==== speed ====
 
 
+def seconds(work: Callable[[], object]) -> float:
+    """Of the processor, at best."""
+
+    def once() -> float:
+        begun = time.process_time()
+        work()
+        return time.process_time() - begun
+
+    return min(once() for _ in range(3))
+
+
 @pytest.mark.parametrize("name", ["a.json", "a.kimi"])
-def test_ten_thousand_messages_save_and_load_at_once(tmp_path, name):
-    state = conversation(*[Message.user(f"message number {number}") for number in range(10_000)])
-    start = time.process_time()
-    save(tmp_path / name, state)
-    middle = time.process_time()
-    assert load(tmp_path / name) == state
-    assert middle - start < 0.3
-    assert time.process_time() - middle < 0.6
+def test_ten_times_the_messages_take_about_ten_times_as_long_to_save_and_to_load(tmp_path, name):
+    few, many = (
+        conversation(*[Message.user(f"message number {number}") for number in range(size)]) for size in (1_000, 10_000)
+    )
+    path = tmp_path / name
+    few_saved, few_loaded = seconds(lambda: save(path, few)), seconds(lambda: load(path))
+    many_saved, many_loaded = seconds(lambda: save(path, many)), seconds(lambda: load(path))
+    assert many_saved < 20 * few_saved + 0.05
+    assert many_loaded < 20 * few_loaded + 0.05
+    assert load(path) == many
