@@ -1,7 +1,6 @@
 """A model on a server of one's own: a pipeline writes its prompt, and a parser finds the calls in what it answers.
 
-With vLLM, SGLang or llama.cpp: `python examples/19_selfhosted.py http://localhost:8000/v1 Qwen/Qwen3-8B`
-Without a server:               `python examples/19_selfhosted.py`
+`python examples/19_selfhosted.py http://localhost:8000/v1 Qwen/Qwen3-8B`, or nothing behind it for a stand-in.
 """
 
 import asyncio
@@ -42,11 +41,14 @@ async def ask(model: str, base_url: str, api_key: str) -> None:
 
 
 async def main() -> None:
-    if len(sys.argv) == 3:
-        await ask(sys.argv[2], sys.argv[1], "none")
-    else:
-        async with KimiServer(map(say, SCRIPT)) as server:
-            await ask("Qwen/Qwen3-8B", server.base_url, server.api_key)
+    match sys.argv[1:]:
+        case []:
+            async with KimiServer(map(say, SCRIPT)) as server:
+                await ask("Qwen/Qwen3-8B", server.base_url, server.api_key)
+        case base_url, model:
+            await ask(model, base_url, "none")
+        case _:
+            sys.exit("Give both the address and the model, or nothing.")
 
 
 if __name__ == "__main__":

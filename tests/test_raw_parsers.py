@@ -275,7 +275,7 @@ R1: dict[str, Expected] = {
         "", "<｜tool▁call▁begin｜>f?<｜tool▁sep｜>{}<｜tool▁call▁end｜>", [], 1),
     "</think><｜tool▁call▁begin｜>function<｜tool▁sep｜>{}<｜tool▁call▁end｜>": ("", "", [("function", {})], 0),
     "</think>The <｜tool▁calls▁begin｜> mark": ("", "The <｜tool▁calls▁begin｜> mark", [], 0),
-    "</think>a <｜tool▁calls▁begin｜> <｜tool▁calls▁end｜> b": ("", "ab", [], 0),
+    "</think>a <｜tool▁calls▁begin｜> <｜tool▁calls▁end｜> b": ("", "a  b", [], 0),
 }  # fmt: skip
 
 
@@ -859,3 +859,38 @@ def test_a_parser_is_for_one_answer():
     assert parser.close() == []
     with pytest.raises(ValueError, match="new one"):
         parser.feed("y")
+
+
+# ==== what stands on both sides of a call ====
+
+CALLED = qwen(named("f", "{}"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"First.\n{CALLED}\nNow the other.\n{CALLED}", "First.\n\nNow the other."),
+        (f"It is 4 °C. {CALLED} I will tell you.", "It is 4 °C.  I will tell you."),
+        (f"One{CALLED}two{CALLED}\n{CALLED} three", "Onetwo\n three"),
+        (f"<think>Well. </think> Yes. {CALLED}", "Yes."),
+        (f"{CALLED}\nYes.", "Yes."),
+    ],
+)
+def test_text_before_a_call_and_behind_it_stays_apart(text: str, said: str):
+    for thinking in (False, None):
+        whole = Qwen3Parser(thinking=thinking)
+        assert whole.parse(text).text == said
+        assert merged(read(Qwen3Parser(thinking=thinking), text)) == merged(
+            read(Qwen3Parser(thinking=thinking), [text])
+        )
+
+
+def test_what_was_taken_for_the_answer_leaves_no_gap():
+    message = Qwen3Parser(thinking=None).parse(f"Draft. {CALLED} More.</think> Yes.")
+    assert message.text == "Yes."
+
+
+def test_half_a_surrogate_in_arguments_stays_what_can_be_written():
+    call, *_ = Qwen3Parser().parse(qwen(named("f", r'{"x": "\ud800", "y": "é"}'))).tool_calls or ()
+    assert call.arguments.isascii()
+    assert call.args == {"x": "\ud800", "y": "é"}

@@ -38,7 +38,7 @@ from ..events import Append, Reasoning, StreamFrame, ToolCallDelta
 from ..message import ContentPart, Message, TextPart, ThinkPart, ToolCall
 from .calls import Found, Malformed
 from .marks import DATA, HELD, PENDING, SAID, SPACES, WHOLE, Machine, Mode, Scanner, scanners
-from .writer import Writer
+from .writer import Kept, Writer
 
 __all__ = ["BaseParser", "Found", "Malformed", "Mode"]
 
@@ -53,14 +53,14 @@ class _Attempt:
 
     Args:
         text: the answer, from its beginning on.
-        blank: spaces of the reasoning before it.
+        kept: what the writer goes on with.
         frames: how many frames were there before it.
         problems: how many problems.
         ids: those of the calls before it.
     """
 
     text: list[str]
-    blank: list[str]
+    kept: Kept
     frames: int
     problems: int
     ids: set[str]
@@ -390,8 +390,7 @@ class BaseParser(ABC):
     def _try_answer(self, before: str = "") -> None:
         """Read what comes as the answer, as long as nothing speaks against it."""
         text = [before, self._buffer[self._position :]]
-        self._attempt = _Attempt(text, self._out.blank, len(self._out.frames), len(self.problems), {*self._ids})
-        self._out.blank = []
+        self._attempt = _Attempt(text, self._out.attempt(), len(self._out.frames), len(self.problems), {*self._ids})
 
     def _try_call(self, mark: str) -> None:
         """A call in reasoning that has not ended: the model forgot to end it, or only thinks of a call."""
@@ -403,8 +402,9 @@ class BaseParser(ABC):
         """What was read as the answer was reasoning."""
         text = "".join(attempt.text)
         thought = text[: len(text) - len(self._buffer) + self._position - len(mark)]
-        del self._out.frames[attempt.frames :], self.problems[attempt.problems :]
-        self._attempt, self._held, self._out.blank, self._ids = None, [], attempt.blank, attempt.ids
+        self._out.take_back(attempt.frames, attempt.kept)
+        del self.problems[attempt.problems :]
+        self._attempt, self._held, self._ids = None, [], attempt.ids
         self._trusting, self._mode = True, Mode.REASONING
         self._out.begin()
         self._say(thought)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from math import isinf
 from typing import Any, Final, NoReturn, cast
 
@@ -112,9 +113,14 @@ def as_text(arguments: Any) -> str:
     if isinstance(arguments, str):
         return arguments
     try:
-        return json.dumps(arguments, ensure_ascii=False)
+        text = json.dumps(arguments, ensure_ascii=False)
     except RecursionError:
         raise Malformed("it is nested too deeply") from None
+    return json.dumps(arguments) if _HALF(text) else text
+
+
+_HALF: Final = re.compile("[\ud800-\udfff]").search
+"""Half of a surrogate pair, which is no text that can be written anywhere."""
 
 
 def _number(text: str) -> float:
