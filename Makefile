@@ -33,7 +33,7 @@ bench: $(VENV)/dev-ready  ## the figures, as ratios within one run
 
 $(VENV)/ready: pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
-	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable .
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[cli]'
 	@touch $@
 
 $(VENV)/dev-ready: pyproject.toml $(VENV)/ready
