@@ -21,6 +21,7 @@ from .events import E, Handler, Handlers, RoundStarted, StreamFrame, ToolCallFin
 from .generate import GenerateResult, collect
 from .latecomers import at_top, declarations
 from .limits import NO_LIMITS, UsageLimits, nothing_spent
+from .measured import Stopwatch
 from .message import Content, FrozenDict, Message, ToolCall
 from .prompt.compaction import Compaction, Compactor
 from .prompt.counting import cost, counter_in_time
@@ -139,6 +140,7 @@ class Agent(Lasting, Forking, approving.Approving, calls.Calling):
         self._window = Window()
         self._turns = Turns()
         self._keeper = Keeper(session)
+        self._stopwatch = Stopwatch()
         self._pending = spending.Pending()
         self._handlers = Handlers(strict=strict_hooks)
         self._approvals = Approvals()
@@ -319,7 +321,7 @@ class Agent(Lasting, Forking, approving.Approving, calls.Calling):
             PromptError: there is no prompt that fits.
         """
         stream = await self.get_model_stream(include_functions, **overrides)
-        return await collect(stream, on_batch(self._handlers))
+        return await collect(stream, self._stopwatch.on_batch(on_batch(self._handlers)))
 
     async def add_completion_to_history(self, completion: GenerateResult) -> Message:
         """Add an answer of the model to the history, joined to its beginning if that is there, and return it."""

@@ -14,11 +14,13 @@ from .generate import GenerateResult, collect
 from .hooks import given
 from .latecomers import as_sent, at_top, declaration, declarations, latecomers, undeclared
 from .limits import as_spent
+from .measured import Stopwatch
 from .message import Message
 from .prompt.counting import counter_in_time
 from .prompt.window import Fit, assemble, fit_in_time
 from .provider import Format, GenerationKwargs, StreamedMessage
 from .resume import ResumedMessage
+from .session.keeping import Keeper
 from .spending import Spender
 from .stream import Recording, on_batch, tell_of_failure
 from .tools.base import Tool, ToolLike
@@ -35,6 +37,8 @@ class Asker(Spender, Protocol):
     resume_interrupted: bool
     trim_ratio: float
     _kept: Fit | None
+    _keeper: Keeper
+    _stopwatch: Stopwatch
 
     async def get_prompt(self, include_functions: bool = True, **overrides: Any) -> list[Message]:
         """The hook that gives the messages of a request."""
@@ -174,7 +178,7 @@ async def open_stream(agent: Asker, include_functions: bool, overrides: Mapping[
         "",
         tools,
         generation_overrides=_generation(agent, overrides),
-        on_event=agent._handlers.emit if listens else None,
+        on_event=agent._stopwatch.on_event(agent._handlers.emit if listens else None),
     )
     if include_functions:
         agent._window.told = (agent._window.told or frozenset()) | {tool.name for tool in tools}
@@ -208,13 +212,16 @@ async def model_turn(agent: Asker, request: Mapping[str, Any], recording: Record
     try:
         await _declare(agent, request)
         await agent._handlers.emit(StreamStarted(agent.provider.model_name))
-        result = await _answer(agent, request, recording)
+        if agent._keeper.keeps:
+            agent._stopwatch.start()
+        result = agent._stopwatch.measured(agent, await _answer(agent, request, recording))
         spending.pay(agent, result)
         added = agent.add_completion_to_history(result)
         result = replace(result, message=await given(agent, "add_completion_to_history", added, Message))
         await agent._settle()
         drift = spending.learn(agent, result)
     except BaseException as error:
+        agent._stopwatch.stop()
         spending.pay_for_broken(agent, error)
         await tell_of_failure(agent._handlers, error, recording)
         raise
@@ -235,4 +242,4 @@ async def _answer(agent: Asker, request: Mapping[str, Any], recording: Recording
     if recording is None:
         return await given(agent, "get_model_completion", agent.get_model_completion(**request), GenerateResult)
     stream = await given(agent, "get_model_stream", agent.get_model_stream(**request), AsyncIterable)
-    return await collect(stream, on_batch(agent._handlers, recording))
+    return await collect(stream, agent._stopwatch.on_batch(on_batch(agent._handlers, recording)))

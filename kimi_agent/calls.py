@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
 from dataclasses import is_dataclass, replace
 from functools import partial
-from time import monotonic
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypeVar, cast
 from uuid import uuid4
 
@@ -26,6 +26,7 @@ from .events import Handlers, ToolCallFinished, ToolCallStarted
 from .generate import GenerateResult
 from .hooks import given
 from .limits import Spent, UsageLimits
+from .measured import with_call
 from .message import Message, ToolCall
 from .provider import ChatProvider
 from .tools.allowance import Allowance, CallOutcome
@@ -46,6 +47,7 @@ from .tools.toolset import ExceptionHandleResult, FunctionCallResult, found, is_
 from .turns import Turn, Turns
 
 if TYPE_CHECKING:
+    from .session.keeping import Keeper
     from .tools.mapping import MappedCalls
 
 __all__ = ["Answering", "Arguments", "Caller", "Calling", "result_for"]
@@ -66,6 +68,7 @@ class Caller(Protocol):
     _handlers: Handlers
     _turns: Turns
     _approvals: Approvals
+    _keeper: Keeper
     _parent: Any
 
     async def approve_function_call(self, call: ToolCall, function: ToolLike) -> Approval:
@@ -185,12 +188,14 @@ class Answering:
                 return outcome
         await agent._handlers.emit(ToolCallStarted(call))
         spending.pay_for_calls(agent)
-        started = monotonic()
+        began, started = time(), monotonic()
         with _in_context_of(agent, call, self._allowance.failures, keeps_result=True) as progress:
             outcome = await self._ran(call)
         with suppress(asyncio.CancelledError):  # whoever cancels the call gets its result
             await progress.told()
-        return self._reminded(replace(outcome, duration=monotonic() - started))
+        duration = monotonic() - started
+        message = with_call(outcome.message, began, duration) if agent._keeper.keeps else outcome.message
+        return self._reminded(replace(outcome, message=message, duration=duration))
 
     async def _ran(self, call: ToolCall) -> CallOutcome:
         agent, attempt = self._agent, self._allowance.failures

@@ -27,7 +27,7 @@ STEPS = (
     ("generate",),
     ("prompt", "frames", "resume"),
     ("stream",),
-    ("spending",),
+    ("spending", "measured"),
     ("session", "structured", "calls", "approving"),
     ("asking",),
     ("subagents",),

@@ -230,6 +230,11 @@ class Keeper:
 
     # ---- writing ----
 
+    @property
+    def keeps(self) -> bool:
+        """Whether the conversation has a session."""
+        return self._session is not None
+
     def _remember(self, state: SessionState) -> None:
         self._has, self._said = state, list(state.chat_history)
         self._sure = True
