@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 from urllib.parse import urlsplit
 
-from ..errors import ChatProviderError
+from ..errors import ChatProviderError, InvalidRequestError
 from ..events import RequestSent, tell
 from ..history import Repaired, is_begun, repair
 from ..message import Message
@@ -173,6 +173,25 @@ class Kimi:
         changed._generation = {**_without_thinking(self._generation), **fields}
         changed._thinking_effort = effort
         return changed
+
+    def with_model(self, model: str) -> Self:
+        """A copy that asks another model. Copies share one pool of connections.
+
+        What `with_thinking` asked for is said in the words of the other model. If that cannot think so hard, it thinks
+        as it does by default, and `thinking_effort` is `None`.
+
+        Args:
+            model: its name.
+        """
+        changed = copy.copy(self)
+        changed.model_name = model
+        if self._thinking_effort is None:
+            return changed
+        try:
+            return changed.with_thinking(self._thinking_effort)
+        except InvalidRequestError:
+            changed._generation, changed._thinking_effort = _without_thinking(self._generation), None
+            return changed
 
     def with_generation_kwargs(self, **kwargs: Unpack[GenerationKwargs]) -> Self:
         """A copy that sends these with each request. What was said last counts; a request's own overrides go first.

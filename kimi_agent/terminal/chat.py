@@ -4,6 +4,8 @@ Ctrl-C stops the answer and never the chat: the round is closed, so the history 
 prompt Ctrl-C tells how to leave, and leaves when it comes twice; Ctrl-D leaves. An error of the provider is one line,
 and the chat goes on. Whatever a model or a tool wrote is made visible before it is printed.
 
+Where a person types, a line such as `/help` is a command. Lines that come out of a pipe all go to the model.
+
 The chat knows a `Display` and a `Reader`, and not what they are made of.
 """
 
@@ -12,15 +14,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import replace
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..errors import ApprovalPending, KimiAgentError
+from ..errors import ApprovalPending, KimiAgentError, SessionError
 from ..tools.approval import Approval
+from . import commands
+from .conversations import Conversations, session_of
 from .display import USER, Display, PlainDisplay
 from .interrupts import Interrupts
-from .reading import Left, PlainReader, Reader
+from .options import ChatOptions, Completion
+from .reading import Left, PlainReader, Reader, input_is_piped
+from .status import status_line
 from .text import visible
 
 if TYPE_CHECKING:
@@ -28,6 +34,8 @@ if TYPE_CHECKING:
     from ..message import ToolCall
 
 __all__ = ["Chat", "chat_in_terminal", "chat_in_terminal_async"]
+
+T = TypeVar("T")
 
 
 def chat_in_terminal(
@@ -97,10 +105,14 @@ async def chat_in_terminal_async(
     stream: bool = True,
 ) -> None:
     """`chat_in_terminal` for where an event loop is running, with the same arguments."""
-    echo, interrupts = verbose or echo, Interrupts()
-    display = PlainDisplay(width, verbose or show_function_args, verbose or show_function_returns, stream)
-    chat = Chat(agent, display, PlainReader(interrupts, echo=echo), interrupts, stopword=stopword, echo=echo)
-    await chat.run(rounds, ai_first)
+    options = ChatOptions(
+        width=width,
+        show_args=verbose or show_function_args,
+        show_returns=verbose or show_function_returns,
+        stream=stream,
+        echo=verbose or echo,
+    )
+    await Chat(agent, options, stopword=stopword).run(rounds, ai_first)
 
 
 def _a_loop_is_running() -> bool:
@@ -111,27 +123,42 @@ def _a_loop_is_running() -> bool:
     return True
 
 
-@dataclass
+def _parts(options: ChatOptions, interrupts: Interrupts) -> tuple[Display, Reader]:
+    """What a chat is shown with, and what it reads with."""
+    display = PlainDisplay(options.width, options.show_args, options.show_returns, options.stream)
+    return display, PlainReader(interrupts, echo=options.echo)
+
+
 class Chat:
-    """One conversation: asks, answers, and survives what happens in between.
+    """One conversation after the other: asks, answers, and survives what happens in between.
 
     Args:
-        agent: who answers.
-        display: where it is shown.
-        reader: where lines come from.
-        interrupts: who hears of Ctrl-C.
+        agent: who answers, until a command puts another one in its place.
+        options: how it looks. What the display and the reader may ask is filled in.
         stopword: leave when the user says exactly this.
-        echo: show what the user said.
     """
 
-    agent: Agent
-    display: Display
-    reader: Reader
-    interrupts: Interrupts
-    stopword: str | None = field(default=None, kw_only=True)
-    echo: bool = field(default=False, kw_only=True)
-    _unanswered: bool = False
-    _is_last: bool = False
+    def __init__(self, agent: Agent, options: ChatOptions | None = None, *, stopword: str | None = None) -> None:
+        self.conversations = Conversations(agent)
+        self.interrupts = Interrupts()
+        self.stopword = stopword
+        self.options = replace(options or ChatOptions(), complete=self.complete, status=self.status)
+        self.display, self.reader = _parts(self.options, self.interrupts)
+        self._unanswered = False
+        self._is_last = False
+
+    @property
+    def agent(self) -> Agent:
+        """Who answers now."""
+        return self.conversations.agent
+
+    def complete(self, line: str) -> list[Completion]:
+        """How the line could go on."""
+        return commands.complete(self, line)
+
+    def status(self) -> str:
+        """The status line."""
+        return status_line(self.agent)
 
     async def run(self, rounds: int = 0, ai_first: bool = False) -> None:
         """Chat until the user leaves.
@@ -140,12 +167,19 @@ class Chat:
             rounds: leave after so many; 0 for no limit.
             ai_first: the model speaks first.
         """
-        async with self.agent:
+        async with self.conversations:
             with self.interrupts.caught(), suppress(Left):
+                await self._look_for_sessions()
                 for number in range(rounds) if rounds else count():
                     self._is_last = number == rounds - 1
                     query = None if ai_first and number == 0 else await self._query()
                     await self._answer(query)
+
+    async def _look_for_sessions(self) -> None:
+        """So that they can be completed; who wants to see them hears why that cannot be."""
+        if session_of(self.agent) is not None:
+            with suppress(SessionError):
+                await self.conversations.look_up()
 
     async def _query(self) -> str | None:
         """What the user says. Enter alone means nothing, except after an answer that did not come."""
@@ -153,12 +187,37 @@ class Chat:
             line = await self._line(USER)
             if self.stopword and line == self.stopword:
                 raise Left
+            if not input_is_piped():
+                if (command := commands.command_in(line)) is not None:
+                    if await self._does(command):
+                        return None
+                    continue
+                line = commands.unescaped(line)
             if line or self._unanswered:
                 return line or None
 
+    async def _does(self, command: commands.Typed) -> bool:
+        """Do what a command says; whether the model is to answer now."""
+        try:
+            task = await self._ended(commands.run(self, command))
+            if task.cancelled():
+                self.display.notice("(stopped)")
+                return False
+            did = task.result()
+            if did.agent is not None:
+                await self.conversations.go_to(did.agent)
+        except (KimiAgentError, OSError, ValueError) as error:
+            self.display.notice(_told(error))
+            return False
+        if did.notice:
+            self.display.notice(did.notice)
+        if did.changed or did.agent is not None:
+            self._unanswered = commands.waits_for_an_answer(self.agent)
+        return did.asks
+
     async def _line(self, prompt: str) -> str:
         line = (await self.reader.line(prompt)).strip()
-        if self.echo:
+        if self.options.echo:
             self.display.said(line)
         return line
 
@@ -171,22 +230,25 @@ class Chat:
             else:
                 self.display.notice("(stopped)" if self._is_last else "(stopped; Enter asks again)")
         except KimiAgentError as error:
-            text, hint = " ".join(str(error).split()), "" if self._is_last else " (Enter tries again)"
-            self.display.notice(f"ERROR: {type(error).__name__}: {text}{hint}")
+            self.display.notice(_told(error) + ("" if self._is_last else " (Enter tries again)"))
 
     async def _went_to_its_end(self, query: str | None) -> bool:
         """A round, and all that the user has to approve in it; whether it was not stopped."""
-        answering = self.display.answer(self.agent, query)
+        waiting = self.agent.waiting_calls if query is None else ()
         while True:
+            said = [await self._approval(call) for call in waiting]
+            task = await self._ended(self.display.answer(self.agent, query, said))
+            if task.cancelled():
+                return False
             try:
-                return await self._finished(answering)
+                task.result()
+                return True
             except ApprovalPending as pending:
-                said = [await self._approval(call) for call in pending.calls]
-                answering = self.display.answer(self.agent, None, said)
+                query, waiting = None, pending.calls
 
-    async def _finished(self, answering: Coroutine[Any, Any, None]) -> bool:
-        """Run it to its end, which may be Ctrl-C; whether it was not."""
-        task = asyncio.create_task(answering)
+    async def _ended(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Its task, at its end, which may be Ctrl-C: then it was cancelled."""
+        task = asyncio.create_task(work)
         with self.interrupts.stopping(task.cancel):
             try:
                 await asyncio.wait([task])
@@ -194,10 +256,7 @@ class Chat:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
                 raise
-        if task.cancelled():
-            return False
-        task.result()
-        return True
+        return task
 
     async def _approval(self, call: ToolCall) -> Approval:
         """What the user says of a call."""
@@ -212,3 +271,8 @@ class Chat:
                 return Approval.reject(call=call)
             case _:
                 return Approval.reject(line, call)
+
+
+def _told(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"ERROR: {type(error).__name__}: {text}"

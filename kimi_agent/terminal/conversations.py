@@ -1,0 +1,144 @@
+"""The conversations of one chat: one agent at a time is entered, and another one may take its place."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, Self
+from uuid import uuid4
+
+from ..errors import SessionError
+from .sessions import store_path
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..agent import Agent
+    from ..session.sqlite import SessionInfo, SQLiteSession, SQLiteSessionStore
+
+__all__ = ["Conversations", "session_of"]
+
+MOST: int = 50
+"""How many sessions are listed."""
+
+
+def session_of(agent: Agent) -> SQLiteSession | None:
+    """The session of a store in which an agent keeps its conversation, if it does."""
+    from ..session.sqlite import SQLiteSession
+
+    session = agent._keeper._session
+    return session if isinstance(session, SQLiteSession) else None
+
+
+class Conversations:
+    """Enters the agents of a chat, one at a time, and knows the sessions that they could go on with.
+
+    Args:
+        agent: the first one.
+    """
+
+    def __init__(self, agent: Agent) -> None:
+        self.agent = agent
+        """Who is entered."""
+        self.before: Agent | None = None
+        """Whose place it has taken."""
+        self.known: Sequence[SessionInfo] = ()
+        """The sessions, as they were looked up last."""
+        self._entered = AsyncExitStack()
+        self._store: SQLiteSessionStore | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._entered.enter_async_context(self.agent)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        try:
+            await self._entered.aclose()
+        finally:
+            if self._store is not None:
+                await self._store.aclose()
+
+    async def go_to(self, agent: Agent) -> None:
+        """Go on with another agent. The one before is left.
+
+        Raises:
+            SessionError: the other one cannot be entered, and nothing has changed; or the one before could not write
+                what was left to write.
+        """
+        entered = AsyncExitStack()
+        await entered.enter_async_context(agent)
+        left, self._entered = self._entered, entered
+        self.agent, self.before = agent, self.agent
+        await left.aclose()
+
+    # ---- other conversations ----
+
+    async def forked(self) -> Agent:
+        """An agent that goes on from here by itself, in a session of its own if there is a store to keep it.
+
+        Raises:
+            SessionError: the session cannot be forked.
+        """
+        agent = self.agent
+        kept = session_of(agent)
+        if kept is None or await kept._store.info(kept.id) is None:
+            copy = agent.fork()
+            copy.usage = agent.usage
+        else:
+            await agent._round_ended()
+            copy = agent.fork(session=await kept._store.fork(kept.id, uuid4().hex))
+            copy._keeper._pins = agent._keeper._pins
+        copy._handlers = agent._handlers
+        return copy
+
+    async def opened(self, name: str) -> Agent:
+        """An agent like this one that goes on with another session.
+
+        Args:
+            name: its id, or the beginning of it.
+
+        Raises:
+            SessionError: there is none, or there are several.
+        """
+        store = self.store()
+        id = await self._id_of(store, name)
+        session = session_of(self.agent)
+        if session is not None and (session.id, session._store.path) == (id, store.path):
+            raise SessionError(f"this is session {id!r}")
+        opened = self.agent.fork(session=store.open(id), **self._as_given())
+        opened._parent, opened._handlers = self.agent._parent, self.agent._handlers
+        return opened
+
+    def _as_given(self) -> dict[str, Any]:
+        """What an agent begins with, as the program gave it: pinned messages that came out of a session are not."""
+        if self.agent._keeper._pins is False:
+            return {"chat_history": (), "system_prompt": None, "always_included_messages": ()}
+        return {"chat_history": ()}
+
+    async def _id_of(self, store: SQLiteSessionStore, name: str) -> str:
+        if await store.info(name) is not None:
+            return name
+        found = [info.id for info in await self.look_up() if info.id.startswith(name)]
+        if len(found) == 1:
+            return found[0]
+        raise SessionError(f"there {'are several sessions' if found else 'is no session'} {name!r}; see /sessions")
+
+    # ---- the store ----
+
+    def store(self) -> SQLiteSessionStore:
+        """That of the present session; else the user's own, which the command uses."""
+        if session := session_of(self.agent):
+            return session._store
+        if self._store is None:
+            from ..session.sqlite import SQLiteSessionStore
+
+            self._store = SQLiteSessionStore(store_path())
+        return self._store
+
+    async def look_up(self) -> Sequence[SessionInfo]:
+        """The newest sessions, the last written first. There are none where there is no database.
+
+        Raises:
+            SessionError: they cannot be read.
+        """
+        self.known = await self.store().list(MOST)
+        return self.known

@@ -1,0 +1,72 @@
+"""What of an agent a person wants to see all the time, and its parts for who asks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import FunctionSpecError
+from ..limits import as_spent
+from ..tools.toolset import offered
+from .text import visible
+
+if TYPE_CHECKING:
+    from ..agent import Agent
+
+__all__ = ["context_tokens", "model_line", "money", "on_one_line", "percent", "status_line", "tokens_line"]
+
+
+def status_line(agent: Agent) -> str:
+    """`kimi-k3 · 12,345 of 1,048,576 tokens (1 %) · 78 % cached · $0.0123`, without what is not known."""
+    usage = as_spent(agent.usage)
+    parts = [
+        model_line(agent),
+        tokens_line(agent) if agent.chat_history else "",
+        f"{percent(usage.prompt_cache_hit)} cached" if usage.input else "",
+        money(usage.cost) if usage.requests else "",
+    ]
+    return " · ".join(filter(None, parts))
+
+
+def model_line(agent: Agent) -> str:
+    """`kimi-k3 (low)`: who answers, and how hard it was told to think."""
+    effort = getattr(agent.provider, "thinking_effort", None)
+    return on_one_line(f"{agent.provider.model_name} ({effort})" if effort else agent.provider.model_name)
+
+
+def tokens_line(agent: Agent) -> str:
+    """`12,345 of 1,048,576 tokens (1 %)`: how much of the window the next prompt takes."""
+    tokens, window = context_tokens(agent), agent.provider.context_window
+    share = f" ({percent(tokens / window)})" if window else ""
+    return f"{tokens:,} of {window:,} tokens{share}"
+
+
+def context_tokens(agent: Agent) -> int:
+    """The tokens of the next prompt, without what is said next: counted by the server as far as it has counted."""
+    window, history = agent._window, agent.chat_history
+    kept = history[window.start_in(history) :]
+    overhead = window.running.anchor.overhead if window.running.anchor else _overhead(agent)
+    return window.running.of(window.counter, [*agent.always_included_messages, *kept], overhead, window.scale)
+
+
+def _overhead(agent: Agent) -> int:
+    try:
+        tools = [tool.base for tool in offered(agent.functions)]
+    except FunctionSpecError:  # who put it there hears of it with the next round
+        tools = []
+    return agent._window.counter.overhead(tools, {})
+
+
+def percent(share: float) -> str:
+    """`78 %`, and `<1 %` for what is more than nothing."""
+    return "<1 %" if 0 < share < 0.01 else f"{share:.0%}".replace("%", " %")
+
+
+def money(cost: float | None) -> str:
+    """USD, to the hundredth of a cent; `""` for what is not known."""
+    return "" if cost is None else f"${cost:.4f}"
+
+
+def on_one_line(text: str, most: int = 200) -> str:
+    """A text of anybody, made visible, on one line of at most so many characters."""
+    line = visible(" ".join(text.split()))
+    return line if len(line) <= most else f"{line[: most - 1]}…"

@@ -1,0 +1,103 @@
+"""A conversation as a file that a person reads."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from ..message import Message
+from ..session.blobs import write_whole
+from ..session.keeping import state_of
+from .text import visible
+
+if TYPE_CHECKING:
+    from ..agent import Agent
+
+__all__ = ["KINDS", "export", "markdown", "title_of"]
+
+
+def export(agent: Agent, path: Path) -> None:
+    """Write the conversation of an agent to a file, whole or not at all. Its suffix says what is written.
+
+    A new file is for its owner alone.
+
+    Raises:
+        ValueError: there is no such suffix.
+        OSError: the file cannot be written.
+        SessionError: the file cannot be written, or something cannot be said in JSON.
+    """
+    write = KINDS.get(path.suffix.lower())
+    if write is None:
+        raise ValueError(f"the name of the file ends in {', '.join(KINDS)}")
+    write(agent, path)
+
+
+def _write_markdown(agent: Agent, path: Path) -> None:
+    _write(path, markdown([*agent.always_included_messages, *agent.chat_history], title_of(agent)))
+
+
+def _write_page(agent: Agent, path: Path) -> None:
+    from .view import page
+
+    _write(path, page(state_of(agent), title_of(agent)))
+
+
+def _save(agent: Agent, path: Path) -> None:
+    agent.save(path)
+
+
+def _write(path: Path, text: str) -> None:
+    target = os.path.realpath(path)
+    mode = os.stat(target).st_mode & 0o777 if os.path.exists(target) else 0o600
+    write_whole(target, text.encode("utf-8", "backslashreplace"), mode=mode)
+
+
+KINDS: Final[Mapping[str, Callable[[Agent, Path], None]]] = MappingProxyType(
+    {".md": _write_markdown, ".html": _write_page, ".json": _save}
+)
+"""What can be written, by the end of the name."""
+
+
+def title_of(agent: Agent) -> str:
+    """The beginning of what the user said first."""
+    said = (message.text for message in agent.chat_history if message.role == "user")
+    return " ".join(next(filter(None, said), "A conversation").split())[:80]
+
+
+# ==== Markdown ====
+
+
+def markdown(messages: list[Message], title: str) -> str:
+    """Messages as Markdown, made visible.
+
+    Args:
+        messages: what was said.
+        title: of the page.
+    """
+    blocks = [f"# {title}", *(block for message in messages for block in _blocks(message))]
+    return visible("\n\n".join(blocks) + "\n")
+
+
+def _blocks(message: Message) -> Iterator[str]:
+    """The pieces of a message: who speaks, what he thinks, says and calls."""
+    yield f"## {message.role}{f' ({message.name})' if message.name else ''}"
+    if message.reasoning:
+        yield "\n".join(f"> {line}".rstrip() for line in message.reasoning.splitlines())
+    if message.text.strip():
+        yield _fenced(message.text) if message.role == "tool" else message.text.strip("\n")
+    for part in message.parts:
+        if part.type not in ("text", "think"):
+            yield f"[{part.type}]"
+    for call in message.tool_calls or ():
+        yield f"calls `{call.name}`\n\n{_fenced(call.arguments, 'json')}"
+
+
+def _fenced(text: str, language: str = "") -> str:
+    """A text as a block of code, whatever is in it."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
