@@ -1,28 +1,30 @@
 """The `kimi-agent` command.
 
-What goes wrong on purpose is one line on stderr and exit code 1, never a traceback. A new subcommand is a function that
-adds its parser, listed in `COMMANDS`, and one that runs it; both import what they need when they run.
+What goes wrong on purpose is one line on stderr and exit code 1, never a traceback; 2 is a command line that says
+nothing, 130 Ctrl-C. A new subcommand is a function that adds its parser, listed in `COMMANDS`, and one that runs it;
+both import what they need when they run.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import io
 import os
 import sys
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
-from functools import partial
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from .. import __version__
 from ..errors import KimiAgentError
+from .loading import add_agent_options, agent_of, kimi_of, reference, running, tell
+from .oneshot import add_run, is_watched
+from .reports import add_balance, add_doctor, add_models
+from .sessions import add_session_options, add_sessions, add_view, kept
 from .text import visible
 
 if TYPE_CHECKING:
-    from ..agent import Agent
-    from ..kimi.client import Kimi
+    from ..session.sqlite import SQLiteSession
 
 __all__ = ["main"]
 
@@ -39,15 +41,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     _take_any_bytes()
     try:
         arguments.run(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except KimiAgentError as error:
-        print(f"kimi-agent: {visible(str(error))}", file=sys.stderr)
+        tell(str(error))
         return 1
-    except BrokenPipeError:  # the reader of our output left; there is nobody to tell, not even at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of our output left; there is nobody to tell
+        _say_no_more()
+        return 1
+    except OSError as error:  # a full disk behind standard output
+        _say_no_more()
+        tell(str(error))
         return 1
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _say_no_more() -> None:
+    """What is still to be written goes nowhere, also at exit."""
+    with suppress(OSError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,38 +80,64 @@ def _take_any_bytes() -> None:
             cast(Any, stream).reconfigure(errors=errors)
 
 
+# ==== chat ====
+
+
+def _add_chat(commands: Commands) -> None:
+    text = "Chat with a model. On a terminal the conversation is kept, and chat --continue goes on with it."
+    command = commands.add_parser("chat", help="chat with a model, or with an agent of yours", description=text)
+    command.add_argument(
+        "agent",
+        nargs="?",
+        type=reference,
+        metavar="module:AgentClass",
+        help="who answers: a subclass of Agent, or a function from a provider to an agent",
+    )
+    add_agent_options(command)
+    add_session_options(command, kept_by_default=True)
+    command.set_defaults(run=running(_chat))
+
+
+async def _chat(options: argparse.Namespace) -> None:
+    from .chat import chat_in_terminal_async
+
+    is_watched_here = is_watched(sys.stdin) and is_watched(sys.stdout)
+    async with agent_of(options) as agent, kept(agent, options, by_default=is_watched_here) as session:
+        _introduce(agent.provider.model_name, offline=options.offline)
+        await chat_in_terminal_async(agent)
+        if session is not None and is_watched_here:
+            await _tell_how_to_go_on(session)
+
+
+async def _tell_how_to_go_on(session: SQLiteSession) -> None:
+    if (info := await session._store.info(session.id)) is not None and info.messages:
+        print(f"Kept: kimi-agent chat --session {session.id} goes on.")
+
+
+def _introduce(model: str, *, offline: bool) -> None:
+    from ..kimi.client import KEY_NAMES
+
+    stand_in = f"Offline: a stand-in for Kimi answers. Set {KEY_NAMES[0]} to talk to Kimi."
+    print(stand_in if offline else f"Talking to {visible(model)}.", "Ctrl-D leaves.", flush=True)
+
+
 # ==== demo ====
 
 
 def _add_demo(commands: Commands) -> None:
     command = commands.add_parser("demo", help="chat with an agent that has tools; without a key, offline")
-    command.set_defaults(run=_demo)
+    command.set_defaults(run=running(_demo))
 
 
-def _demo(arguments: argparse.Namespace) -> None:
+async def _demo(options: argparse.Namespace) -> None:
     from ..kimi.client import KEY_NAMES
+    from .chat import chat_in_terminal_async
     from .demo import DemoAgent
 
     offline = not any(os.environ.get(name, "").strip() for name in KEY_NAMES)
-    asyncio.run(_chat_with(lambda kimi: DemoAgent(kimi), offline=offline))
-
-
-# ==== chat ====
-
-
-def _add_chat(commands: Commands) -> None:
-    command = commands.add_parser("chat", help="chat with a model")
-    command.add_argument("--model", help="its name, such as kimi-k3")
-    command.add_argument("--system", metavar="TEXT", help="the system prompt")
-    command.add_argument("--offline", action="store_true", help="talk to a stand-in on this machine, without a key")
-    command.set_defaults(run=_chat)
-
-
-def _chat(arguments: argparse.Namespace) -> None:
-    from ..agent import Agent
-
-    agent: Callable[[Kimi], Agent] = lambda kimi: Agent(kimi, arguments.system)  # noqa: E731
-    asyncio.run(_chat_with(agent, model=arguments.model, offline=arguments.offline))
+    async with kimi_of(argparse.Namespace(offline=offline)) as kimi:
+        _introduce(kimi.model_name, offline=offline)
+        await chat_in_terminal_async(DemoAgent(kimi))
 
 
 # ==== tokenizer ====
@@ -125,41 +165,14 @@ def _show_ranks_path(arguments: argparse.Namespace) -> None:
     print(ranks_path())
 
 
-# ==== sessions ====
-
-
-def _add_sessions(commands: Commands) -> None:
-    from .sessions import add_sessions
-
-    add_sessions(commands)
-
-
-COMMANDS: Final[tuple[Callable[[Commands], None], ...]] = (_add_demo, _add_chat, _add_tokenizer, _add_sessions)
-
-
-# ==== who answers ====
-
-
-async def _chat_with(agent: Callable[[Kimi], Agent], *, offline: bool, model: str | None = None) -> None:
-    from ..kimi.client import KEY_NAMES
-    from .chat import chat_in_terminal_async
-
-    async with _kimi(model, offline) as kimi:
-        stand_in = f"Offline: a stand-in for Kimi answers. Set {KEY_NAMES[0]} to talk to Kimi."
-        print(stand_in if offline else f"Talking to {kimi.model_name}.", "Ctrl-D leaves.", flush=True)
-        await chat_in_terminal_async(agent(kimi))
-
-
-@asynccontextmanager
-async def _kimi(model: str | None, offline: bool) -> AsyncGenerator[Kimi, None]:
-    """Kimi, or the stand-in behind the same client and the same protocol."""
-    from ..kimi.client import Kimi
-
-    client = partial(Kimi, model) if model else Kimi
-    if not offline:
-        yield client()
-        return
-    from ..testing import KimiServer
-
-    async with KimiServer() as server:
-        yield client(api_key=server.api_key, base_url=server.base_url)
+COMMANDS: Final[tuple[Callable[[Commands], None], ...]] = (
+    _add_chat,
+    add_run,
+    _add_demo,
+    add_sessions,
+    add_view,
+    add_models,
+    add_balance,
+    _add_tokenizer,
+    add_doctor,
+)

@@ -1,26 +1,29 @@
-"""`kimi-agent sessions`: what a session store has, shown and taken away."""
+"""The sessions that the command keeps: where, which one a conversation goes on in, and `kimi-agent sessions`."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import shlex
-import sys
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace, _SubParsersAction
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import SessionError
+from .loading import one_line, tell
 from .text import visible
 
 if TYPE_CHECKING:
+    from ..agent import Agent
     from ..message import Message
-    from ..session.sqlite import SessionInfo, SQLiteSessionStore
+    from ..session.sqlite import SessionInfo, SQLiteSession, SQLiteSessionStore
     from ..session.state import SessionState
 
-__all__ = ["add_sessions", "store_path"]
+__all__ = ["add_session_options", "add_sessions", "add_view", "kept", "store_path"]
 
 STORE_NAME: Final = "KIMI_AGENT_SESSIONS"
 """The environment variable that names the database."""
@@ -31,6 +34,78 @@ def store_path() -> Path:
     from platformdirs import user_data_path
 
     return Path(os.environ.get(STORE_NAME) or user_data_path("kimi_agent") / "sessions.db")
+
+
+# ==== the session of a conversation ====
+
+
+def add_session_options(command: ArgumentParser, *, kept_by_default: bool = False) -> None:
+    """Add the options that say where a conversation is kept.
+
+    Args:
+        command: gets them.
+        kept_by_default: whether it keeps conversations that nobody has asked it to keep.
+    """
+    options = command.add_mutually_exclusive_group()
+    options.add_argument("--session", metavar="ID", help="keep it in this session, and go on with what is there")
+    options.add_argument("--continue", dest="goes_on", action="store_true", help="go on with the newest session")
+    if kept_by_default:
+        options.add_argument("--no-session", action="store_true", help="keep nothing, on a terminal neither")
+
+
+@asynccontextmanager
+async def kept(agent: Agent, options: Namespace, *, by_default: bool = False) -> AsyncGenerator[SQLiteSession | None]:
+    """Keep the conversation of an agent that nobody has entered yet. Gives its session, or `None` for none of ours.
+
+    Args:
+        agent: one with a session of its own stays there, unless another one is asked for.
+        options: those of `add_session_options`.
+        by_default: keep it in a new session unless something else is said. If that is impossible it is told, and is no
+            error.
+
+    Raises:
+        SessionError: there is no such session, or it cannot be opened.
+    """
+    from ..session.keeping import Keeper
+    from ..session.sqlite import SQLiteSessionStore
+
+    is_asked_for = options.goes_on or options.session is not None
+    if not is_asked_for and (not by_default or options.no_session or agent._keeper._session is not None):
+        yield None
+        return
+    async with SQLiteSessionStore(store_path()) as store:
+        session = await (_asked_for(store, options) if is_asked_for else _new(store))
+        if session is not None:
+            agent._keeper = Keeper(session)
+        yield session
+
+
+async def _asked_for(store: SQLiteSessionStore, options: Namespace) -> SQLiteSession:
+    if options.session is not None:
+        _make_folder(Path(store.path).parent)
+        return store.open(options.session)
+    for newest in await store.list(1):
+        return store.open(newest.id)
+    raise SessionError(f"there is no session to go on with in {store.path}")
+
+
+async def _new(store: SQLiteSessionStore) -> SQLiteSession | None:
+    """A session of its own, if one can be kept there."""
+    session = store.open(f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}")
+    try:
+        _make_folder(Path(store.path).parent)
+        await session.load()
+    except SessionError as error:
+        tell(f"this chat is not kept: {error}")
+        return None
+    return session
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SessionError(f"cannot make the folder {folder}: {error.strerror or error}") from error
 
 
 # ==== arguments ====
@@ -51,6 +126,13 @@ def add_sessions(commands: _SubParsersAction[ArgumentParser]) -> None:
     exporting.add_argument("path", type=Path, metavar="FILE")
     removing = _add(actions, "rm", _remove, "delete some")
     removing.add_argument("ids", nargs="+", metavar="ID")
+
+
+def add_view(commands: _SubParsersAction[ArgumentParser]) -> None:
+    """Add the subcommand to those of `kimi-agent`."""
+    command = _add(commands, "view", _view, "a page of a session, for a browser")
+    command.add_argument("id", metavar="SESSION", help="its id")
+    command.add_argument("-o", dest="path", type=Path, metavar="FILE", help="where to write it; on stdout unless given")
 
 
 def _add(
@@ -85,7 +167,7 @@ def _runs(work: Callable[[SQLiteSessionStore, Any], Awaitable[None]]) -> Callabl
             await work(store, arguments)
 
     def run(arguments: Namespace) -> None:
-        path: Path = arguments.store or store_path()
+        path: Path = getattr(arguments, "store", None) or store_path()
         with suppress(PermissionError):  # the store says what there is no permission for
             if not path.exists():  # a command that looks makes nothing
                 raise SessionError(f"there are no sessions: {path} does not exist")
@@ -104,12 +186,12 @@ async def _list(store: SQLiteSessionStore, arguments: Any) -> None:
     for info in shown:
         print(_row(info))
     if len(found) > len(shown):
-        _tell(f"there are more; list --after={shlex.quote(shown[-1].id)} goes on")
+        tell(f"there are more; list --after={shlex.quote(shown[-1].id)} goes on")
 
 
 def _row(info: SessionInfo) -> str:
     changed = f"{info.updated.astimezone():%Y-%m-%d %H:%M}"
-    return "\t".join([_on_one_line(info.id), changed, str(info.messages), _on_one_line(info.title)])
+    return "\t".join([one_line(info.id), changed, str(info.messages), one_line(info.title)])
 
 
 async def _show(store: SQLiteSessionStore, arguments: Any) -> None:
@@ -134,6 +216,28 @@ async def _export(store: SQLiteSessionStore, arguments: Any) -> None:
     _refuse(_damage(arguments.id, await store.open(arguments.id).load()))
 
 
+async def _view(store: SQLiteSessionStore, arguments: Any) -> None:
+    from .view import page
+
+    info = await _info(store, arguments.id)
+    state = await store.open(info.id).load()
+    shown = page(state, info.title or info.id)
+    if arguments.path is None:
+        print(shown, end="")
+    else:
+        _write_for_its_owner(arguments.path, shown)
+        print(visible(str(arguments.path)))
+    _refuse(_damage(info.id, state))
+
+
+def _write_for_its_owner(path: Path, text: str) -> None:
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise SessionError(f"cannot write {path}: {error.strerror or error}") from error
+
+
 async def _remove(store: SQLiteSessionStore, arguments: Any) -> None:
     refused: list[str] = []
     for session in arguments.ids:
@@ -154,16 +258,8 @@ async def _info(store: SQLiteSessionStore, id: str) -> SessionInfo:
 # ==== what is printed ====
 
 
-def _on_one_line(text: str) -> str:
-    return visible(text).translate(dict.fromkeys(map(ord, "\n\t\u2028\u2029"), " "))
-
-
 def _damage(id: str, state: SessionState) -> list[str]:
     return [f"session {id!r} is damaged at record {damage.offset}: {damage.reason}" for damage in state.damage]
-
-
-def _tell(text: str) -> None:
-    print(f"kimi-agent: {visible(text)}", file=sys.stderr)
 
 
 def _refuse(reasons: Sequence[str]) -> None:
@@ -173,6 +269,6 @@ def _refuse(reasons: Sequence[str]) -> None:
         SessionError: there is.
     """
     for reason in reasons[:-1]:
-        _tell(reason)
+        tell(reason)
     if reasons:
         raise SessionError(reasons[-1])

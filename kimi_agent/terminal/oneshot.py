@@ -1,0 +1,165 @@
+"""`kimi-agent run`: one question, one answer, for scripts and pipes.
+
+Standard output has the answer and nothing else: its text as it comes, or with `--json` the frames, a line each. What
+happens meanwhile - calls, requests that are sent again - is told on stderr, and only to somebody who watches it.
+A terminal gets control characters escaped; a pipe gets the text as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from argparse import ArgumentParser, Namespace, _SubParsersAction
+from functools import partial
+from typing import TYPE_CHECKING, Final, TextIO
+
+from ..errors import ApprovalPending, KimiAgentError
+from .loading import add_agent_options, agent_of, one_line, reference
+from .sessions import add_session_options, kept
+from .text import visible
+
+if TYPE_CHECKING:
+    from ..agent import Agent
+    from ..events import RequestRetried, StreamFrame, ToolCallFinished
+
+__all__ = ["add_run", "is_watched"]
+
+LONGEST_ARGUMENTS: Final = 80
+"""Characters of a call that are told on stderr."""
+
+
+# ==== arguments ====
+
+
+def add_run(commands: _SubParsersAction[ArgumentParser]) -> None:
+    """Add the subcommand to those of `kimi-agent`."""
+    command = commands.add_parser(
+        "run",
+        help="ask one question and print the answer",
+        description="Ask one question and print the answer. Piped input goes before the prompt, or is the prompt.",
+    )
+    command.add_argument("prompt", nargs="?", metavar="PROMPT", help="the question; - for what is piped")
+    command.add_argument("--agent", type=reference, metavar="module:AgentClass", help="who answers")
+    add_agent_options(command)
+    add_session_options(command)
+    command.add_argument("--json", action="store_true", help="print the frames of the round, one JSON object a line")
+    command.set_defaults(run=partial(_run, command))
+
+
+def _run(command: ArgumentParser, options: Namespace) -> None:
+    prompt = _prompt(options.prompt)
+    if not prompt:
+        command.error("there is no prompt: give one, or pipe one")
+    asyncio.run(_answered(prompt, options))
+
+
+def _prompt(given: str | None) -> str:
+    """What is asked: what is piped, then what is given."""
+    stdin: TextIO | None = sys.stdin
+    is_read = stdin is not None and (given == "-" or not stdin.isatty())
+    said = stdin.read().strip() if stdin is not None and is_read else ""
+    return "\n\n".join(filter(None, (said, "" if given in (None, "-") else given.strip())))
+
+
+# ==== the round ====
+
+
+async def _answered(prompt: str, options: Namespace) -> None:
+    """Ask, and print what comes.
+
+    Raises:
+        KimiAgentError: there is no answer, or it was cut off.
+    """
+    from ..events import CUT_OFF, End
+
+    reason: str | None = None
+    text = _Text(sys.stdout)
+    async with agent_of(options) as agent, kept(agent, options), agent:
+        show = _print_json if options.json else text.show
+        _tell_what_happens(agent)
+        try:
+            async with agent.full_round_frames(prompt) as frames:
+                async for frame in frames:
+                    show(frame)
+                    reason = frame.finish_reason if isinstance(frame, End) else reason
+        except ApprovalPending as pending:
+            names = ", ".join(dict.fromkeys(call.name for call in pending.calls))
+            raise KimiAgentError(
+                f"calls of {names} wait for approval, and here is nobody to ask; use chat"
+            ) from pending
+        finally:  # whoever is told why there is no more reads it on a line of its own
+            text.end()
+    if reason in CUT_OFF:
+        raise KimiAgentError(f"the answer was cut off: {reason}")
+
+
+def _print_json(frame: StreamFrame) -> None:
+    from ..events import to_dict
+
+    print(json.dumps(to_dict(frame)), flush=True)
+
+
+class _Text:
+    """Prints the text of a round, each message from the beginning of a line.
+
+    Args:
+        stream: where it is printed.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._is_watched = is_watched(stream)
+        self._held = ""
+        """The half of a line end that may follow."""
+        self._is_open = False
+
+    def show(self, frame: StreamFrame) -> None:
+        from ..events import Append, End
+
+        if isinstance(frame, Append):
+            self._print(frame.text)
+        elif isinstance(frame, End):
+            self.end()
+
+    def end(self) -> None:
+        """The message is over."""
+        held, self._held = self._held, ""
+        if held or self._is_open:
+            print(visible(held), flush=True)
+        self._is_open = False
+
+    def _print(self, text: str) -> None:
+        if self._is_watched:
+            text = self._held + text
+            self._held = "\r" if text.endswith("\r") else ""
+            text = visible(text.removesuffix("\r"))
+        if text:
+            print(text, end="", flush=True)
+            self._is_open = not text.endswith("\n")
+
+
+# ==== beside the answer ====
+
+
+def _tell_what_happens(agent: Agent) -> None:
+    """Tell of calls and retries, if anybody watches stderr."""
+    from ..events import RequestRetried, ToolCallFinished
+
+    if is_watched(sys.stderr):
+        agent.on(ToolCallFinished, _tell_call)
+        agent.on(RequestRetried, _tell_retry)
+
+
+def _tell_call(event: ToolCallFinished) -> None:
+    asked = one_line(f"{event.call.name}({event.call.arguments or ''})")
+    shown = asked if len(asked) <= LONGEST_ARGUMENTS else f"{asked[:LONGEST_ARGUMENTS]}..."
+    print(f"[{shown} took {event.duration:.1f} s]", file=sys.stderr, flush=True)
+
+
+def _tell_retry(event: RequestRetried) -> None:
+    print(f"[{one_line(event.error)}; again in {event.delay:.0f} s]", file=sys.stderr, flush=True)
+
+
+def is_watched(stream: TextIO | None) -> bool:
+    """Whether somebody sees what is printed there at once."""
+    return stream is not None and stream.isatty()

@@ -1,0 +1,275 @@
+"""What `kimi-agent models`, `balance` and `doctor` tell. No key is in it, nor a part of one."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from argparse import ArgumentParser, Namespace, _SubParsersAction
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from .. import __version__
+from ..errors import ChatProviderError, KimiAgentError, NotFoundError, PermissionDeniedError, RanksError, SessionError
+from .loading import add_model_options, kimi_of, one_line, running
+from .text import display_width
+
+if TYPE_CHECKING:
+    from ..kimi.client import Kimi
+    from ..kimi.models import ModelInfo
+
+__all__ = ["add_balance", "add_doctor", "add_models"]
+
+CURRENCIES: Final = {"api.moonshot.ai": "USD", "api.moonshot.cn": "CNY"}
+"""Of the balance, by the host."""
+
+
+# ==== models ====
+
+
+def add_models(commands: _SubParsersAction[ArgumentParser]) -> None:
+    """Add the subcommand to those of `kimi-agent`."""
+    command = commands.add_parser("models", help="which models the server has")
+    add_model_options(command)
+    command.set_defaults(run=running(_models))
+
+
+async def _models(options: Namespace) -> None:
+    async with kimi_of(options) as kimi:
+        found = await kimi.models()
+    _print_table([("MODEL", "WINDOW", "THINKING", "SEES", "USD A MILLION: IN, CACHED, OUT"), *map(_row, found)])
+
+
+def _row(info: ModelInfo) -> tuple[str, ...]:
+    prices = info.prices and (info.prices.input, info.prices.cached_input, info.prices.output)
+    sees = [name for name, is_seen in (("pictures", info.images), ("films", info.videos)) if is_seen]
+    return (
+        info.name,
+        f"{info.context_window:,}",
+        _thinking(info),
+        " ".join(sees) or "-",
+        "  ".join(f"{price:.2f}" for price in prices) if prices else "-",
+    )
+
+
+def _thinking(info: ModelInfo) -> str:
+    return " ".join(info.efforts) or THINKING[info.thinking]
+
+
+THINKING: Final = {"unknown": "-", "never": "off", "always": "on", "switch": "on off"}
+"""Of models without levels."""
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Columns as wide as they have to be."""
+    shown = [[one_line(cell) for cell in row] for row in rows]
+    widths = [max(map(display_width, column)) for column in zip(*shown, strict=True)]
+    for row in shown:
+        cells = (cell + " " * (width - display_width(cell)) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+# ==== balance ====
+
+
+def add_balance(commands: _SubParsersAction[ArgumentParser]) -> None:
+    """Add the subcommand to those of `kimi-agent`."""
+    command = commands.add_parser("balance", help="the money that is left")
+    add_model_options(command)
+    command.set_defaults(run=running(_balance))
+
+
+async def _balance(options: Namespace) -> None:
+    async with kimi_of(options) as kimi:
+        left = await kimi.balance()
+    for name, amount in (("available", left.available), ("voucher", left.voucher), ("cash", left.cash)):
+        print(f"{name:<9}  {_money(amount, kimi)}")
+
+
+def _money(amount: float, kimi: Kimi) -> str:
+    return f"{amount:,.2f} {CURRENCIES.get(urlsplit(kimi.base_url).hostname or '', '')}".rstrip()
+
+
+# ==== doctor ====
+
+OK: Final = "ok"
+NOTE: Final = "note"
+"""It works without, or differently."""
+WRONG: Final = "WRONG"
+
+PACKAGES: Final = ("httpx", "pydantic", "tiktoken")
+EXTRAS: Final = {"cli": ("rich", "prompt-toolkit"), "mcp": ("mcp",)}
+PROXIES: Final = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
+"""Variables that change how the server is reached."""
+PATIENCE: Final = 15.0
+"""Seconds to wait for the server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the doctor.
+
+    Args:
+        state: `OK`, `NOTE` or `WRONG`.
+        name: of what was looked at.
+        text: what was found.
+    """
+
+    state: str
+    name: str
+    text: str
+
+
+def add_doctor(commands: _SubParsersAction[ArgumentParser]) -> None:
+    """Add the subcommand to those of `kimi-agent`."""
+    text = "Look at what is configured, what answers, and which versions there are. No secret is printed."
+    command = commands.add_parser("doctor", help="what is configured, what answers, versions", description=text)
+    add_model_options(command)
+    command.set_defaults(run=running(_doctor))
+
+
+async def _doctor(options: Namespace) -> None:
+    wrong: list[str] = []
+    async for found in _findings(options):
+        print(f"{found.state:<5}  {found.name:<12}  {one_line(found.text)}", flush=True)
+        wrong += [found.name] if found.state == WRONG else []
+    if wrong:
+        raise KimiAgentError(f"something is wrong: {', '.join(wrong)}")
+
+
+async def _findings(options: Namespace) -> AsyncGenerator[Finding]:
+    for found in (*_versions(), *_key(options), *_way(options)):
+        yield found
+    async for found in _server(options):
+        yield found
+    yield _ranks()
+    yield await _sessions()
+    yield _terminal()
+
+
+def _versions() -> Iterable[Finding]:
+    yield Finding(OK, "kimi_agent", f"{__version__}, Python {platform.python_version()}, {platform.system()}")
+    yield Finding(OK, "packages", ", ".join(f"{name} {_version(name)}" for name in PACKAGES))
+    for extra, names in EXTRAS.items():
+        found = {name: _version(name) for name in names}
+        if all(found.values()):
+            yield Finding(OK, f"extra {extra}", ", ".join(f"{name} {found[name]}" for name in names))
+        else:
+            yield Finding(NOTE, f"extra {extra}", f"not installed: pip install 'kimi_agent[{extra}]'")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _key(options: Namespace) -> Iterable[Finding]:
+    from ..kimi.client import KEY_NAMES
+
+    named = _set(KEY_NAMES)
+    if options.offline:
+        yield Finding(OK, "key", "not needed offline")
+    elif not named:
+        yield Finding(WRONG, "key", f"there is none: set {KEY_NAMES[0]}")
+    else:
+        yield Finding(OK, "key", f"from {named[0]}{_unused(named)}")
+
+
+def _way(options: Namespace) -> Iterable[Finding]:
+    from ..kimi.client import BASE_URL, BASE_URL_NAMES
+    from ..tools.mcp.configs import shown_url
+
+    named = _set(BASE_URL_NAMES)
+    if not options.offline:
+        url, source = (os.environ[named[0]], f"from {named[0]}") if named else (BASE_URL, "the default")
+        yield Finding(OK, "server", f"{shown_url(url.strip())}, {source}{_unused(named)}")
+    if proxies := _set([*PROXIES, *map(str.lower, PROXIES)]):
+        yield Finding(NOTE, "way", f"{', '.join(proxies)} set")
+
+
+def _set(names: Iterable[str]) -> list[str]:
+    """The environment variables of these that say something."""
+    return [name for name in names if os.environ.get(name, "").strip()]
+
+
+def _unused(named: Sequence[str]) -> str:
+    return f"; {', '.join(named[1:])} not used" if len(named) > 1 else ""
+
+
+async def _server(options: Namespace) -> AsyncGenerator[Finding]:
+    """What the server says, asked once."""
+    from ..kimi.client import KEY_NAMES
+
+    if not options.offline and not _set(KEY_NAMES):
+        return
+    async with AsyncExitStack() as stack:
+        began = time.monotonic()
+        try:
+            kimi = await stack.enter_async_context(kimi_of(options, max_retries=0, timeout=PATIENCE))
+            names = [info.name for info in await kimi.models()]
+        except ChatProviderError as error:
+            yield Finding(WRONG, "models", str(error))
+            return
+        took = f"answered in {time.monotonic() - began:.1f} s"
+        if kimi.model_name in names:
+            yield Finding(OK, "models", f"{len(names)}, {kimi.model_name} among them; {took}")
+        else:
+            yield Finding(NOTE, "models", f"{len(names)}, without {kimi.model_name}: choose with --model; {took}")
+        yield await _money_left(kimi)
+
+
+async def _money_left(kimi: Kimi) -> Finding:
+    try:
+        left = (await kimi.balance()).available
+    except (NotFoundError, PermissionDeniedError):
+        return Finding(NOTE, "balance", "this server tells none")
+    except ChatProviderError as error:
+        return Finding(WRONG, "balance", str(error))
+    return Finding(OK if left > 0 else WRONG, "balance", _money(left, kimi))
+
+
+def _ranks() -> Finding:
+    from ..prompt.ranks import load, ranks_path
+
+    place = ranks_path()
+    if not place.exists():
+        return Finding(NOTE, "rank file", "none, tokens are estimated; kimi-agent tokenizer download fetches it")
+    try:
+        load()
+    except RanksError as error:
+        return Finding(WRONG, "rank file", str(error))
+    return Finding(OK, "rank file", str(place))
+
+
+async def _sessions() -> Finding:
+    from ..session.sqlite import SQLiteSessionStore
+    from .sessions import store_path
+
+    place = store_path()
+    if not place.exists():
+        return Finding(NOTE, "sessions", f"none yet; they will be in {place}")
+    try:
+        async with SQLiteSessionStore(place) as store:
+            newest = await store.list(1)
+    except SessionError as error:
+        return Finding(WRONG, "sessions", str(error))
+    return Finding(OK, "sessions", f"{place}{f', the newest is {newest[0].id}' if newest else ''}")
+
+
+def _terminal() -> Finding:
+    """Whether a chat would be more than plain text here, and why not."""
+    reasons = {
+        "the extra cli is missing": not all(map(_version, EXTRAS["cli"])),
+        "standard input or output is no terminal": not (sys.stdin and sys.stdin.isatty() and sys.stdout.isatty()),
+        "TERM says dumb": os.environ.get("TERM") == "dumb",
+        "NO_COLOR is set": bool(os.environ.get("NO_COLOR")),
+    }
+    plain = [reason for reason, holds in reasons.items() if holds]
+    return Finding(NOTE, "chat", f"plain: {', '.join(plain)}") if plain else Finding(OK, "chat", "on a whole terminal")
