@@ -1,0 +1,338 @@
+"""An answer on a real terminal: blocks are printed as they end, and what is open is drawn below them until it has.
+
+Only what is open moves, and it is never higher than the screen; a long answer scrolls like any text. The event loop
+draws, a few times a second, so a tool that blocks it also stops the spinner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from math import ceil
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+from ..events import (
+    CUT_OFF,
+    Append,
+    End,
+    Event,
+    HistoryCompacted,
+    Reasoning,
+    RequestRetried,
+    StreamFrame,
+    SubAgentEvent,
+    ToolCallDelta,
+    ToolCallFinished,
+    ToolCallStarted,
+    ToolProgress,
+)
+from ..message import Message, ToolCall
+from ..tools.approval import Approval
+from ..tools.base import ToolResult
+from .blocks import Block, Blocks
+from .display import USER
+from .formatters import assistant_message_thinking
+from .options import ChatOptions
+from .painting import DIM, Painter
+from .region import Region, size_of
+
+if TYPE_CHECKING:
+    from ..agent import Agent
+
+__all__ = ["LiveDisplay"]
+
+DRAWINGS: Final = 12
+"""In a second, at most."""
+SPINNER: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+REASONING_ROWS: Final = 4
+REASONING_SHOWN: Final = 2_000
+"""Characters of reasoning that are looked at for these rows."""
+LONGEST_CALL: Final = 1_000
+"""Characters of a call, of which as many are shown as fit the line."""
+NOTICE, WARNING, ERROR = DIM, "yellow", "red"
+
+
+class LiveDisplay:
+    """Shows a chat on a terminal that understands cursor movements.
+
+    Args:
+        options: how it is to look.
+        out: the terminal.
+    """
+
+    def __init__(self, options: ChatOptions, out: TextIO | None = None) -> None:
+        self._options = options
+        self._out = out or sys.stdout
+        self._painter = Painter()
+
+    async def answer(self, agent: Agent, query: str | None, approvals: Sequence[Approval] = ()) -> None:
+        with Region(self._out, self._painter.colored) as region:
+            answer = _Answer(region, self._painter, self._size, self._options)
+            with answer.listening(agent):
+                async with _drawn(answer):
+                    rounds = agent.resume_frames(approvals) if approvals else agent.full_round_frames(query)
+                    async with rounds as frames:
+                        async for frame in frames:
+                            answer.take(frame)
+
+    def said(self, text: str) -> None:
+        self._print(f"{USER}{text}")
+
+    def notice(self, text: str) -> None:
+        self._print(text, ERROR if text.startswith("ERROR") else NOTICE)
+
+    def _print(self, text: str, style: str = "") -> None:
+        self._out.write(self._painter.text(text, style))
+        self._out.flush()
+
+    def _size(self) -> tuple[int, int]:
+        """Columns and rows to fill. The last column stays free: terminals differ in what they do behind it."""
+        columns, rows = size_of(self._out)
+        return max(min(columns - 1, self._options.width or columns), 8), max(rows - 1, 2)
+
+
+@asynccontextmanager
+async def _drawn(answer: _Answer) -> AsyncGenerator[None, None]:
+    """Drawn while it goes on; at its end, however that comes, all of it has been printed."""
+
+    async def draw() -> None:
+        while True:
+            answer.draw()
+            await asyncio.sleep(1 / DRAWINGS)
+
+    drawing = asyncio.create_task(draw())
+    try:
+        yield
+    finally:
+        drawing.cancel()
+        await asyncio.gather(drawing, return_exceptions=True)
+        answer.end()
+
+
+@dataclass
+class _Running:
+    """A call that runs."""
+
+    text: str
+    started: float
+    progress: str = ""
+
+    def shown(self, now: float) -> str:
+        """The call, for how long it has been running, and what it says itself."""
+        return " · ".join(filter(None, (self.text, f"{now - self.started:.0f} s", self.progress)))
+
+
+@dataclass
+class _Thought:
+    """Reasoning that has not ended."""
+
+    started: float
+    pieces: list[str] = field(default_factory=list[str])
+
+    @property
+    def tail(self) -> str:
+        """The end of it."""
+        pieces, length = list[str](), 0
+        for piece in reversed(self.pieces):
+            pieces.append(piece)
+            if (length := length + len(piece)) > REASONING_SHOWN:
+                break
+        return "".join(reversed(pieces))[-REASONING_SHOWN:].strip()
+
+
+class _Answer:
+    """What there is to show of a round, while it goes on."""
+
+    def __init__(
+        self, region: Region, painter: Painter, size: Callable[[], tuple[int, int]], options: ChatOptions
+    ) -> None:
+        self._region, self._painter, self._size, self._options = region, painter, size, options
+        self._began = monotonic()
+        self._blocks = Blocks()
+        self._is_blank = True
+        """Whether nothing, or an empty line, was printed last."""
+        self._thought: _Thought | None = None
+        self._written: dict[int | str, tuple[str, int]] = {}
+        """Of calls that are being written: the name, and how many characters of arguments there are."""
+        self._calls: dict[str, ToolCall] = {}
+        """Those that have no result yet."""
+        self._running: dict[str, _Running] = {}
+        self._retry: tuple[str, float] | None = None
+        """Why a request is sent again, and when."""
+
+    # ---- frames ----
+
+    def take(self, frame: StreamFrame) -> None:
+        """More of the answer."""
+        self._retry = None
+        if not isinstance(frame, Reasoning):
+            self._end_thought()
+        if (take := _TAKES.get(type(frame))) is not None:
+            take(self, frame)
+
+    def text(self, frame: Append) -> None:
+        self._print_blocks(self._blocks.feed(frame.text))
+
+    def reasoning(self, frame: Reasoning) -> None:
+        self._thought = self._thought or _Thought(monotonic())
+        self._thought.pieces.append(frame.text)
+
+    def part_of_call(self, frame: ToolCallDelta) -> None:
+        name, length = self._written.get(frame.index, ("", 0))
+        self._written[frame.index] = (name or frame.name or "", length + len(frame.arguments))
+
+    def call(self, call: ToolCall) -> None:
+        self._written.clear()
+        self._close_blocks()
+        self._calls[call.id] = call
+
+    def end_of_answer(self, frame: End) -> None:
+        self._written.clear()
+        self._close_blocks()
+        if frame.finish_reason in CUT_OFF:
+            self._print(f"(cut off: {frame.finish_reason})", WARNING)
+        if not frame.message.tool_calls and not self._is_blank:
+            self._print("")
+
+    def result(self, result: ToolResult) -> None:
+        """One that no event told of: its call did not run."""
+        if (call := self._calls.pop(result.tool_call_id, None)) is not None:
+            self._print(f"✗ {_described(call)}: {result.return_value.message or 'not run'}", ERROR, is_line=True)
+
+    # ---- events ----
+
+    @contextmanager
+    def listening(self, agent: Agent) -> Generator[None, None, None]:
+        """While it lasts, what happens is heard of."""
+        stop = [agent.on(event, lambda told, hear=hear: hear(self, told)) for event, hear in _HEARS.items()]
+        try:
+            yield
+        finally:
+            for unsubscribe in stop:
+                unsubscribe()
+
+    def started(self, event: ToolCallStarted) -> None:
+        self._running[event.call.id] = _Running(_described(event.call), monotonic())
+
+    def progress(self, event: ToolProgress) -> None:
+        if (running := self._running.get(event.call.id)) is not None:
+            percent = "" if event.fraction is None else f" {event.fraction:.0%}".replace("%", " %")
+            running.progress = f"{event.text[:LONGEST_CALL]}{percent}"
+
+    def inside(self, event: SubAgentEvent) -> None:
+        """An agent that was called calls a function itself."""
+        if isinstance(event.event, ToolCallStarted) and (running := self._running.get(event.path[0].id)) is not None:
+            running.progress = _described(event.event.call)
+
+    def finished(self, event: ToolCallFinished) -> None:
+        self._calls.pop(event.call.id, None)
+        self._running.pop(event.call.id, None)
+        failed = event.message.is_tool_call_error
+        line = f"{'✗' if failed else '✓'} {_described(event.call)} · {event.duration:.1f} s"
+        if failed:
+            line += f" · {event.message.text[:LONGEST_CALL]}"
+        self._print(line, ERROR if failed else NOTICE, is_line=True)
+        if self._options.show_returns:
+            self._print(event.message.text, NOTICE)
+
+    def retried(self, event: RequestRetried) -> None:
+        error = " ".join(event.error.split())[:LONGEST_CALL]
+        self._retry = (f"{event.error_type}: {error}", monotonic() + event.delay)
+
+    def compacted(self, event: HistoryCompacted) -> None:
+        self._print(f"(compacted: {event.tokens_before:,} tokens are {event.tokens_after:,} now)", NOTICE)
+
+    # ---- what is printed for good ----
+
+    def end(self) -> None:
+        """The round has ended, at its end or not."""
+        self._end_thought()
+        self._close_blocks()
+        for running in self._running.values():
+            self._print(f"✗ {running.text} · stopped", ERROR, is_line=True)
+        self._running.clear()
+
+    def _end_thought(self) -> None:
+        thought, self._thought = self._thought, None
+        if thought is not None and (length := sum(map(len, thought.pieces))):
+            self._print(f"thought for {monotonic() - thought.started:.0f} s, {length:,} characters", NOTICE)
+
+    def _close_blocks(self) -> None:
+        self._print_blocks(self._blocks.close())
+        self._blocks = Blocks()
+
+    def _print_blocks(self, blocks: Sequence[Block]) -> None:
+        """Blocks, with one empty line where there are several."""
+        for block in blocks:
+            if block.kind == "blank" and self._is_blank:
+                continue
+            self._region.print(self._painter.blocks([block], self._size()[0]))
+            self._is_blank = block.kind == "blank"
+
+    def _print(self, text: str, style: str = "", *, is_line: bool = False) -> None:
+        line = f"{self._painter.line(text, self._size()[0], style)}\n" if is_line else self._painter.text(text, style)
+        self._region.print(line)
+        self._is_blank = not text
+
+    # ---- what is drawn ----
+
+    def draw(self) -> None:
+        """Draw what is open, as much of its end as the screen has room for."""
+        columns, rows = self._size()
+        open_blocks = self._painter.blocks(self._blocks.open, columns).splitlines()
+        lines = [*self._thought_rows(columns), *open_blocks, *self._call_rows(columns), *self._status_rows(columns)]
+        self._region.draw(lines[-rows:])
+
+    def _thought_rows(self, columns: int) -> list[str]:
+        if self._thought is None:
+            return []
+        return self._painter.wrapped(self._thought.tail, columns, f"italic {DIM}")[-REASONING_ROWS:]
+
+    def _call_rows(self, columns: int) -> list[str]:
+        written = [f"… {name}({length:,} characters)" for name, length in self._written.values()]
+        now = monotonic()
+        running = [f"{self._spinner} {running.shown(now)}" for running in self._running.values()]
+        return [self._painter.line(text, columns, NOTICE) for text in (*written, *running)]
+
+    def _status_rows(self, columns: int) -> list[str]:
+        if self._retry is not None:
+            reason, again = self._retry
+            return [self._painter.line(f"{reason}, again in {max(ceil(again - monotonic()), 0)} s", columns, WARNING)]
+        what = "thinking · " if self._thought else ""
+        elapsed = f"{self._spinner} {what}{monotonic() - self._began:.0f} s · Ctrl-C stops"
+        return [] if self._running else [self._painter.line(elapsed, columns, NOTICE)]
+
+    @property
+    def _spinner(self) -> str:
+        return SPINNER[int((monotonic() - self._began) * DRAWINGS) % len(SPINNER)]
+
+
+_TAKES: Final[dict[type[Any], Callable[[_Answer, Any], None]]] = {
+    Append: _Answer.text,
+    Reasoning: _Answer.reasoning,
+    ToolCallDelta: _Answer.part_of_call,
+    ToolCall: _Answer.call,
+    ToolResult: _Answer.result,
+    End: _Answer.end_of_answer,
+}
+
+_HEARS: Final[dict[type[Event], Callable[[_Answer, Any], None]]] = {
+    ToolCallStarted: _Answer.started,
+    ToolProgress: _Answer.progress,
+    SubAgentEvent: _Answer.inside,
+    ToolCallFinished: _Answer.finished,
+    RequestRetried: _Answer.retried,
+    HistoryCompacted: _Answer.compacted,
+}
+
+
+def _described(call: ToolCall) -> str:
+    """`get_weather(city='Oslo')`, on one line."""
+    if len(call.arguments) > LONGEST_CALL:
+        return f"{call.name}({call.arguments[:LONGEST_CALL]}"
+    thinking = assistant_message_thinking(Message.assistant(tool_calls=[call]), show_args=True, color=False) or ""
+    return thinking.removeprefix("Thinking... [").removesuffix("]")
