@@ -16,11 +16,12 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ..errors import ApprovalPending, KimiAgentError, SessionError
 from ..tools.approval import Approval
 from . import commands
+from .completing import complete
 from .conversations import Conversations, session_of
 from .display import USER, Display, PlainDisplay
 from .interrupts import Interrupts
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["Chat", "chat_in_terminal", "chat_in_terminal_async"]
 
 T = TypeVar("T")
+
+WAITING: Final = "(calls wait for approval; Enter shows them)"
 
 
 def chat_in_terminal(
@@ -154,7 +157,7 @@ class Chat:
 
     def complete(self, line: str) -> list[Completion]:
         """How the line could go on."""
-        return commands.complete(self, line)
+        return complete(self, line)
 
     def status(self) -> str:
         """The status line."""
@@ -169,16 +172,19 @@ class Chat:
         """
         async with self.conversations:
             with self.interrupts.caught(), suppress(Left):
-                await self._look_for_sessions()
+                await self._look_around()
                 for number in range(rounds) if rounds else count():
                     self._is_last = number == rounds - 1
                     query = None if ai_first and number == 0 else await self._query()
                     await self._answer(query)
 
-    async def _look_for_sessions(self) -> None:
-        """So that they can be completed; who wants to see them hears why that cannot be."""
+    async def _look_around(self) -> None:
+        """A conversation may wait for an approval since the last time; and there may be sessions to go on with."""
+        if self.agent.waiting_calls:
+            self._unanswered = True
+            self.display.notice(WAITING)
         if session_of(self.agent) is not None:
-            with suppress(SessionError):
+            with suppress(SessionError):  # who wants to see them hears of it
                 await self.conversations.look_up()
 
     async def _query(self) -> str | None:
@@ -213,6 +219,8 @@ class Chat:
             self.display.notice(did.notice)
         if did.changed or did.agent is not None:
             self._unanswered = commands.waits_for_an_answer(self.agent)
+            if self.agent.waiting_calls:
+                self.display.notice(WAITING)
         return did.asks
 
     async def _line(self, prompt: str) -> str:

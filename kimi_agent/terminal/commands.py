@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, cast, get_args
 
-from ..errors import InvalidRequestError
 from ..events import HistoryCompacted
 from ..history import repair
 from ..kimi.client import Kimi
-from ..kimi.models import MODELS, TODAY, ThinkingEffort, thinking_fields
+from ..kimi.models import MODELS, TODAY, ModelInfo, ThinkingEffort
 from ..limits import as_spent
 from ..message import Message
 from ..prompt.compaction import is_compacted
@@ -29,10 +25,8 @@ from ..prompt.window import Window
 from ..turns import Turn
 from . import transcript
 from .conversations import session_of
-from .options import Completion
 from .reading import Left
 from .status import model_line, money, on_one_line, percent, tokens_line
-from .text import visible
 
 if TYPE_CHECKING:
     from ..agent import Agent
@@ -40,7 +34,19 @@ if TYPE_CHECKING:
     from ..tools.base import ToolLike
     from .chat import Chat
 
-__all__ = ["COMMANDS", "Command", "Did", "Typed", "command_in", "complete", "run", "unescaped", "waits_for_an_answer"]
+__all__ = [
+    "COMMANDS",
+    "Command",
+    "CommandError",
+    "Did",
+    "Typed",
+    "command_in",
+    "found",
+    "models",
+    "run",
+    "unescaped",
+    "waits_for_an_answer",
+]
 
 
 class CommandError(Exception):
@@ -128,7 +134,7 @@ async def run(chat: Chat, typed: Typed) -> Did:
         ValueError: as of the command.
     """
     try:
-        command = _found(typed.name)
+        command = found(typed.name)
         if not command.takes(typed.argument):
             return Did(f"usage: {command.usage}")
         return await command.run(chat, typed.argument)
@@ -136,7 +142,12 @@ async def run(chat: Chat, typed: Typed) -> Did:
         return Did(str(error))
 
 
-def _found(name: str) -> Command:
+def found(name: str) -> Command:
+    """The command of a name, or of its beginning.
+
+    Raises:
+        CommandError: there is none, or there are several.
+    """
     exact = [command for command in COMMANDS if command.name == f"/{name}"]
     begun = exact or [command for command in COMMANDS if name and command.name.startswith(f"/{name}")]
     if len(begun) == 1:
@@ -184,7 +195,7 @@ async def _undo(chat: Chat, argument: str) -> Did:
     question, number = history[place], len(history) - place
     await _cut(chat.agent, place, "undo")
     said = on_one_line(question.text or "what you said", 60)
-    return Did(f"(took back {said!r}, {_count(number, 'message')})", changed=True)
+    return Did(f'(took back "{said}", {_count(number, "message")})', changed=True)
 
 
 async def _retry(chat: Chat, argument: str) -> Did:
@@ -297,13 +308,19 @@ async def _fork(chat: Chat, argument: str) -> Did:
 
 async def _model(chat: Chat, argument: str) -> Did:
     if not argument:
-        return Did(f"{model_line(chat.agent)}; known are {', '.join(name for name, _ in _models(chat))}")
+        return Did(f"{model_line(chat.agent)}; known are {', '.join(info.name for info in models(chat.agent))}")
     provider = _kimi(chat.agent)
     if any(character.isspace() for character in argument):
         return Did("usage: /model [NAME]")
     _ask(chat.agent, provider.with_model(argument))
     chat.agent._window = Window()  # what was learnt of the other model does not hold for this one
     return Did(f"({model_line(chat.agent)} answers from now on)")
+
+
+def models(agent: Agent) -> list[ModelInfo]:
+    """The models that can be asked, as far as that is known."""
+    told = agent.provider._learnt.models if isinstance(agent.provider, Kimi) else {}
+    return list(told.values()) or [info for info in MODELS.values() if info.last_seen == TODAY]
 
 
 async def _thinking(chat: Chat, argument: str) -> Did:
@@ -400,89 +417,4 @@ COMMANDS: Final[tuple[Command, ...]] = (
     Command("/compact", "", "make the history shorter", _compact),
     Command("/export", "FILE", "write a .md, .html or .json file to read", _export),
     Command("/quit", "", "leave", _quit),
-)
-
-# ==== how a line could go on ====
-
-
-def complete(chat: Chat, line: str) -> list[Completion]:
-    """How a line could go on, if it is a command.
-
-    Args:
-        chat: whose line it is.
-        line: up to where the user is.
-    """
-    if not line.startswith("/") or line.startswith("//"):
-        return []
-    name, blank, argument = line.partition(" ")
-    if not blank:
-        return [
-            Completion(f"{command.name} " if command.arguments else command.name, command.usage, command.help)
-            for command in COMMANDS
-            if command.name.startswith(name.lower())
-        ]
-    try:
-        command = _found(name[1:].lower())
-    except CommandError:
-        return []
-    values = ARGUMENTS.get(command.name, _nothing)(chat, argument.lstrip())
-    return [
-        Completion(f"{command.name} {value}", value, help)
-        for value, help in values
-        if value.startswith(argument.lstrip()) and value == visible(value)
-    ]
-
-
-Values: TypeAlias = Iterable[tuple[str, str]]
-"""What an argument could be, each with a word about it."""
-
-
-def _nothing(chat: Chat, begun: str) -> Values:
-    return ()
-
-
-def _models(chat: Chat, begun: str = "") -> Values:
-    """Those that are served, as far as that is known."""
-    provider = chat.agent.provider
-    told = provider._learnt.models if isinstance(provider, Kimi) else {}
-    served = told or {name: info for name, info in MODELS.items() if info.last_seen == TODAY}
-    return [(name, f"{info.context_window:,} tokens") for name, info in served.items()]
-
-
-def _efforts(chat: Chat, begun: str) -> Values:
-    provider = chat.agent.provider
-    if not isinstance(provider, Kimi):
-        return
-    for effort in get_args(ThinkingEffort):
-        with suppress(InvalidRequestError):
-            thinking_fields(provider.model_info, effort)
-            yield effort, ""
-
-
-def _ids(chat: Chat, begun: str) -> Values:
-    return [(info.id, on_one_line(info.title, 60)) for info in chat.conversations.known]
-
-
-def _files(suffixes: Sequence[str], chat: Chat, begun: str) -> Values:
-    """Folders, and files of these kinds."""
-    folder, _ = os.path.split(begun)
-    with suppress(OSError, ValueError), os.scandir(os.path.expanduser(folder) or ".") as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.is_dir():
-                yield os.path.join(folder, entry.name, ""), "folder"
-            elif entry.name.lower().endswith(tuple(suffixes)):
-                yield os.path.join(folder, entry.name), ""
-
-
-SAVED: Final = (".json", ".kimi")
-
-ARGUMENTS: Final[Mapping[str, Callable[[Chat, str], Values]]] = MappingProxyType(
-    {
-        "/save": partial(_files, SAVED),
-        "/load": partial(_files, SAVED),
-        "/export": partial(_files, tuple(transcript.KINDS)),
-        "/sessions": _ids,
-        "/model": _models,
-        "/thinking": _efforts,
-    }
 )

@@ -1,0 +1,862 @@
+"""What a person tells a chat to do: every command, with what it changes, what it says and what it refuses."""
+
+import asyncio
+import io
+import json
+import os
+import re
+import signal
+import stat
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kimi_agent.agent import Agent
+from kimi_agent.errors import SessionError
+from kimi_agent.events import RoundStarted, SessionRestored
+from kimi_agent.history import problems
+from kimi_agent.kimi.client import Kimi
+from kimi_agent.message import Message, TokenUsage, ToolCall
+from kimi_agent.prompt.compaction import SummarizeHistory
+from kimi_agent.session import JournalSession, SQLiteSessionStore
+from kimi_agent.terminal import commands
+from kimi_agent.terminal.chat import Chat, chat_in_terminal_async
+from kimi_agent.terminal.conversations import session_of
+from kimi_agent.terminal.status import status_line
+from kimi_agent.testing import Delivery, Failure, KimiServer, Reply, ScriptedKimi, call, say
+from kimi_agent.testing.script import Step
+from kimi_agent.tools.function import ai_function
+
+Screen = pytest.CaptureFixture[str]
+Talk = Callable[..., Awaitable[list[str]]]
+
+
+class Weather(Agent):
+    """An agent with a function that works, and one that has to be approved."""
+
+    def __init__(self, *script: Step, **options: Any) -> None:
+        super().__init__(ScriptedKimi(script or (lambda _: say("Ok."))), "You are terse.", **options)
+
+    @ai_function()
+    def get_weather(self, city: str) -> str:
+        """Current weather of a city.
+
+        As of now.
+        """
+        return "rain"
+
+    @ai_function(approval=True)
+    def order(self, article: str) -> str:
+        """Order something.\x1b[2J"""
+        return "ordered"
+
+    @ai_function(approval=lambda arguments: True)
+    def cancel(self) -> str:
+        """Cancel an order."""
+        return "cancelled"
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KIMI_AGENT_SESSIONS", str(tmp_path / "own.db"))
+
+
+def types(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
+    left: Iterator[str] = iter(lines)
+
+    def read(prompt: str) -> str:
+        if (line := next(left, None)) is None:
+            raise EOFError
+        print(prompt)
+        return line
+
+    monkeypatch.setattr("builtins.input", read)
+
+
+@pytest.fixture
+def talk(monkeypatch: pytest.MonkeyPatch, capsys: Screen) -> Talk:
+    """Let a user type some lines, then Ctrl-D; what was shown after each of them."""
+
+    async def talk(agent: Agent | Chat, *lines: str) -> list[str]:
+        types(monkeypatch, *lines)
+        capsys.readouterr()
+        await (agent.run() if isinstance(agent, Chat) else chat_in_terminal_async(agent))
+        shown = capsys.readouterr().out
+        assert not set(shown) & set("\x1b\x07\x9b\u202e\r"), "a model controls the terminal"
+        return [after.strip("\n") for after in re.split(r"USER: \n", shown)[1:]]
+
+    return talk
+
+
+def text_of(name: str) -> str:
+    return Path(name).read_text("utf-8")
+
+
+def write(name: str, text: str) -> None:
+    Path(name).write_text(text, "utf-8")
+
+
+def said(agent: Agent) -> list[str]:
+    return [message.text for message in agent.chat_history]
+
+
+# ==== which lines are commands ====
+
+
+async def test_help_lists_every_command_with_its_usage(talk: Talk) -> None:
+    (shown,) = await talk(Weather(), "/help")
+    lines = shown.splitlines()
+    assert [line.split()[0] for line in lines[:-1]] == [command.name for command in commands.COMMANDS]
+    assert "/sessions [ID]      the sessions, or go on with one" in shown
+    assert "//text says /text to the model" in lines[-1]
+
+
+def test_there_are_the_commands_that_people_know() -> None:
+    names = "help clear undo retry save load sessions fork model thinking tools system usage compact export quit"
+    assert [command.name for command in commands.COMMANDS] == [f"/{name}" for name in names.split()]
+
+
+async def test_quit_leaves(talk: Talk) -> None:
+    agent = Weather()
+    assert await talk(agent, "/quit", "never said") == [""]
+    assert said(agent) == []
+
+
+async def test_the_beginning_of_a_name_will_do_in_any_case(talk: Talk) -> None:
+    agent = Weather(say("Hello."))
+    shown = await talk(agent, "Hi", "/UND", "/h")
+    assert shown[1] == '(took back "Hi", 2 messages)'
+    assert shown[2].startswith("/help")
+
+
+UNKNOWN = {
+    "/undp": "there is no command /undp; did you mean /undo? /help lists them, and //undp says /undp to the model",
+    "/s": "there is no command /s; did you mean /save or /sessions or /system? /help lists them",
+    "/xyz now": "there is no command /xyz; /help lists them",
+    "/": "there is no command /; /help lists them",
+}
+
+
+@pytest.mark.parametrize(("line", "told"), UNKNOWN.items())
+async def test_an_unknown_command_names_the_nearest_one(talk: Talk, line: str, told: str) -> None:
+    agent = Weather()
+    (shown,) = await talk(agent, line)
+    assert shown.startswith(told)
+    assert said(agent) == []
+
+
+TEXTS = {"//help me": "/help me", "/etc/hosts is empty": "/etc/hosts is empty", "/3": "/3", "//": "/", "a /b": "a /b"}
+
+
+@pytest.mark.parametrize(("line", "text"), TEXTS.items())
+async def test_two_slashes_and_paths_go_to_the_model(talk: Talk, line: str, text: str) -> None:
+    agent = Weather()
+    await talk(agent, line)
+    assert said(agent) == [text, "Ok."]
+
+
+async def test_piped_lines_all_go_to_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("/help\n//undo\n/nonsense\n"))
+    agent = Weather()
+    await chat_in_terminal_async(agent)
+    assert said(agent) == ["/help", "Ok.", "//undo", "Ok.", "/nonsense", "Ok."]
+
+
+async def test_what_is_said_of_an_approval_is_no_command(talk: Talk) -> None:
+    agent = Weather(call("order", article="tea"), say("Ok."))
+    await talk(agent, "Tea!", "/quit this nonsense")
+    assert agent.chat_history[2].text.endswith("The user says: /quit this nonsense")
+
+
+TAKES_NOTHING = ["help", "clear", "undo", "retry", "fork", "tools", "usage", "compact", "quit"]
+
+
+@pytest.mark.parametrize("name", TAKES_NOTHING)
+async def test_an_argument_too_many_is_the_usage_in_one_line(talk: Talk, name: str) -> None:
+    agent = Weather()
+    assert await talk(agent, "Hi", f"/{name} now", "Bye") == ["AI: Ok.", f"usage: /{name}", "AI: Ok."]
+
+
+@pytest.mark.parametrize("name", ["save", "load", "export"])
+async def test_a_missing_argument_is_the_usage_in_one_line(talk: Talk, name: str) -> None:
+    assert await talk(Weather(), f"/{name}") == [f"usage: /{name} FILE"]
+
+
+async def test_a_command_is_no_round(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = Weather()
+    types(monkeypatch, "/usage", "one", "/tools", "two", "three")
+    await chat_in_terminal_async(agent, rounds=2)
+    assert said(agent) == ["one", "Ok.", "two", "Ok."]
+
+
+async def test_a_stopword_goes_before_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = Weather()
+    types(monkeypatch, "/clear", "Hi")
+    await chat_in_terminal_async(agent, stopword="/clear")
+    assert said(agent) == []
+
+
+# ==== while nothing was said yet ====
+
+EMPTY = {
+    "/clear": "(0 messages removed; pinned messages stay)",
+    "/undo": "nothing was said yet",
+    "/retry": "nothing was said yet",
+    "/thinking": "kimi-k3\n(there is no reasoning)",
+    "/sessions": "(there are no sessions)",
+    "/sessions -": "there was no conversation before this one",
+    "/system": "You are terse.",
+    "/compact": "ERROR: PromptError: the agent has nothing that compacts its history",
+    "/fork": "(you are in a copy, which no session keeps; /sessions - returns)",
+    "/save a.json": "(saved to a.json)",
+    "/export a.md": "(exported to a.md)",
+    "/export a.json": "(exported to a.json)",
+}
+
+
+@pytest.mark.parametrize(("line", "told"), EMPTY.items())
+async def test_a_command_works_before_anything_was_said(talk: Talk, line: str, told: str) -> None:
+    agent = Weather()
+    shown = await talk(agent, line, "", "Hi")
+    assert shown[0].startswith(told)
+    assert shown[1:] == ["", "AI: Ok."]
+
+
+# ==== what was said ====
+
+
+async def test_undo_takes_back_what_was_said_last_and_all_after_it(talk: Talk) -> None:
+    agent = Weather(say("Hello."), call("get_weather", city="Oslo"), say("Rain."), say("Bye."))
+    shown = await talk(agent, "Hi", "Weather\x1b in\nOslo?", "/undo", "", "Bye")
+    assert shown[2] == r'(took back "Weather\x1b in Oslo?", 4 messages)'
+    assert shown[3] == ""  # Enter does not ask the model again
+    assert said(agent) == ["Hi", "Hello.", "Bye", "Bye."]
+
+
+async def test_undo_again_takes_back_more_until_nothing_is_left(talk: Talk) -> None:
+    agent = Weather()
+    shown = await talk(agent, "one", "two", "/undo", "/undo", "/undo")
+    assert shown[2:] == ['(took back "two", 2 messages)', '(took back "one", 2 messages)', "nothing was said yet"]
+    assert said(agent) == []
+
+
+async def test_undo_after_an_error_takes_back_the_question(talk: Talk) -> None:
+    agent = Weather(Failure(400, "invalid_request_error", "no"), say("Ok."))
+    shown = await talk(agent, "Hi", "/undo", "", "Hello")
+    assert shown[1:] == ['(took back "Hi", 1 message)', "", "AI: Ok."]
+    assert said(agent) == ["Hello", "Ok."]
+
+
+async def test_a_summary_is_not_taken_back(talk: Talk) -> None:
+    summary = Message.user("So far: nothing.", extra={"compacted": "SummarizeHistory"})
+    agent = Weather(chat_history=[summary, Message.assistant("Ok.")])
+    assert await talk(agent, "/undo") == ["nothing was said yet"]
+    assert len(agent.chat_history) == 2
+
+
+async def test_the_list_of_messages_stays_the_same_object(talk: Talk) -> None:
+    agent = Weather()
+    history = agent.chat_history
+    await talk(agent, "Hi", "/undo", "/clear")
+    assert agent.chat_history is history
+
+
+async def test_retry_has_the_same_question_answered_again(talk: Talk) -> None:
+    agent = Weather(call("get_weather", city="Oslo"), say("Rain."), say("Sun."))
+    shown = await talk(agent, "Weather?", "/retry")
+    assert shown[1] == "AI: Sun."
+    assert said(agent) == ["Weather?", "Sun."]
+
+
+async def test_what_is_asked_again_is_the_whole_message(talk: Talk) -> None:
+    picture: Any = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    question = Message(role="user", content=[picture, "What is it?"])
+    agent = Weather(say("A cat."), chat_history=[question, Message.assistant("A dog.")])
+    await talk(agent, "/retry")
+    assert agent.chat_history[0] is question
+    assert said(agent)[1:] == ["A cat."]
+
+
+async def test_clear_forgets_all_but_the_pinned_messages(talk: Talk) -> None:
+    agent = Weather()
+    shown = await talk(agent, "Hi", "/clear", "")
+    assert shown[1:] == ["(2 messages removed; pinned messages stay)", ""]
+    assert said(agent) == []
+    assert [message.text for message in agent.always_included_messages] == ["You are terse."]
+
+
+async def pressed_before_the_third_write(number: int) -> None:
+    if number == 2:
+        signal.raise_signal(signal.SIGINT)
+        await asyncio.Event().wait()
+
+
+HELD = Reply("Once upon a time", delivery=Delivery(gate=pressed_before_the_third_write))
+
+
+async def test_after_an_interrupted_answer_enter_still_asks_again_unless_it_was_taken_back(talk: Talk) -> None:
+    agent = Weather(HELD, say("A story."))
+    shown = await talk(agent, "Tell me", "/usage", "/thinking", "")
+    assert shown[3] == "AI: A story."
+    agent = Weather(HELD, say("Never."))
+    shown = await talk(agent, "Tell me", "/undo", "")
+    assert shown[1:] == ['(took back "Tell me", 1 message)', ""]
+    agent = Weather(HELD, say("A story."))
+    await talk(agent, "Tell me", "/retry")
+    assert said(agent) == ["Tell me", "A story."]
+
+
+class Impatient(Weather):
+    @ai_function()
+    async def wait(self) -> str:
+        """Waits until somebody presses Ctrl-C, and then for ever."""
+        signal.raise_signal(signal.SIGINT)
+        await asyncio.Event().wait()
+        return "never"
+
+
+async def test_an_interrupted_tool_can_be_taken_back(talk: Talk) -> None:
+    agent = Impatient(Reply(tool_calls=[call("get_weather", city="Oslo"), call("wait")]), say("Ok."))
+    shown = await talk(agent, "Wait", "/undo", "Hi")
+    assert shown[1:] == ['(took back "Wait", 4 messages)', "AI: Ok."]
+    assert said(agent) == ["Hi", "Ok."]
+
+
+# ==== approvals that wait ====
+
+
+async def test_a_chat_that_begins_with_waiting_calls_asks_for_them_on_enter(talk: Talk) -> None:
+    agent = Weather(call("order", article="tea"), say("Done."))
+    await talk(agent, "Tea!")
+    assert agent.waiting_calls
+    shown = await talk(agent, "", "y")
+    assert shown[0].endswith("instead: \nAI: Done.")
+    assert said(agent)[2:] == ["ordered", "Done."]
+
+
+async def test_undo_takes_waiting_calls_back(talk: Talk) -> None:
+    agent = Weather(call("order", article="tea"), say("Ok."))
+    await talk(agent, "Tea!")
+    shown = await talk(agent, "/undo", "", "Hi")
+    assert shown == ['(took back "Tea!", 3 messages)', "", "AI: Ok."]
+    assert said(agent) == ["Hi", "Ok."]
+
+
+# ==== files ====
+
+
+async def test_a_conversation_is_saved_and_loaded(talk: Talk) -> None:
+    first, second = Weather(say("Hello.")), Weather(say("Never."))
+    assert (await talk(first, "Hi", "/save talk.kimi"))[1] == "(saved to talk.kimi)"
+    shown = await talk(second, "/load talk.kimi", "", "/undo")
+    assert shown == ["(2 messages from talk.kimi)", "", '(took back "Hi", 2 messages)']
+
+
+async def test_a_home_is_found_and_a_home_of_nobody_is_no_traceback(
+    talk: Talk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shown = await talk(Weather(), "/save ~/a b.json", "/save ~nobody-here/a.json")
+    assert text_of("a b.json")
+    assert shown[1].startswith("ERROR: SessionError: cannot save ~nobody-here/a.json: ")
+
+
+WRONG_FILES = {
+    "/save talk.txt": "ERROR: SessionError: ",
+    "/save nowhere/talk.json": "ERROR: SessionError: ",
+    "/save a\0b.json": "ERROR: ",
+    "/load missing.json": "ERROR: SessionError: ",
+    "/load notes.md": "ERROR: SessionError: ",
+    "/export talk.docx": "ERROR: ValueError: the name of the file ends in .md, .html, .json",
+    "/export talk": "ERROR: ValueError: the name of the file ends in .md, .html, .json",
+    "/export nowhere/talk.md": "ERROR: FileNotFoundError: ",
+    "/export a\0b.md": "ERROR: ValueError: ",
+}
+
+
+@pytest.mark.parametrize(("line", "told"), WRONG_FILES.items(), ids=lambda value: repr(value))
+async def test_a_file_that_cannot_be_had_is_one_line_and_the_chat_goes_on(talk: Talk, line: str, told: str) -> None:
+    write("notes.md", "# no conversation\x1b[2J")
+    agent = Weather()
+    shown = await talk(agent, line, "Hi")
+    assert shown[0].startswith(told)
+    assert len(shown[0].splitlines()) == 1
+    assert shown[1] == "AI: Ok."
+
+
+HOSTILE = "a\x1b[2Jb\u202ec\rd"
+
+
+async def test_a_transcript_is_markdown_that_a_person_reads(talk: Talk) -> None:
+    agent = Weather(
+        Reply("Let me look.", reasoning="Hm.\n\nOslo.", tool_calls=[call("get_weather", city="Oslo")]), say(HOSTILE)
+    )
+    await talk(agent, "Weather?", "/export talk.md")
+    text = text_of("talk.md")
+    assert text == (
+        "# Weather?\n\n## system\n\nYou are terse.\n\n## user\n\nWeather?\n\n"
+        "## assistant\n\n> Hm.\n>\n> Oslo.\n\nLet me look.\n\n"
+        'calls `get_weather`\n\n```json\n{"city": "Oslo"}\n```\n\n'
+        "## tool (get_weather)\n\n```\nrain\n```\n\n## assistant\n\na\\x1b[2Jb\\u202ec\\x0dd\n"
+    )
+    assert stat.S_IMODE(os.stat("talk.md").st_mode) == 0o600
+
+
+async def test_a_result_full_of_fences_stays_in_its_own(talk: Talk) -> None:
+    asked = Message.assistant(tool_calls=[ToolCall.from_function("get_weather", city="Oslo")])
+    result = Message.tool("```\n````\n# a heading", (asked.tool_calls or ())[0].id)
+    agent = Weather(chat_history=[Message.user("Hi"), asked, result])
+    await talk(agent, "/export talk.md")
+    assert "`````\n```\n````\n# a heading\n`````" in text_of("talk.md")
+
+
+async def test_a_page_and_a_file_to_load_again_are_written(talk: Talk) -> None:
+    agent = Weather()
+    await talk(agent, "Hi <b>", "/export talk.HTML", "/export talk.json")
+    page = text_of("talk.HTML")
+    assert page.startswith("<!doctype html>")
+    assert "Hi &lt;b&gt;" in page
+    assert json.loads(text_of("talk.json"))["chat_history"][0]["content"] == "Hi <b>"
+
+
+async def test_a_file_that_is_there_keeps_its_mode(talk: Talk) -> None:
+    write("talk.md", "")
+    os.chmod("talk.md", 0o644)
+    await talk(Weather(), "Hi", "/export talk.md")
+    assert stat.S_IMODE(os.stat("talk.md").st_mode) == 0o644
+    assert "Ok." in text_of("talk.md")
+
+
+# ==== the model ====
+
+
+async def test_another_model_answers_from_now_on(talk: Talk) -> None:
+    async with KimiServer(lambda _: say("Ok.")) as server:
+        agent = Agent(Kimi(api_key=server.api_key, base_url=server.base_url))
+        shown = await talk(
+            agent, "Hi", "/model kimi-k2.6", "Hi", "/thinking off", "Hi", "/model kimi-k3", "Hi", "/model"
+        )
+        assert [request.body["model"] for request in server.requests] == [
+            "kimi-k3",
+            "kimi-k2.6",
+            "kimi-k2.6",
+            "kimi-k3",
+        ]
+        assert "thinking" in server.requests[2].body
+        assert "thinking" not in server.requests[3].body
+        assert server.connections == 1
+    assert shown[1] == "(kimi-k2.6 answers from now on)"
+    assert shown[3] == "(kimi-k2.6 (off) answers from now on)"
+    assert shown[5] == "(kimi-k3 answers from now on)"
+    assert shown[7].startswith("kimi-k3; known are kimi-k3.1-pro, ")
+    assert len(agent.chat_history) == 8
+
+
+async def test_the_model_thinks_as_hard_as_it_is_told(talk: Talk) -> None:
+    async with KimiServer(lambda _: say("Ok.", reasoning="Hm\x1b[2J\nyes.")) as server:
+        agent = Agent(Kimi(api_key=server.api_key, base_url=server.base_url))
+        shown = await talk(agent, "/thinking low", "Hi", "/thinking", "/thinking off", "/thinking hard")
+        assert server.requests[0].body["reasoning_effort"] == "low"
+    assert shown[0] == "(kimi-k3 (low) answers from now on)"
+    assert shown[2] == "kimi-k3 (low)\nHm\\x1b[2J\nyes."
+    assert shown[3] == "ERROR: InvalidRequestError: kimi-k3 always thinks; its least effort is 'low'"
+    assert shown[4] == "usage: /thinking [EFFORT], one of off, minimal, low, medium, high, xhigh, max"
+
+
+@pytest.mark.parametrize("line", ["/model kimi-k2.6", "/thinking low"])
+async def test_a_provider_that_is_no_kimi_cannot_be_changed(talk: Talk, line: str) -> None:
+    assert await talk(Weather(), line) == ["ScriptedKimi is no Kimi, and cannot be changed here"]
+
+
+async def test_a_model_has_no_blanks_in_its_name(talk: Talk) -> None:
+    agent = Agent(Kimi(api_key="sk-x"))
+    assert await talk(agent, "/model two words") == ["usage: /model [NAME]"]
+    assert agent.provider.model_name == "kimi-k3"
+
+
+async def test_the_system_prompt_is_shown_and_replaced(talk: Talk) -> None:
+    agent = Weather(always_included_messages=[Message.user("Pinned.")])
+    shown = await talk(agent, "/system", "/system Be\nverbose\x1b[2J.", "/system", "Hi")
+    assert shown[:3] == ["You are terse.", "(this is the system prompt from now on)", "Be\nverbose\\x1b[2J."]
+    assert [message.text for message in agent.always_included_messages] == ["Be\nverbose\x1b[2J.", "Pinned."]
+
+
+async def test_an_agent_without_a_system_prompt_gets_one_before_its_pinned_messages(talk: Talk) -> None:
+    agent = Agent(ScriptedKimi(), always_included_messages=[Message.user("Pinned.")])
+    shown = await talk(agent, "/system", "/system Be brief.")
+    assert shown == ["(there is no system prompt)", "(this is the system prompt from now on)"]
+    assert [message.role for message in agent.always_included_messages] == ["system", "user"]
+
+
+async def test_the_functions_are_listed_with_what_they_ask_for(talk: Talk) -> None:
+    assert await talk(Weather(), "/tools") == [
+        "get_weather: Current weather of a city.\n"
+        "order (asks for approval): Order something.\\x1b[2J\n"
+        "cancel (may ask for approval): Cancel an order."
+    ]
+    assert await talk(Agent(ScriptedKimi()), "/tools") == ["(there are no functions)"]
+
+
+async def test_usage_is_what_the_conversation_has_used(talk: Talk) -> None:
+    used = TokenUsage(input_other=200, input_cache_read=800, output=50)
+    agent = Weather(Reply(tool_calls=[call("get_weather", city="Oslo")], usage=used), Reply("Rain.", usage=used))
+    shown = (await talk(agent, "Weather?", "/usage"))[1].splitlines()
+    assert [line.split(":")[0] for line in shown] == [
+        "model", "context", "input", "output", "requests", "calls", "cost",
+    ]  # fmt: skip
+    assert shown[2:] == [
+        "input:    2,000 tokens (1,600 of them cached, 80 %)",
+        "output:   100 tokens",
+        "requests: 2",
+        "calls:    1",
+        "cost:     $0.0032",
+    ]
+
+
+async def test_a_cost_that_nobody_knows_is_not_zero(talk: Talk) -> None:
+    agent = Agent(ScriptedKimi([say("Ok.")], model="nobody-knows"))
+    assert (await talk(agent, "Hi", "/usage"))[1].endswith("cost:     not known")
+
+
+async def test_compact_tells_the_tokens_before_and_after(talk: Talk) -> None:
+    history = [
+        Message.user("why? " * 400),
+        Message.assistant("Because."),
+        Message.user("And?"),
+        Message.assistant("So."),
+    ]
+    kimi = ScriptedKimi(lambda _: say("They asked why."), context_window=800)
+    agent = Agent(kimi, chat_history=history, compaction=SummarizeHistory(keep_last=1), desired_response_tokens=50)
+    shown = await talk(agent, "/compact", "/compact")
+    assert re.fullmatch(r"\(the history had \d{3} tokens, and has \d\d now\)", shown[0])
+    assert shown[1] == "(the history is short enough)"
+    assert "They asked why." in agent.chat_history[0].text
+
+
+async def test_ctrl_c_stops_a_command(talk: Talk) -> None:
+    history = [Message.user("why? " * 400), Message.assistant("Because."), Message.user("And?")]
+    kimi = ScriptedKimi([HELD, say("Ok.")], context_window=600)
+    agent = Agent(kimi, chat_history=history, compaction=SummarizeHistory(keep_last=1), desired_response_tokens=50)
+    assert await talk(agent, "/compact", "/tools") == ["(stopped)", "(there are no functions)"]
+    assert agent.chat_history == history
+
+
+# ==== sessions ====
+
+
+async def test_with_a_session_every_change_is_in_it_at_once(talk: Talk, tmp_path: Path) -> None:
+    async with SQLiteSessionStore(tmp_path / "s.db") as store:
+        kept: list[list[str]] = []
+
+        class Looking(Weather):
+            async def get_enabled_functions(self) -> Any:
+                state = await store.open("ada").load()
+                kept.append([message.text for message in (*state.always_included_messages, *state.chat_history)])
+                return await super().get_enabled_functions()
+
+        agent = Looking(session=store.open("ada"))
+        await talk(
+            agent, "one", "two", "/undo", "/tools", "/system Be brief.", "/tools", "/save a.json", "/clear", "/tools",
+            "/load a.json", "/tools",
+        )  # fmt: skip
+        assert kept[-4:] == [
+            ["You are terse.", "one", "Ok."],
+            ["Be brief.", "one", "Ok."],
+            ["Be brief."],
+            ["Be brief.", "one", "Ok."],
+        ]
+
+
+async def test_a_journal_is_kept_up_to_date_too(talk: Talk, tmp_path: Path) -> None:
+    path = tmp_path / "a.journal"
+    await talk(
+        Weather(say("1"), say("2"), say("3"), session=JournalSession(path)), "one", "two", "/retry", "/fork", "x"
+    )
+    agent = Weather(session=JournalSession(path))
+    async with agent:
+        assert said(agent) == ["one", "1", "two", "3"]
+
+
+async def test_a_fork_is_a_session_of_its_own_and_there_is_a_way_back(talk: Talk, tmp_path: Path) -> None:
+    async with SQLiteSessionStore(tmp_path / "s.db") as store:
+        agent = Weather(session=store.open("ada"))
+        chat = Chat(agent)
+        shown = await talk(chat, "one", "/fork", "two", "/sessions -", "three", "/sessions")
+        ids = {info.id: info for info in await store.list()}
+        assert len(ids) == 2
+        copy = next(id for id in ids if id != "ada")
+        assert shown[1] == f"(you are in a copy, session {copy}; /sessions - returns)"
+        assert shown[3] == "(you are in session ada now; /sessions - returns)"
+        assert [line[:40].split()[0] for line in shown[5].splitlines()] == ["*", copy]
+        texts = {id: [message.text for message in (await store.open(id).load()).chat_history] for id in ids}
+        assert texts == {"ada": ["one", "Ok.", "three", "Ok."], copy: ["one", "Ok.", "two", "Ok."]}
+        assert chat.agent is agent
+
+
+async def test_a_copy_without_a_session_leaves_the_conversation_as_it_was(talk: Talk) -> None:
+    agent = Weather()
+    chat = Chat(agent)
+    shown = await talk(chat, "one", "/fork", "two", "/undo", "/undo", "/sessions -", "three")
+    assert shown[1] == "(you are in a copy, which no session keeps; /sessions - returns)"
+    assert shown[5] == "(you are in a conversation without a session now; /sessions - returns)"
+    assert said(agent) == ["one", "Ok.", "three", "Ok."]
+    assert agent.usage.requests == 3
+
+
+async def test_who_listens_to_the_agent_hears_of_its_copy_too(talk: Talk) -> None:
+    agent, heard = Weather(), list[str]()
+    agent.on(RoundStarted, lambda event: heard.append(event.query.text if event.query else ""))
+    await talk(agent, "one", "/fork", "two")
+    assert heard == ["one", "two"]
+
+
+async def test_a_chat_goes_on_with_another_session(talk: Talk, tmp_path: Path) -> None:
+    async with SQLiteSessionStore(tmp_path / "s.db") as store:
+        await talk(Weather(session=store.open("ada lovelace")), "I am Ada.")
+        agent = Weather(session=store.open("grace"))
+        restored: list[SessionRestored] = []
+        agent.on(SessionRestored, restored.append)
+        chat = Chat(agent)
+        shown = await talk(
+            chat, "I am Grace.", "/sessions ada", "Who am I?", "/sessions grace", "/sessions gra", "/sessions"
+        )
+        assert shown[1] == "(you are in session ada lovelace now; /sessions - returns)"
+        assert shown[4] == "ERROR: SessionError: this is session 'grace'"
+        assert shown[5].splitlines()[0].startswith("* grace  ") or shown[5].splitlines()[1].startswith("* grace  ")
+        assert [event.messages for event in restored] == [2, 2]
+        state = await store.open("ada lovelace").load()
+        assert [message.text for message in state.chat_history] == ["I am Ada.", "Ok.", "Who am I?", "Ok."]
+        assert (await store.open("grace").load()).usage.requests == 1
+        assert session_of(chat.agent) is not None
+
+
+async def test_a_chat_without_a_session_finds_those_of_the_user(talk: Talk, tmp_path: Path) -> None:
+    async with SQLiteSessionStore(tmp_path / "own.db") as store:
+        await talk(Weather(session=store.open("ada")), "I am Ada.\x1b[2J")
+    agent = Weather()
+    shown = await talk(agent, "Hi", "/sessions", "/sessions ada", "/undo", "/sessions -", "/undo")
+    assert re.fullmatch(r"  ada  \d{4}-\d\d-\d\d \d\d:\d\d     2  I am Ada\.\\x1b\[2J", shown[1])
+    assert shown[2:] == [
+        "(you are in session ada now; /sessions - returns)",
+        r'(took back "I am Ada.\x1b[2J", 2 messages)',
+        "(you are in a conversation without a session now; /sessions - returns)",
+        '(took back "Hi", 2 messages)',
+    ]
+
+
+async def test_a_session_that_is_not_there_is_one_line(talk: Talk, tmp_path: Path) -> None:
+    async with SQLiteSessionStore(tmp_path / "s.db") as store:
+        for name in ("twin-1", "twin-2"):
+            await talk(Weather(session=store.open(name)), "Hi")
+        agent = Weather(session=store.open("ada"))
+        shown = await talk(agent, "/sessions nobody", "/sessions twin", "/sessions a\x1bb", "Hi")
+    assert shown[0] == "ERROR: SessionError: there is no session 'nobody'; see /sessions"
+    assert shown[1] == "ERROR: SessionError: there are several sessions 'twin'; see /sessions"
+    assert shown[2].startswith("ERROR: SessionError: ")
+    assert shown[3] == "AI: Ok."
+
+
+async def test_a_session_of_the_program_keeps_its_system_prompt_and_others_have_their_own(
+    talk: Talk, tmp_path: Path
+) -> None:
+    async with SQLiteSessionStore(tmp_path / "s.db") as store:
+        await talk(Agent(ScriptedKimi(), "I am a poet.", session=store.open("poet")), "Hi")
+        await talk(Agent(ScriptedKimi(), "I am a cook.", session=store.open("cook")), "Hi")
+        plain = Agent(ScriptedKimi(), session=store.open("poet"))
+        assert (await talk(plain, "/system", "/sessions cook", "/system", "/fork", "/system"))[::2] == [
+            "I am a poet.",
+            "I am a cook.",
+            "I am a cook.",
+        ]
+        assert (await talk(Weather(session=store.open("poet")), "/sessions cook", "/system"))[1] == "You are terse."
+
+
+async def test_a_session_that_cannot_be_entered_leaves_the_chat_where_it_is(
+    talk: Talk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with SQLiteSessionStore(tmp_path / "s.db") as store:
+        await talk(Weather(session=store.open("ada")), "Hi")
+        agent = Weather(session=store.open("grace"))
+        chat = Chat(agent)
+
+        async def broken(self: Any) -> Any:
+            raise SessionError("the disk is\nbroken\x1b[2J")
+
+        class Broken(type(store.open("x"))):
+            load = broken
+
+        usual = store.open
+        monkeypatch.setattr(store, "open", lambda id: Broken(store, id) if id == "ada" else usual(id))
+        shown = await talk(chat, "/sessions ada", "Hi")
+        assert shown == [r"ERROR: SessionError: the disk is broken\x1b[2J", "AI: Ok."]
+        assert chat.agent is agent
+
+
+async def test_an_agent_is_left_when_another_takes_its_place(talk: Talk, tmp_path: Path) -> None:
+    class Counting(ScriptedKimi):
+        entered = 0
+
+        async def __aenter__(self) -> Self:
+            Counting.entered += 1
+            return self
+
+        async def __aexit__(self, *exc_info: object) -> None:
+            Counting.entered -= 1
+
+    agent = Agent(Counting(lambda _: say(str(Counting.entered))))
+    shown = await talk(agent, "Hi", "/fork", "Hi", "/fork", "Hi", "/sessions -", "Hi")
+    assert [line for line in shown if line.startswith("AI")] == ["AI: 1"] * 4
+    assert Counting.entered == 0
+
+
+async def test_a_change_that_the_session_refuses_is_told_and_made_up_for(talk: Talk, tmp_path: Path) -> None:
+    class Failing(JournalSession):
+        fails = False
+
+        async def replace(self, state: Any, *, reason: str = "") -> None:
+            if reason == "undo":
+                raise SessionError("no space left")
+            await super().replace(state, reason=reason)
+
+    agent = Weather(session=Failing(tmp_path / "a.journal"))
+    shown = await talk(agent, "one", "two", "/undo", "three")
+    assert shown[2] == "ERROR: SessionError: no space left"
+    again = Weather(session=JournalSession(tmp_path / "a.journal"))
+    async with again:
+        assert said(again) == ["one", "Ok.", "three", "Ok."]
+
+
+# ==== how a line could go on ====
+
+
+def texts_of(chat: Chat, line: str) -> list[str]:
+    return [completion.text for completion in chat.complete(line)]
+
+
+def test_names_are_completed() -> None:
+    chat = Chat(Weather())
+    assert texts_of(chat, "/s") == ["/save ", "/sessions ", "/system "]
+    assert texts_of(chat, "/QU") == ["/quit"]
+    assert len(texts_of(chat, "/")) == len(commands.COMMANDS)
+    for line in ("", "s", "//s", "/xyz", "/xyz a", "/quit a", "hello /s"):
+        assert texts_of(chat, line) == []
+    assert chat.complete("/mod")[0] == ("/model ", "/model [NAME]", "the model, or ask another one")
+
+
+def test_models_and_efforts_are_completed() -> None:
+    chat = Chat(Agent(Kimi(api_key="sk-x")))
+    assert texts_of(chat, "/model kimi-k2.7") == ["/model kimi-k2.7-code", "/model kimi-k2.7-code-highspeed"]
+    assert texts_of(chat, "/mo kimi-k2.6") == ["/model kimi-k2.6"]
+    assert texts_of(chat, "/thinking ") == [
+        f"/thinking {effort}" for effort in ("minimal", "low", "medium", "high", "xhigh", "max")
+    ]
+    assert texts_of(Chat(Weather()), "/thinking ") == []
+
+
+def test_files_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "folder").mkdir()
+    for name in ("a.json", "b.KIMI", "c.md", "d.txt", "e\x1b.json", "folder/f g.json"):
+        (tmp_path / name).touch()
+    chat = Chat(Weather())
+    assert texts_of(chat, "/load ") == ["/load a.json", "/load b.KIMI", "/load folder/"]
+    assert texts_of(chat, "/export c") == ["/export c.md"]
+    assert texts_of(chat, "/load folder/f") == ["/load folder/f g.json"]
+    assert texts_of(chat, "/load ~/a") == ["/load ~/a.json"]
+    for line in ("/load missing/x", "/load a\0b/", "/load a.json/x"):
+        assert texts_of(chat, line) == []
+
+
+async def test_sessions_are_completed_once_they_were_looked_up(talk: Talk, tmp_path: Path) -> None:
+    async with SQLiteSessionStore(tmp_path / "s.db") as store:
+        await talk(Weather(session=store.open("ada")), "Hi")
+        await talk(Weather(session=store.open("turned\u202earound")), "Hi")
+        chat = Chat(Weather(session=store.open("grace")))
+        await talk(chat)
+        assert sorted(texts_of(chat, "/sessions ")) == ["/sessions ada", "/sessions grace"]
+        assert chat.complete("/sessions a")[0].help == "Hi"
+
+
+# ==== the status line ====
+
+
+async def test_the_status_line_has_what_is_known() -> None:
+    used = TokenUsage(input_other=2716, input_cache_read=9629, output=100)
+    agent = Agent(ScriptedKimi([Reply("Ok.", usage=used)], context_window=1_048_576))
+    assert status_line(agent) == "kimi-k3"
+    await agent.chat_round("Hi")
+    assert status_line(agent) == "kimi-k3 · 12,452 of 1,048,576 tokens (1 %) · 78 % cached · $0.0125"
+    agent.chat_history.clear()
+    assert status_line(agent) == "kimi-k3 · 78 % cached · $0.0125"
+
+
+async def test_the_status_line_leaves_out_a_cost_that_nobody_knows_and_names_the_effort() -> None:
+    agent = Agent(ScriptedKimi([say("Ok.")], model="nobody\x1b[2J-knows"))
+    await agent.chat_round("Hi")
+    assert re.fullmatch(r"nobody\\x1b\[2J-knows · \d+ of 262,144 tokens \(<1 %\) · 0 % cached", status_line(agent))
+    assert status_line(Agent(Kimi(api_key="sk-x").with_thinking("low"))) == "kimi-k3 (low)"
+
+
+async def test_the_status_line_is_that_of_the_agent_that_the_chat_has_now(talk: Talk) -> None:
+    chat = Chat(Weather(say("Ok."), say("Ok.")))
+    before = chat.options.status()
+    await talk(chat, "Hi", "/fork")
+    assert chat.options.status() == status_line(chat.agent) != before
+
+
+# ==== whatever is typed ====
+
+LINES = st.sampled_from(
+    [
+        "Hi", "Weather?", "Tea!", "", "/clear", "/undo", "/retry", "/save a.json", "/load a.json", "/sessions",
+        "/sessions -", "/sessions one", "/fork", "/model x", "/thinking", "/tools", "/system Be brief.", "/usage",
+        "/compact", "/export a.md", "/export a.html", "/s", "y", "stop it",
+    ]
+)  # fmt: skip
+
+
+@given(lines=st.lists(LINES, max_size=12), keeps=st.sampled_from(["nothing", "sqlite", "journal"]))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_typed_the_history_can_be_sent(
+    lines: list[str], keeps: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("any"))
+        patch.setenv("KIMI_AGENT_SESSIONS", "own.db")
+        types(patch, *lines)
+        asyncio.run(anything_goes(keeps))
+
+
+def moods() -> Callable[[Any], Step]:
+    """A model that answers, calls, asks for approval and fails, in turn."""
+    steps = [say("Ok.", reasoning="Hm."), call("get_weather", city="Oslo"), say("Rain."), call("order", article="tea")]
+    turn = iter(range(1_000))
+
+    def answer(request: Any) -> Step:
+        number = next(turn) % 6
+        return steps[number] if number < 4 else HELD if number == 4 else Failure(400, "invalid_request_error", "no")
+
+    return answer
+
+
+async def anything_goes(keeps: str) -> None:
+    async with SQLiteSessionStore("s.db") as store:
+        sessions = {"sqlite": store.open("one"), "journal": JournalSession("a.journal")}
+        agent = Weather(session=sessions.get(keeps))
+        agent.provider = ScriptedKimi(moods())
+        chat = Chat(agent)
+        await chat.run()
+        assert problems(chat.agent.chat_history) == []
+        assert problems(agent.chat_history) == []
+        for kept in [session_of(chat.agent), session_of(agent)]:
+            if kept is not None:
+                state = await store.open(kept.id).load()
+                assert problems(state.chat_history) == []
+        here = session_of(chat.agent)
+        if here is not None and here._store is store:
+            assert (await store.open(here.id).load()).chat_history == tuple(chat.agent.chat_history)
