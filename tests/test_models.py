@@ -319,3 +319,55 @@ async def test_a_list_that_does_not_come_is_an_error_and_changes_nothing(fault: 
         with pytest.raises(error):
             await kimi.models()
         assert kimi.context_window == MILLION
+
+
+# ==== a copy that asks another model ====
+
+OTHERS: list[tuple[str, Any, str, Any, dict[str, Any]]] = [
+    # model, told effort, other model, its effort, what it is sent
+    ("kimi-k3", None, "kimi-k2.6", None, NOTHING),
+    ("kimi-k3", "low", "kimi-k3.1-pro", "low", {"reasoning_effort": "low"}),
+    ("kimi-k3", "minimal", "kimi-k2.6", "minimal", ENABLED),
+    ("kimi-k2.6", "medium", "kimi-k3", "medium", {"reasoning_effort": "high"}),
+    ("kimi-k2.6", "off", "kimi-k3", None, NOTHING),
+    ("kimi-k2.6", "off", "kimi-k2-0905-preview", "off", NOTHING),
+    ("kimi-k3", "max", "kimi-k2-0905-preview", None, NOTHING),
+    ("kimi-k3", "max", "nobody-knows", None, NOTHING),
+]
+
+
+@pytest.mark.parametrize(("model", "effort", "other", "left", "fields"), OTHERS, ids=lambda value: str(value))
+def test_another_model_thinks_as_hard_in_its_own_words_or_as_it_does_by_default(
+    model: str, effort: Any, other: str, left: Any, fields: dict[str, Any]
+) -> None:
+    kimi = Kimi(model, api_key="sk-x")
+    kimi = kimi.with_thinking(effort) if effort else kimi
+    before = kimi.generation_kwargs
+    changed = kimi.with_model(other)
+    assert (changed.model_name, changed.thinking_effort, changed.generation_kwargs) == (other, left, fields)
+    assert changed.model_info == model_info(other)
+    assert changed.context_window == model_info(other).context_window
+    assert (kimi.model_name, kimi.thinking_effort, kimi.generation_kwargs) == (model, effort, before)
+
+
+def test_what_else_is_sent_stays_with_another_model() -> None:
+    kimi = Kimi(api_key="sk-x").with_generation_kwargs(stop="a", extra_body={"mood": 1}).with_thinking("low")
+    assert kimi.with_model("kimi-k2-0905-preview").generation_kwargs == {"stop": "a", "extra_body": {"mood": 1}}
+    said = Kimi(api_key="sk-x").with_generation_kwargs(reasoning_effort="low")
+    assert said.with_model("kimi-k3.1-pro").generation_kwargs == {"reasoning_effort": "low"}
+
+
+async def test_another_model_is_asked_over_the_same_connection_and_both_know_what_the_server_told() -> None:
+    async with (
+        KimiServer(lambda _: say("x")) as server,
+        Kimi(api_key=server.api_key, base_url=server.base_url) as kimi,
+    ):
+        other = kimi.with_model("kimi-k2.6")
+        listed = {info.name: info for info in await other.models()}
+        assert kimi.model_info is listed["kimi-k3"]
+        for each in (kimi, other):
+            answer = await each.generate("", [], [USER])
+            async for _ in answer:
+                pass
+        assert [request.body["model"] for request in server.requests] == ["kimi-k3", "kimi-k2.6"]
+        assert server.connections == 1
