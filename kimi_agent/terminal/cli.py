@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -24,7 +25,7 @@ from .sessions import add_session_options, add_sessions, add_view, kept
 from .text import visible
 
 if TYPE_CHECKING:
-    from ..session.sqlite import SQLiteSession
+    from ..agent import Agent
 
 __all__ = ["main"]
 
@@ -99,19 +100,24 @@ def _add_chat(commands: Commands) -> None:
 
 
 async def _chat(options: argparse.Namespace) -> None:
-    from .chat import chat_in_terminal_async
+    from .chat import Chat
 
     is_watched_here = is_watched(sys.stdin) and is_watched(sys.stdout)
-    async with agent_of(options) as agent, kept(agent, options, by_default=is_watched_here) as session:
+    async with agent_of(options) as agent, kept(agent, options, by_default=is_watched_here):
         _introduce(agent.provider.model_name, offline=options.offline)
-        await chat_in_terminal_async(agent)
-        if session is not None and is_watched_here:
-            await _tell_how_to_go_on(session)
+        chat = Chat(agent)
+        await chat.run()
+        if is_watched_here:
+            await _tell_how_to_go_on(chat.agent)
 
 
-async def _tell_how_to_go_on(session: SQLiteSession) -> None:
-    if (info := await session._store.info(session.id)) is not None and info.messages:
-        print(f"Kept: kimi-agent chat --session {session.id} goes on.")
+async def _tell_how_to_go_on(agent: Agent) -> None:
+    """A command of the chat may have gone to another agent, and to another session."""
+    from .conversations import session_of
+
+    session = session_of(agent)
+    if session is not None and (info := await session._store.info(session.id)) is not None and info.messages:
+        print(f"Kept: kimi-agent chat --session {shlex.quote(session.id)} goes on.")
 
 
 def _introduce(model: str, *, offline: bool) -> None:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from .. import __version__
 from ..errors import ChatProviderError, KimiAgentError, NotFoundError, PermissionDeniedError, RanksError, SessionError
-from .loading import add_model_options, kimi_of, one_line, running
+from .loading import add_model_options, kimi_of, one_line, running, without_secrets
 from .text import display_width
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def add_doctor(commands: _SubParsersAction[ArgumentParser]) -> None:
 async def _doctor(options: Namespace) -> None:
     wrong: list[str] = []
     async for found in _findings(options):
-        print(f"{found.state:<5}  {found.name:<12}  {one_line(found.text)}", flush=True)
+        print(f"{found.state:<5}  {found.name:<12}  {one_line(without_secrets(found.text))}", flush=True)
         wrong += [found.name] if found.state == WRONG else []
     if wrong:
         raise KimiAgentError(f"something is wrong: {', '.join(wrong)}")
@@ -265,11 +265,12 @@ async def _sessions() -> Finding:
 
 def _terminal() -> Finding:
     """Whether a chat would be more than plain text here, and why not."""
+    from .front import _can_edit, _is_terminal
+
     reasons = {
         "the extra cli is missing": not all(map(_version, EXTRAS["cli"])),
-        "standard input or output is no terminal": not (sys.stdin and sys.stdin.isatty() and sys.stdout.isatty()),
-        "TERM says dumb": os.environ.get("TERM") == "dumb",
-        "NO_COLOR is set": bool(os.environ.get("NO_COLOR")),
+        "standard input or output is no terminal for UTF-8": not all(map(_is_terminal, (sys.stdin, sys.stdout))),
+        "TERM or NO_COLOR asks for it": not _can_edit(os.environ),
     }
     plain = [reason for reason, holds in reasons.items() if holds]
     return Finding(NOTE, "chat", f"plain: {', '.join(plain)}") if plain else Finding(OK, "chat", "on a whole terminal")
