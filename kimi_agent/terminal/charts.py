@@ -307,7 +307,7 @@ def context(answers: Sequence[Answer]) -> Figure | None:
     slots, scale = _Slots(drawn), _Scale(max(most, window if most * 4 > window else 0))
     dots = _all(_dot(slots, scale, each, filled) for each, filled in known)
     legend = [("filled", f"filled: at most {most:,}{_share(most, window)}")]
-    legend += [("window", f"window: {window:,}")] if window else []
+    legend += [("window", f"window: {window:,}")] if 0 < window <= scale.end else []
     return _figure(
         "context",
         "Context after each answer",
@@ -393,13 +393,13 @@ class _Line:
         return (self.starts[number] + within) / self.length * 100
 
     def marks(self) -> list[tuple[float, str]]:
-        """Where it is marked, and how: each busy time by the clock, and what passes in it."""
-        step, marks = _step(self.length, 8), list[tuple[float, str]]()
+        """Where it may be marked, and how, what matters most first: busy times by the clock, what passes in them."""
+        step, passing = _step(self.length, 8), list[tuple[float, str]]()
         for (begin, end), start in zip(self.busy, self.starts, strict=True):
-            marks.append((start / self.length * 100, clock(begin)))
             inner = [step * number for number in range(1, floor((end - begin) / step) + 1)]
-            marks += [((start + passed) / self.length * 100, f"+{duration(passed)}") for passed in inner]
-        return marks
+            passing += [((start + passed) / self.length * 100, f"+{duration(passed)}") for passed in inner]
+        begins = zip(self.busy, self.starts, strict=True)
+        return [*((start / self.length * 100, clock(begin)) for (begin, _), start in begins), *passing]
 
     def pauses(self) -> list[tuple[float, float]]:
         """Where time is left out, and how much."""
@@ -476,19 +476,28 @@ def _names(high: int, with_calls: bool) -> str:
 
 
 def _background(line: _Line, high: int, width: int) -> str:
-    """Marks of the clock, as many as there is room for, and the pauses."""
-    drawn, room, last = "", 68 / width * 100, -100.0
-    for x, label in line.marks():
-        if x - last >= room:
-            anchor = "start" if x < room / 2 else "end" if x > 100 - room / 2 else "middle"
-            drawn += _line(_percent(x), _TOP - 4, _percent(x), high, "grid") + _label(
-                _percent(x), high + 18, label, anchor
-            )
-            last = x
+    """Marks of the clock and the pauses."""
+    room = 68 / width * 100
+    drawn = _all(_mark(x, label, high, room) for x, label in _with_room(line.marks(), room))
     for x, left_out in line.pauses():
         title = f"<title>nothing for {text(duration(left_out))}</title>"
         drawn += f'<line class="pause" x1="{_percent(x)}" y1="0" x2="{_percent(x)}" y2="{high}">{title}</line>'
     return drawn
+
+
+def _with_room(marks: Iterable[tuple[float, str]], room: float) -> list[tuple[float, str]]:
+    """Those that stand apart from all that come before them in the list."""
+    shown: list[tuple[float, str]] = []
+    for x, label in marks:
+        place = bisect_left(shown, (x, label))
+        if all(abs(x - other) >= room for other, _ in shown[max(place - 1, 0) : place + 1]):
+            shown.insert(place, (x, label))
+    return shown
+
+
+def _mark(x: float, label: str, high: int, room: float) -> str:
+    anchor = "start" if x < room / 2 else "end" if x > 100 - room / 2 else "middle"
+    return _line(_percent(x), _TOP - 4, _percent(x), high, "grid") + _label(_percent(x), high + 18, label, anchor)
 
 
 def _bar(line: _Line, kind: str, row: int, begin: float, end: float, title: str) -> str:

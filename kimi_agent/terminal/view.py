@@ -140,7 +140,7 @@ def _summary(state: SessionState, turns: Sequence[_Turn]) -> str:
         ("Messages", f"{len(state.chat_history):,}"),
         ("Requests", f"{usage.requests:,}"),
         ("Calls of functions", f"{usage.tool_calls:,}"),
-        ("Prompt tokens", f"{usage.input:,}" + (f", {usage.prompt_cache_hit:.0%} cached" if usage.input else "")),
+        ("Prompt tokens", f"{usage.input:,}" + (f" ({usage.prompt_cache_hit:.0%} cached)" if usage.input else "")),
         ("Answer tokens", f"{usage.output:,}"),
         ("Cost", "not known" if usage.cost is None else f"${usage.cost:.4f}"),
         ("Began", clock(measured[0].began, "%Y-%m-%d %H:%M:%S UTC") if measured else "not known"),
