@@ -95,11 +95,15 @@ PRINTED = {
         "together they made 7 requests, the fork 1 of them",
         "paid by the scout itself: 0",
     ],
-    "11_kimi.py": [
-        "kimi-k3: a window of 1,048,576 tokens, efforts low, high, max",
-        "refused: kimi-k3 always thinks; its least effort is 'low'",
-        "tokens: ",
-        "You said: Which is warmer?",
+    "11_cli_agent.py": [
+        'USER: Add the note "buy tea".',
+        "Thinking... [add_note(text='buy tea')]",
+        "FUNC: 3",
+        'Run delete_note({"number": 2})? [y]es, [a]lways, [n]o, or what to do instead: y',
+        "FUNC: deleted: call Ada",
+        'Run delete_note({"number": 1})?',
+        "FUNC: Not run: the user did not approve this call. Do not repeat it unasked. The user says: I need it.",
+        "USER: ",
     ],
     "12_context.py": [
         "tool: The log of 9:00",
@@ -154,21 +158,33 @@ PRINTED = {
         "tool: 39.2",
         "assistant: It is 39.2 °F in Oslo.",
     ],
+    "20_kimi.py": [
+        "kimi-k3: a window of 1,048,576 tokens, efforts low, high, max",
+        "refused: kimi-k3 always thinks; its least effort is 'low'",
+        "tokens: ",
+        "You said: Which is warmer?",
+    ],
 }
 """What each example prints when the stand-in answers, in this order."""
 
+TYPED = {
+    "11_cli_agent.py": 'Add the note "buy tea".\nDelete note number 2.\ny\nDelete note number 1.\nI need it.\n',
+}
+"""What somebody says to those that are a chat."""
 
-async def output_of(*arguments: str, **environment: str) -> str:
+
+async def output_of(*arguments: str, said: str = "", **environment: str) -> str:
     """What a Python process prints that must end well and say nothing on stderr."""
     keyless = {name: value for name, value in os.environ.items() if not name.startswith(("KIMI_", "MOONSHOT_"))}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *arguments,
         env={**keyless, "PYTHONIOENCODING": "utf-8", "PYTHONWARNINGS": "error", **environment},
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    printed, complaints = await process.communicate()
+    printed, complaints = await process.communicate(said.encode())
     assert (process.returncode, complaints.decode()) == (0, "")
     return printed.decode()
 
@@ -188,7 +204,8 @@ def test_every_example_is_checked():
 @pytest.mark.parametrize("name", CONVERSATIONS)
 async def test_an_example_prints_what_it_is_there_for(name: str):
     async with KimiServer() as server:
-        printed = await output_of(str(EXAMPLES / name), KIMI_API_KEY=server.api_key, KIMI_BASE_URL=server.base_url)
+        key = {"KIMI_API_KEY": server.api_key, "KIMI_BASE_URL": server.base_url}
+        printed = await output_of(str(EXAMPLES / name), said=TYPED.get(name, ""), **key)
     assert_in_order(printed, PRINTED[name])
 
 

@@ -83,7 +83,7 @@ def reference(text: str) -> str:
     Raises:
         ArgumentTypeError: it is none.
     """
-    if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", text):
+    if re.fullmatch(r"\w+(\.\w+)*:[^\W\d]\w*(\.[^\W\d]\w*)*", text):
         return text
     raise ArgumentTypeError(f"{text!r} is no module:name")
 

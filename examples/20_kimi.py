@@ -1,7 +1,7 @@
 """What is Kimi's own: models, thinking, a document, retries that you can see, and answers that go on where they broke.
 
-With KIMI_API_KEY set: `python examples/11_kimi.py`
-Without a key:         `python examples/offline.py examples/11_kimi.py`
+With KIMI_API_KEY set: `python examples/20_kimi.py`
+Without a key:         `python examples/offline.py examples/20_kimi.py`
 """
 
 import asyncio
