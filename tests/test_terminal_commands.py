@@ -588,8 +588,8 @@ async def test_a_fork_is_a_session_of_its_own_and_there_is_a_way_back(talk: Talk
         chat = Chat(agent)
         shown = await talk(chat, "one", "/fork", "two", "/sessions -", "three", "/sessions")
         ids = {info.id: info for info in await store.list()}
-        assert len(ids) == 2
-        copy = next(id for id in ids if id != "ada")
+        copy = "ada-2"
+        assert sorted(ids) == ["ada", copy]
         assert shown[1] == f"(you are in a copy, session {copy}; /sessions - returns)"
         assert shown[3] == "(you are in session ada now; /sessions - returns)"
         assert [line[:40].split()[0] for line in shown[5].splitlines()] == ["*", copy]
@@ -676,6 +676,26 @@ async def test_a_session_of_the_program_keeps_its_system_prompt_and_others_have_
         assert (await talk(Weather(session=store.open("poet")), "/sessions cook", "/system"))[1] == "You are terse."
 
 
+async def test_what_was_pinned_in_one_conversation_does_not_come_into_another(talk: Talk, tmp_path: Path) -> None:
+    async with SQLiteSessionStore(tmp_path / "own.db") as store:
+        await talk(Agent(ScriptedKimi(), "I am a cook.", session=store.open("cook")), "Hi")
+        await talk(Agent(ScriptedKimi(), "I am a poet."), "Hi", "/save poet.json")
+        plain = Agent(ScriptedKimi())
+        assert (await talk(plain, "/load poet.json", "/system", "/sessions cook", "/system"))[3] == "I am a cook."
+        assert (await talk(Agent(ScriptedKimi()), "/system I am a smith.", "/sessions cook", "/system"))[
+            2
+        ] == "I am a cook."
+        assert (await store.open("cook").load()).always_included_messages[0].text == "I am a cook."
+
+
+async def test_copies_of_a_session_are_numbered(talk: Talk, tmp_path: Path) -> None:
+    async with SQLiteSessionStore(tmp_path / "s.db") as store:
+        agent = Weather(session=store.open("a" * 199))
+        await talk(agent, "Hi", "/fork", "/sessions -", "/fork", "/sessions -", "/fork")
+        ids = sorted(info.id for info in await store.list())
+        assert ids == ["a" * 190 + f"-{number}" for number in (2, 3, 4)] + ["a" * 199]
+
+
 async def test_a_session_that_cannot_be_entered_leaves_the_chat_where_it_is(
     talk: Talk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -723,9 +743,9 @@ async def test_a_change_that_the_session_refuses_is_told_and_made_up_for(talk: T
                 raise SessionError("no space left")
             await super().replace(state, reason=reason)
 
-    agent = Weather(session=Failing(tmp_path / "a.journal"))
-    shown = await talk(agent, "one", "two", "/undo", "three")
-    assert shown[2] == "ERROR: SessionError: no space left"
+    agent = Weather(say("Ok."), HELD, say("Ok."), session=Failing(tmp_path / "a.journal"))
+    shown = await talk(agent, "one", "two", "/undo", "", "three")
+    assert shown[2:] == ["ERROR: SessionError: no space left", "", "AI: Ok."]
     again = Weather(session=JournalSession(tmp_path / "a.journal"))
     async with again:
         assert said(again) == ["one", "Ok.", "three", "Ok."]

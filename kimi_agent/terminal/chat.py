@@ -24,6 +24,7 @@ from . import commands
 from .completing import complete
 from .conversations import Conversations, session_of
 from .display import USER, Display, PlainDisplay
+from .front import front
 from .interrupts import Interrupts
 from .options import ChatOptions, Completion
 from .reading import Left, PlainReader, Reader, input_is_piped
@@ -56,7 +57,8 @@ def chat_in_terminal(
 ) -> None:
     """Chat with an agent in the terminal until the user leaves with Ctrl-D or the stopword.
 
-    Ctrl-C stops an answer. After an answer that was stopped or failed, Enter alone asks again.
+    Ctrl-C stops an answer. After an answer that was stopped or failed, Enter alone asks again. `/help` lists what else
+    a person can type. After `/fork` and `/sessions` the chat goes on with another agent, and this one stays as it is.
 
     Args:
         agent: is closed at the end, if nobody else has entered it.
@@ -128,6 +130,8 @@ def _a_loop_is_running() -> bool:
 
 def _parts(options: ChatOptions, interrupts: Interrupts) -> tuple[Display, Reader]:
     """What a chat is shown with, and what it reads with."""
+    if (live := front(interrupts, options)) is not None:
+        return live
     display = PlainDisplay(options.width, options.show_args, options.show_returns, options.stream)
     return display, PlainReader(interrupts, echo=options.echo)
 
@@ -180,9 +184,7 @@ class Chat:
 
     async def _look_around(self) -> None:
         """A conversation may wait for an approval since the last time; and there may be sessions to go on with."""
-        if self.agent.waiting_calls:
-            self._unanswered = True
-            self.display.notice(WAITING)
+        self._tell_of_waiting_calls()
         if session_of(self.agent) is not None:
             with suppress(SessionError):  # who wants to see them hears of it
                 await self.conversations.look_up()
@@ -204,24 +206,32 @@ class Chat:
 
     async def _does(self, command: commands.Typed) -> bool:
         """Do what a command says; whether the model is to answer now."""
+        agent, said, asks = self.agent, list(self.agent.chat_history), False
         try:
             task = await self._ended(commands.run(self, command))
             if task.cancelled():
                 self.display.notice("(stopped)")
-                return False
-            did = task.result()
-            if did.agent is not None:
-                await self.conversations.go_to(did.agent)
+            else:
+                asks = await self._takes(task.result())
         except (KimiAgentError, OSError, ValueError) as error:
             self.display.notice(_told(error))
-            return False
+        if self.agent is not agent or [*map(id, said)] != [*map(id, self.agent.chat_history)]:
+            self._unanswered = commands.waits_for_an_answer(self.agent)
+            self._tell_of_waiting_calls()
+        return asks
+
+    async def _takes(self, did: commands.Did) -> bool:
+        """Go on as a command wants it; whether the model is to answer now."""
+        if did.agent is not None:
+            await self.conversations.go_to(did.agent)
         if did.notice:
             self.display.notice(did.notice)
-        if did.changed or did.agent is not None:
-            self._unanswered = commands.waits_for_an_answer(self.agent)
-            if self.agent.waiting_calls:
-                self.display.notice(WAITING)
         return did.asks
+
+    def _tell_of_waiting_calls(self) -> None:
+        if self.agent.waiting_calls:
+            self._unanswered = True
+            self.display.notice(WAITING)
 
     async def _line(self, prompt: str) -> str:
         line = (await self.reader.line(prompt)).strip()

@@ -59,13 +59,11 @@ class Did:
 
     Args:
         notice: what there is to tell.
-        changed: whether another history is there now.
-        asks: whether the model is to answer it.
+        asks: whether the model is to answer what was said.
         agent: who goes on from now on.
     """
 
     notice: str = ""
-    changed: bool = False
     asks: bool = False
     agent: Agent | None = None
 
@@ -186,7 +184,7 @@ def waits_for_an_answer(agent: Agent) -> bool:
 async def _clear(chat: Chat, argument: str) -> Did:
     number = len(chat.agent.chat_history)
     await _cut(chat.agent, 0, "clear")
-    return Did(f"({_count(number, 'message')} removed; pinned messages stay)", changed=True)
+    return Did(f"({_count(number, 'message')} removed; pinned messages stay)")
 
 
 async def _undo(chat: Chat, argument: str) -> Did:
@@ -195,12 +193,12 @@ async def _undo(chat: Chat, argument: str) -> Did:
     question, number = history[place], len(history) - place
     await _cut(chat.agent, place, "undo")
     said = on_one_line(question.text or "what you said", 60)
-    return Did(f'(took back "{said}", {_count(number, "message")})', changed=True)
+    return Did(f'(took back "{said}", {_count(number, "message")})')
 
 
 async def _retry(chat: Chat, argument: str) -> Did:
     await _cut(chat.agent, _last_question(chat.agent.chat_history) + 1, "retry")
-    return Did(changed=True, asks=True)
+    return Did(asks=True)
 
 
 def _last_question(history: Sequence[Message]) -> int:
@@ -236,7 +234,7 @@ async def _compact(chat: Chat, argument: str) -> Did:
     if not told:
         return Did("(the history is short enough)")
     before, after = told[-1].tokens_before, told[-1].tokens_after
-    return Did(f"(the history had {before:,} tokens, and has {after:,} now)", changed=True)
+    return Did(f"(the history had {before:,} tokens, and has {after:,} now)")
 
 
 # ==== files ====
@@ -251,7 +249,7 @@ async def _load(chat: Chat, argument: str) -> Did:
     agent = chat.agent
     agent.load(_path(argument))
     await agent._keep_up("load")
-    return Did(f"({_count(len(agent.chat_history), 'message')} from {on_one_line(argument)})", changed=True)
+    return Did(f"({_count(len(agent.chat_history), 'message')} from {on_one_line(argument)})")
 
 
 async def _export(chat: Chat, argument: str) -> Did:

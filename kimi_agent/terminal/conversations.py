@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Self
-from uuid import uuid4
+from itertools import count
+from typing import TYPE_CHECKING, Final, Self
 
 from ..errors import SessionError
 from .sessions import store_path
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Conversations", "session_of"]
 
-MOST: int = 50
+MOST: Final = 50
 """How many sessions are listed."""
 
 
@@ -43,6 +43,8 @@ class Conversations:
         """Whose place it has taken."""
         self.known: Sequence[SessionInfo] = ()
         """The sessions, as they were looked up last."""
+        self._given = () if agent._keeper._pins is False else tuple(agent.always_included_messages)
+        """What the program pins: what was pinned since, or came out of a session, belongs to one conversation."""
         self._entered = AsyncExitStack()
         self._store: SQLiteSessionStore | None = None
 
@@ -73,19 +75,18 @@ class Conversations:
     # ---- other conversations ----
 
     async def forked(self) -> Agent:
-        """An agent that goes on from here by itself, in a session of its own if there is a store to keep it.
+        """An agent that goes on from here by itself, in a session of its own if this one has a session of a store.
 
         Raises:
             SessionError: the session cannot be forked.
         """
-        agent = self.agent
-        kept = session_of(agent)
-        if kept is None or await kept._store.info(kept.id) is None:
+        agent, session = self.agent, session_of(self.agent)
+        if session is None:
             copy = agent.fork()
             copy.usage = agent.usage
         else:
             await agent._round_ended()
-            copy = agent.fork(session=await kept._store.fork(kept.id, uuid4().hex))
+            copy = agent.fork(session=await session._store.fork(session.id, await _free_id(session)))
             copy._keeper._pins = agent._keeper._pins
         copy._handlers = agent._handlers
         return copy
@@ -104,15 +105,11 @@ class Conversations:
         session = session_of(self.agent)
         if session is not None and (session.id, session._store.path) == (id, store.path):
             raise SessionError(f"this is session {id!r}")
-        opened = self.agent.fork(session=store.open(id), **self._as_given())
+        opened = self.agent.fork(
+            session=store.open(id), chat_history=None, system_prompt=None, always_included_messages=self._given
+        )
         opened._parent, opened._handlers = self.agent._parent, self.agent._handlers
         return opened
-
-    def _as_given(self) -> dict[str, Any]:
-        """What an agent begins with, as the program gave it: pinned messages that came out of a session are not."""
-        if self.agent._keeper._pins is False:
-            return {"chat_history": (), "system_prompt": None, "always_included_messages": ()}
-        return {"chat_history": ()}
 
     async def _id_of(self, store: SQLiteSessionStore, name: str) -> str:
         if await store.info(name) is not None:
@@ -142,3 +139,12 @@ class Conversations:
         """
         self.known = await self.store().list(MOST)
         return self.known
+
+
+async def _free_id(session: SQLiteSession) -> str:
+    """The id of a copy: that of the session, and a number."""
+    for number in count(2):
+        id = f"{session.id[:190]}-{number}"
+        if await session._store.info(id) is None:
+            return id
+    raise AssertionError("there is always another number")
