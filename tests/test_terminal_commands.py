@@ -339,6 +339,17 @@ async def test_a_chat_that_begins_with_waiting_calls_asks_for_them_on_enter(talk
     assert said(agent)[2:] == ["ordered", "Done."]
 
 
+async def test_a_session_whose_calls_wait_can_be_gone_on_with(talk: Talk, tmp_path: Path) -> None:
+    async with SQLiteSessionStore(tmp_path / "own.db") as store:
+        await talk(Weather(call("order", article="tea"), session=store.open("shop")), "Tea!")
+        chat = Chat(Weather(say("Done.")))
+        shown = await talk(chat, "/sessions shop", "", "y")
+        assert shown[0].splitlines()[1] == "(calls wait for approval; Enter shows them)"
+        assert shown[1].endswith("AI: Done.")
+        state = await store.open("shop").load()
+        assert [message.text for message in state.chat_history][2:] == ["ordered", "Done."]
+
+
 async def test_undo_takes_waiting_calls_back(talk: Talk) -> None:
     agent = Weather(call("order", article="tea"), say("Ok."))
     await talk(agent, "Tea!")
@@ -751,6 +762,42 @@ async def test_a_change_that_the_session_refuses_is_told_and_made_up_for(talk: T
         assert said(again) == ["one", "Ok.", "three", "Ok."]
 
 
+async def test_what_somebody_else_has_written_is_there_before_anything_is_taken_back(
+    talk: Talk, tmp_path: Path
+) -> None:
+    async with SQLiteSessionStore(tmp_path / "s.db") as store:
+
+        class Disturbed(Weather):
+            disturbed = False
+
+            async def get_enabled_functions(self) -> Any:
+                if len(self.chat_history) == 3 and not self.disturbed:
+                    self.disturbed = True
+                    await store.open("ada").append([Message.user("Me too!")])
+                return await super().get_enabled_functions()
+
+        agent = Disturbed(session=store.open("ada"))
+        shown = await talk(agent, "one", "two", "/undo", "/undo")
+        assert "ERROR: SessionConflictError: " in shown[1]
+        assert shown[2:] == ['(took back "Me too!", 1 message)', '(took back "two", 1 message)']
+        assert [message.text for message in (await store.open("ada").load()).chat_history] == ["one", "Ok."]
+
+
+async def test_a_conversation_that_cannot_be_left_well_is_left_all_the_same(talk: Talk, tmp_path: Path) -> None:
+    class Failing(JournalSession):
+        async def aclose(self) -> None:
+            await super().aclose()
+            raise SessionError("no space left")
+
+    chat = Chat(Weather(session=Failing(tmp_path / "a.journal")))
+    shown = await talk(chat, "one", "/fork", "two")
+    assert shown[1].splitlines() == [
+        "(you are in a copy, which no session keeps; /sessions - returns)",
+        "ERROR: SessionError: no space left",
+    ]
+    assert said(chat.agent) == ["one", "Ok.", "two", "Ok."]
+
+
 # ==== how a line could go on ====
 
 
@@ -869,7 +916,14 @@ async def anything_goes(keeps: str) -> None:
         sessions = {"sqlite": store.open("one"), "journal": JournalSession("a.journal")}
         agent = Weather(session=sessions.get(keeps))
         agent.provider = ScriptedKimi(moods())
-        chat = Chat(agent)
+
+        class Checked(Chat):
+            async def _does(self, command: commands.Typed) -> bool:
+                asks = await super()._does(command)
+                assert problems(self.agent.chat_history) == [], command
+                return asks
+
+        chat = Checked(agent)
         await chat.run()
         assert problems(chat.agent.chat_history) == []
         assert problems(agent.chat_history) == []

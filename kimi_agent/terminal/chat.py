@@ -222,10 +222,12 @@ class Chat:
 
     async def _takes(self, did: commands.Did) -> bool:
         """Go on as a command wants it; whether the model is to answer now."""
-        if did.agent is not None:
-            await self.conversations.go_to(did.agent)
-        if did.notice:
-            self.display.notice(did.notice)
+        try:
+            if did.agent is not None:
+                await self.conversations.go_to(did.agent)
+        finally:
+            if did.notice and (did.agent is None or did.agent is self.agent):
+                self.display.notice(did.notice)
         return did.asks
 
     def _tell_of_waiting_calls(self) -> None:

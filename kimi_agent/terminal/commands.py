@@ -182,22 +182,18 @@ def waits_for_an_answer(agent: Agent) -> bool:
 
 
 async def _clear(chat: Chat, argument: str) -> Did:
-    number = len(chat.agent.chat_history)
-    await _cut(chat.agent, 0, "clear")
-    return Did(f"({_count(number, 'message')} removed; pinned messages stay)")
+    removed = await _cut(chat.agent, lambda history: 0, "clear")
+    return Did(f"({_count(len(removed), 'message')} removed; pinned messages stay)")
 
 
 async def _undo(chat: Chat, argument: str) -> Did:
-    history = chat.agent.chat_history
-    place = _last_question(history)
-    question, number = history[place], len(history) - place
-    await _cut(chat.agent, place, "undo")
-    said = on_one_line(question.text or "what you said", 60)
-    return Did(f'(took back "{said}", {_count(number, "message")})')
+    removed = await _cut(chat.agent, _last_question, "undo")
+    said = on_one_line(removed[0].text or "what you said", 60)
+    return Did(f'(took back "{said}", {_count(len(removed), "message")})')
 
 
 async def _retry(chat: Chat, argument: str) -> Did:
-    await _cut(chat.agent, _last_question(chat.agent.chat_history) + 1, "retry")
+    await _cut(chat.agent, lambda history: _last_question(history) + 1, "retry")
     return Did(asks=True)
 
 
@@ -213,15 +209,20 @@ def _last_question(history: Sequence[Message]) -> int:
     raise CommandError("nothing was said yet")
 
 
-async def _cut(agent: Agent, keep: int, reason: str) -> None:
-    """Let the history end with its first messages, here and in the session.
+async def _cut(agent: Agent, place: Callable[[Sequence[Message]], int], reason: str) -> list[Message]:
+    """Let the history end at a place, here and in the session. What stood behind it.
 
     Raises:
+        CommandError: as of `place`.
         SessionError: the session could not be written; the next write brings it up to date.
     """
     async with Turn(agent, agent._turns).whole(is_round=False):
-        agent.chat_history[:] = repair(agent.chat_history[:keep], interrupted=agent.texts.interrupted())
+        await agent._keeper.begin(agent)
+        end = place(agent.chat_history)
+        removed = agent.chat_history[end:]
+        agent.chat_history[:] = repair(agent.chat_history[:end], interrupted=agent.texts.interrupted())
         await agent._keep_up(reason)
+    return removed
 
 
 async def _compact(chat: Chat, argument: str) -> Did:
@@ -247,6 +248,7 @@ async def _save(chat: Chat, argument: str) -> Did:
 
 async def _load(chat: Chat, argument: str) -> Did:
     agent = chat.agent
+    await agent._keeper.begin(agent)
     agent.load(_path(argument))
     await agent._keep_up("load")
     return Did(f"({_count(len(agent.chat_history), 'message')} from {on_one_line(argument)})")
@@ -354,14 +356,18 @@ def _ask(agent: Agent, provider: Kimi) -> None:
 
 async def _system(chat: Chat, argument: str) -> Did:
     agent = chat.agent
-    pinned = agent.always_included_messages
-    has_one = bool(pinned) and pinned[0].role == "system" and bool(pinned[0].text)
     if not argument:
-        return Did(pinned[0].text if has_one else "(there is no system prompt)")
+        return Did("".join(message.text for message in _system_prompt(agent)) or "(there is no system prompt)")
     async with Turn(agent, agent._turns).whole(is_round=False):
-        pinned[: int(has_one)] = [Message.system(argument)]
+        await agent._keeper.begin(agent)
+        agent.always_included_messages[: len(_system_prompt(agent))] = [Message.system(argument)]
         await agent._keep_up("system prompt")
     return Did("(this is the system prompt from now on)")
+
+
+def _system_prompt(agent: Agent) -> list[Message]:
+    """The first pinned message, if that is one."""
+    return [message for message in agent.always_included_messages[:1] if message.role == "system" and message.text]
 
 
 async def _tools(chat: Chat, argument: str) -> Did:
@@ -373,7 +379,7 @@ def _tool_line(tool: ToolLike) -> str:
     rule = getattr(tool, "approval", False)
     asks = "" if rule is False else " (asks for approval)" if rule is True else " (may ask for approval)"
     described = on_one_line(tool.base.description.strip().partition("\n")[0], 100)
-    return f"{on_one_line(tool.base.name)}{asks}: {described}"
+    return f"{on_one_line(tool.base.name)}{asks}: {described}".removesuffix(": ")
 
 
 async def _usage(chat: Chat, argument: str) -> Did:
