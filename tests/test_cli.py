@@ -1,9 +1,12 @@
 """The `kimi-agent` command, as a process of its own, piped and in a pseudo-terminal. Nothing leaves this machine."""
 
+import argparse
 import asyncio
 import json
 import os
+import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,10 +19,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from serving import serving
 
 from kimi_agent import __version__
 from kimi_agent.errors import ModelRetry
-from kimi_agent.terminal.cli import main
+from kimi_agent.terminal.cli import _parser, main
 from kimi_agent.terminal.demo import DemoAgent, calculated
 from kimi_agent.testing import KimiServer, ScriptedKimi, call, say
 
@@ -351,6 +355,74 @@ def test_help_opens_no_heavy_room(tmp_path: Path) -> None:
         "print({'httpx', 'tiktoken', 'kimi_agent.agent', 'kimi_agent.testing'} & sys.modules.keys())"
     )
     assert subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path, env=ENVIRONMENT) == b"set()\n"
+
+
+# ==== what the command says of itself, and the page of it ====
+
+ROOT = Path(__file__).parent.parent
+SAID = re.compile(r"^\$ (.+)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
+"""A command of a transcript, and what it prints."""
+HELP = SAID.findall((Path(__file__).parent / "help.txt").read_text("utf-8"))
+TRANSCRIPTS = re.findall(r"^```console\n(.*?)^```$", (ROOT / "docs" / "terminal.md").read_text("utf-8"), re.M | re.S)
+
+
+@pytest.mark.parametrize(("command", "text"), HELP, ids=[command for command, _ in HELP])
+def test_the_help_of_a_command(
+    command: str, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    with pytest.raises(SystemExit) as left:
+        main(command.split()[1:])
+    assert left.value.code == 0
+    shown = capsys.readouterr().out
+    if sys.version_info >= (3, 13):  # it breaks lines elsewhere
+        shown, text = " ".join(shown.split()), " ".join(text.split())
+    assert shown == text
+
+
+def test_the_help_of_every_command_is_tested() -> None:
+    known = {tuple(command.split()[1:-1]) for command, _ in HELP}
+    assert known == {(), *_commands((), _parser())}
+
+
+def _commands(path: tuple[str, ...], parser: argparse.ArgumentParser) -> Iterator[tuple[str, ...]]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, command in action.choices.items():
+                yield (*path, name)
+                yield from _commands((*path, name), command)
+
+
+def test_every_transcript_of_the_page_is_true(tmp_path: Path) -> None:
+    """`...` stands for anything."""
+    folder = tmp_path / "examples"
+    shutil.copytree(ROOT / "examples", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    program = tmp_path / "kimi-agent"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m kimi_agent "$@"\n')
+    program.chmod(0o755)
+    python = Path(sys.executable).parent
+    with serving() as server:
+        environment = ENVIRONMENT | {
+            "PATH": f"{tmp_path}:{python}:{os.environ['PATH']}",
+            "KIMI_API_KEY": server.api_key,
+            "KIMI_BASE_URL": server.base_url,
+            "KIMI_AGENT_SESSIONS": str(tmp_path / "sessions.db"),
+            "KIMI_AGENT_RANKS": str(tmp_path / "no ranks"),
+        }
+        for command, said in SAID.findall("".join(TRANSCRIPTS)):
+            done = subprocess.run(
+                ["sh", "-c", command],
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=DEADLINE,
+                check=False,
+            )
+            pattern = re.escape(said).replace(re.escape("..."), ".*").replace(r"\n.*\n", r"\n(?:.*\n)*")
+            assert re.fullmatch(pattern, done.stdout.decode(), re.DOTALL), (command, done.stdout.decode())
 
 
 # ==== the tools of the demo ====
