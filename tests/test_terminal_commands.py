@@ -593,6 +593,14 @@ async def test_a_journal_is_kept_up_to_date_too(talk: Talk, tmp_path: Path) -> N
         assert said(agent) == ["one", "1", "two", "3"]
 
 
+async def test_there_is_a_way_back_to_a_journal(talk: Talk, tmp_path: Path) -> None:
+    path = tmp_path / "a.journal"
+    shown = await talk(Weather(session=JournalSession(path)), "one", "/fork", "two", "/sessions -", "three", "/undo")
+    assert shown[3] == "(you are in a conversation that no store has; /sessions - returns)"
+    async with Weather(session=JournalSession(path)) as agent:
+        assert said(agent) == ["one", "Ok."]
+
+
 async def test_a_fork_is_a_session_of_its_own_and_there_is_a_way_back(talk: Talk, tmp_path: Path) -> None:
     async with SQLiteSessionStore(tmp_path / "s.db") as store:
         agent = Weather(session=store.open("ada"))
@@ -602,7 +610,7 @@ async def test_a_fork_is_a_session_of_its_own_and_there_is_a_way_back(talk: Talk
         copy = "ada-2"
         assert sorted(ids) == ["ada", copy]
         assert shown[1] == f"(you are in a copy, session {copy}; /sessions - returns)"
-        assert shown[3] == "(you are in session ada now; /sessions - returns)"
+        assert shown[3] == "(you are in session ada; /sessions - returns)"
         assert [line[:40].split()[0] for line in shown[5].splitlines()] == ["*", copy]
         texts = {id: [message.text for message in (await store.open(id).load()).chat_history] for id in ids}
         assert texts == {"ada": ["one", "Ok.", "three", "Ok."], copy: ["one", "Ok.", "two", "Ok."]}
@@ -614,7 +622,7 @@ async def test_a_copy_without_a_session_leaves_the_conversation_as_it_was(talk: 
     chat = Chat(agent)
     shown = await talk(chat, "one", "/fork", "two", "/undo", "/undo", "/sessions -", "three")
     assert shown[1] == "(you are in a copy, which no session keeps; /sessions - returns)"
-    assert shown[5] == "(you are in a conversation without a session now; /sessions - returns)"
+    assert shown[5] == "(you are in a conversation that no store has; /sessions - returns)"
     assert said(agent) == ["one", "Ok.", "three", "Ok."]
     assert agent.usage.requests == 3
 
@@ -636,7 +644,7 @@ async def test_a_chat_goes_on_with_another_session(talk: Talk, tmp_path: Path) -
         shown = await talk(
             chat, "I am Grace.", "/sessions ada", "Who am I?", "/sessions grace", "/sessions gra", "/sessions"
         )
-        assert shown[1] == "(you are in session ada lovelace now; /sessions - returns)"
+        assert shown[1] == "(you are in session ada lovelace; /sessions - returns)"
         assert shown[4] == "ERROR: SessionError: this is session 'grace'"
         assert shown[5].splitlines()[0].startswith("* grace  ") or shown[5].splitlines()[1].startswith("* grace  ")
         assert [event.messages for event in restored] == [2, 2]
@@ -653,9 +661,9 @@ async def test_a_chat_without_a_session_finds_those_of_the_user(talk: Talk, tmp_
     shown = await talk(agent, "Hi", "/sessions", "/sessions ada", "/undo", "/sessions -", "/undo")
     assert re.fullmatch(r"  ada  \d{4}-\d\d-\d\d \d\d:\d\d     2  I am Ada\.\\x1b\[2J", shown[1])
     assert shown[2:] == [
-        "(you are in session ada now; /sessions - returns)",
+        "(you are in session ada; /sessions - returns)",
         r'(took back "I am Ada.\x1b[2J", 2 messages)',
-        "(you are in a conversation without a session now; /sessions - returns)",
+        "(you are in a conversation that no store has; /sessions - returns)",
         '(took back "Hi", 2 messages)',
     ]
 
@@ -860,6 +868,11 @@ async def test_the_status_line_has_what_is_known() -> None:
     assert status_line(agent) == "kimi-k3 · 12,452 of 1,048,576 tokens (1 %) · 78 % cached · $0.0125"
     agent.chat_history.clear()
     assert status_line(agent) == "kimi-k3 · 78 % cached · $0.0125"
+
+
+def test_a_history_that_does_not_fit_fills_the_window() -> None:
+    agent = Agent(ScriptedKimi(context_window=1_000), chat_history=[Message.user("why? " * 2_000)])
+    assert status_line(agent) == "kimi-k3 · 1,000 of 1,000 tokens (100 %)"
 
 
 async def test_the_status_line_leaves_out_a_cost_that_nobody_knows_and_names_the_effort() -> None:

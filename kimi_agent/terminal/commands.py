@@ -277,7 +277,7 @@ async def _sessions(chat: Chat, argument: str) -> Did:
         agent = before
     else:
         raise CommandError("there was no conversation before this one")
-    return Did(f"(you are in {_named(agent)} now; /sessions - returns)", agent=agent)
+    return Did(f"(you are in {_named(agent)}; /sessions - returns)", agent=agent)
 
 
 async def _list_sessions(chat: Chat) -> Did:
@@ -294,7 +294,7 @@ def _row(info: SessionInfo, is_here: bool) -> str:
 
 def _named(agent: Agent) -> str:
     session = session_of(agent)
-    return "a conversation without a session" if session is None else f"session {on_one_line(session.id)}"
+    return "a conversation that no store has" if session is None else f"session {on_one_line(session.id)}"
 
 
 async def _fork(chat: Chat, argument: str) -> Did:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from ..errors import FunctionSpecError
@@ -35,7 +36,8 @@ def model_line(agent: Agent) -> str:
 
 def tokens_line(agent: Agent) -> str:
     """`12,345 of 1,048,576 tokens (1 %)`: how much of the window the next prompt takes."""
-    tokens, window = context_tokens(agent), agent.provider.context_window
+    window = agent.provider.context_window
+    tokens = min(context_tokens(agent), window or sys.maxsize)  # what does not fit is left out of the prompt
     share = f" ({percent(tokens / window)})" if window else ""
     return f"{tokens:,} of {window:,} tokens{share}"
 
