@@ -109,7 +109,7 @@ def test_a_fork_is_what_goes_on(chat: Chat):
     forking.until("\nUSER: ")
     shown = left(forking)
     assert shown.startswith("Kept: kimi-agent chat --session ")
-    assert "ada b" not in shown
+    assert "'ada b'" not in shown
     original = chat("--offline", "--session", "ada b")
     original.until("USER: ")
     assert left(original) == "Kept: kimi-agent chat --session 'ada b' goes on."
