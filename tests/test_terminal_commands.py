@@ -277,7 +277,8 @@ async def test_what_is_asked_again_is_the_whole_message(talk: Talk) -> None:
     picture: Any = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     question = Message(role="user", content=[picture, "What is it?"])
     agent = Weather(say("A cat."), chat_history=[question, Message.assistant("A dog.")])
-    await talk(agent, "/retry")
+    await talk(agent, "/retry", "/export a.md")
+    assert "## user\n\nWhat is it?\n\n[image_url]\n" in text_of("a.md")
     assert agent.chat_history[0] is question
     assert said(agent)[1:] == ["A cat."]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from itertools import count
 from typing import TYPE_CHECKING, Final, Self
 
 from ..errors import SessionError
@@ -143,8 +142,7 @@ class Conversations:
 
 async def _free_id(session: SQLiteSession) -> str:
     """The id of a copy: that of the session, and a number."""
-    for number in count(2):
-        id = f"{session.id[:190]}-{number}"
-        if await session._store.info(id) is None:
-            return id
-    raise AssertionError("there is always another number")
+    base, number = session.id[:190], 2
+    while await session._store.info(f"{base}-{number}") is not None:
+        number += 1
+    return f"{base}-{number}"
