@@ -99,16 +99,20 @@ class Terminal:
 
     def until(self, condition: Callable[[], object] | str) -> None:
         """Read what the program writes until a text, or what a function looks for, is on the screen."""
-        found = (lambda: condition in self.screen.text) if isinstance(condition, str) else condition
+        found = (lambda: self.shows(condition)) if isinstance(condition, str) else condition
         deadline = time.monotonic() + DEADLINE
         while not found():
             ready, _, _ = select.select([self._outside], [], [], max(deadline - time.monotonic(), 0))
             assert ready, f"{condition!r} was not shown, but:\n{self.screen.text}"
             assert self._read(), f"{condition!r} was not shown at the end, but:\n{self.screen.text}"
 
+    def shows(self, text: str) -> bool:
+        """Whether a row of the screen has a text."""
+        return any(text in row for row in self.screen.display)
+
     def row(self, text: str) -> int:
-        """The row of the screen with a text, from 0."""
-        return next(row for row, line in enumerate(self.screen.display) if text in line)
+        """The row of the screen with a text, from 0; the last one if there is none."""
+        return next((row for row, line in enumerate(self.screen.display) if text in line), -1)
 
     def end(self) -> int:
         """The exit code of the program."""

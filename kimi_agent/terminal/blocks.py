@@ -56,7 +56,7 @@ class Blocks:
         """More text; the blocks that have ended, and parts of one that is long."""
         *lines, rest = text.split("\n")
         for line in lines:
-            self._read("".join((*self._pieces, line)))
+            self._read(visible("".join((*self._pieces, line, "\n")))[:-1])
             self._pieces = []
         if rest:
             self._pieces.append(rest)
@@ -65,7 +65,7 @@ class Blocks:
     def close(self) -> list[Block]:
         """The text has ended; what was open."""
         if self._pieces:
-            self._read("".join(self._pieces))
+            self._read(visible("".join(self._pieces)))
             self._pieces = []
         self._end()
         return self._taken()
@@ -73,7 +73,7 @@ class Blocks:
     @property
     def open(self) -> list[Block]:
         """What `close` would give, of the last line only the end. Marks alone do not say yet what the line will be."""
-        begun = "".join(self._pieces)[-MOST_SHOWN:]
+        begun = "".join(self._pieces)[-MOST_SHOWN:].removesuffix("\r")
         if self._kind != "code" and not begun.strip(MARKS):
             begun = ""
         ahead = copy(self)
@@ -83,7 +83,6 @@ class Blocks:
     # ---- a line ----
 
     def _read(self, line: str) -> None:
-        line = visible(f"{line}\n")[:-1]
         cursor = Cursor(line)
         if self._kind == "code" and self._lines_are_open:
             self._add(line)

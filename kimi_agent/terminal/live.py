@@ -72,6 +72,7 @@ class LiveDisplay:
     async def answer(self, agent: Agent, query: str | None, approvals: Sequence[Approval] = ()) -> None:
         with Region(self._out, self._painter.colored) as region:
             answer = _Answer(region, self._painter, self._size, self._options)
+            answer.goes_on_with(agent.waiting_calls if approvals else ())
             with answer.listening(agent):
                 async with _drawn(answer):
                     rounds = agent.resume_frames(approvals) if approvals else agent.full_round_frames(query)
@@ -163,6 +164,10 @@ class _Answer:
         self._running: dict[str, _Running] = {}
         self._retry: tuple[str, float] | None = None
         """Why a request is sent again, and when."""
+
+    def goes_on_with(self, calls: Sequence[ToolCall]) -> None:
+        """Calls of an answer that was shown before."""
+        self._calls |= {call.id: call for call in calls}
 
     # ---- frames ----
 

@@ -87,7 +87,8 @@ def _paragraph(block: Block, width: int) -> Text:
 
 
 def _heading(block: Block, width: int) -> Text:
-    level, text = marks.heading(Cursor(block.lines[0]), marks.HEADING) or (1, _joined(block.lines[:-1]))
+    first, last = Cursor(block.lines[0]), Cursor(block.lines[-1])
+    level, text = marks.heading(first, marks.HEADING) or (marks.underline(last), _joined(block.lines[:-1]))
     heading = _inline(text)
     heading.stylize("bold underline" if level == 1 else "bold")
     return _hung(heading, "", "", width)
