@@ -26,8 +26,8 @@ from kimi_agent.message import (
     VideoURLPart,
 )
 from kimi_agent.session.state import Damage, SessionState
-from kimi_agent.terminal import charts, prose
-from kimi_agent.terminal.charts import Answer, Call
+from kimi_agent.terminal import charts, drawing, prose, timeline
+from kimi_agent.terminal.drawing import Answer, Call
 from kimi_agent.terminal.view import page
 
 PICTURE = "data:image/png;base64,iVBORw0KGgo="
@@ -223,6 +223,16 @@ def test_each_message_says_who_and_what_in_order():
     assert "Hi." in messages[1].text
 
 
+def test_an_answer_says_what_it_took():
+    again = [[0.1, 1, "RateLimitError"], [1.2, 2, "RateLimitError"]]
+    tree = shown(said("a"), said("b", input=1234, output=56, retries=again), Message.assistant("c"))
+    assert [each.text for each in tree.all("span", "meta")] == [
+        "answer 1 · 00:01:40 · 2 s",
+        "answer 2 · 00:01:40 · 2 s · 1,234 tokens in · 56 out · asked again 2 ×",
+        "answer 3",
+    ]
+
+
 def test_reasoning_is_folded():
     (thought,) = shown(said([ThinkPart(think="I wonder."), "So."])).all("details", "thought")
     assert "open" not in thought.attributes
@@ -384,30 +394,30 @@ def answered(number: int, **fields: Any) -> Answer:
     return Answer(number, MeasuredAnswer(**{"began": 100.0 * number, "seconds": 2.0, **fields}))
 
 
-def numbers(figure: charts.Figure | None) -> list[list[str]]:
+def numbers(figure: drawing.Figure | None) -> list[list[str]]:
     assert figure is not None
     rows = read(figure.html).one("tbody").all("tr")
     return [[cell.text for cell in row.all("td")] for row in rows]
 
 
-def bars(figure: charts.Figure | None, kind: str) -> list[tuple[float, float]]:
+def bars(figure: drawing.Figure | None, kind: str) -> list[tuple[float, float]]:
     """Top and height of bars."""
     assert figure is not None
     return [(float(bar.attributes["y"] or ""), float(bar.attributes["height"] or "")) for bar in _bars(figure, kind)]
 
 
-def places(figure: charts.Figure | None, kind: str) -> list[tuple[float, float]]:
+def places(figure: drawing.Figure | None, kind: str) -> list[tuple[float, float]]:
     """Where bars begin and how wide they are, in percent."""
     assert figure is not None
     sizes = [(bar.attributes["x"] or "", bar.attributes["width"] or "") for bar in _bars(figure, kind)]
     return [(float(x.rstrip("%")), float(width.rstrip("%"))) for x, width in sizes]
 
 
-def _bars(figure: charts.Figure, kind: str) -> Iterator[Element]:
+def _bars(figure: drawing.Figure, kind: str) -> Iterator[Element]:
     return read(figure.html).one("svg", "plot").all("rect", kind)
 
 
-def titles(figure: charts.Figure | None) -> list[str]:
+def titles(figure: drawing.Figure | None) -> list[str]:
     assert figure is not None
     return [each.text for each in read(figure.html).all("title")]
 
@@ -425,7 +435,14 @@ def test_tokens_of_an_answer_stand_on_each_other_in_proportion():
     assert [cached[1] / 600, new[1] / 400, output[1] / 100] == pytest.approx([other[1] / 2000] * 3, rel=0.01)
     assert cached[0] == pytest.approx(new[0] + new[1])
     assert new[0] == pytest.approx(output[0] + output[1])
-    assert [sum(each) for each in (cached, other)] == [charts._TOP + charts._HIGH] * 2
+    assert [sum(each) for each in (cached, other)] == [drawing.TOP + charts.HIGH] * 2
+
+
+@pytest.mark.parametrize(("count", "named"), [(3, [1, 2, 3]), (20, [*range(1, 21)]), (21, [1, 5, 10, 15, 20])])
+def test_answers_are_numbered_where_there_is_room(count: int, named: list[int]):
+    figure = charts.tokens([answered(number, input=5, output=5) for number in range(1, count + 1)])
+    assert figure is not None
+    assert [int(each.text) for each in read(figure.html).one("svg", "plot").all("text")] == named
 
 
 def test_more_cached_tokens_than_there_were_are_not_drawn():
@@ -460,11 +477,9 @@ def test_the_context_is_the_prompt_and_its_answer():
         "answer 3: 500 tokens",
     ]
     assert figure is not None
-    heights = [
-        charts._TOP + charts._HIGH - float(dot.attributes["cy"] or "") for dot in read(figure.html).all("circle")
-    ]
+    heights = [drawing.TOP + charts.HIGH - float(dot.attributes["cy"] or "") for dot in read(figure.html).all("circle")]
     assert heights == pytest.approx(
-        [120 * charts._HIGH / 1000, 300 * charts._HIGH / 1000, 500 * charts._HIGH / 1000], abs=0.01
+        [120 * charts.HIGH / 1000, 300 * charts.HIGH / 1000, 500 * charts.HIGH / 1000], abs=0.01
     )
     assert len(list(read(figure.html).all("line", "window"))) == 2
     assert charts.context([answered(1)]) is None
@@ -483,7 +498,7 @@ def ran(began: float, seconds: float, name: str = "look", *, failed: bool = Fals
 
 def test_the_time_line_has_everything_where_it_was():
     asked = answered(1, began=100.0, seconds=4.0, first=1.0, retries=[Retry(0.25, 0.5, "RateLimitError: busy")])
-    figure = charts.time_line([asked], [ran(104, 2), ran(104.5, 5.5, "find", failed=True)])
+    figure = timeline.time_line([asked], [ran(104, 2), ran(104.5, 5.5, "find", failed=True)])
     assert places(figure, "waiting") == [(0, 10)]
     assert places(figure, "answering") == [(10, 30)]
     assert places(figure, "retry") == [(2.5, 5)]
@@ -496,18 +511,18 @@ def test_the_time_line_has_everything_where_it_was():
         ["00:01:44", "find (went wrong)", "5.5 s", "", ""],
     ]
     assert "answer 1: RateLimitError: busy, again after 500 ms" in titles(figure)
-    assert charts.time_line([], []) is None
+    assert timeline.time_line([], []) is None
 
 
 def test_calls_one_after_another_stand_in_one_row_and_at_most_so_many_rows_are_drawn():
-    one = charts.time_line([], [ran(1, 1), ran(2, 1), ran(3, 1)])
+    one = timeline.time_line([], [ran(1, 1), ran(2, 1), ran(3, 1)])
     assert len({top for top, _ in bars(one, "tool")}) == 1
-    many = charts.time_line([], [ran(1, 1) for _ in range(50)])
-    assert len({top for top, _ in bars(many, "tool")}) == charts._MOST_ROWS
+    many = timeline.time_line([], [ran(1, 1) for _ in range(50)])
+    assert len({top for top, _ in bars(many, "tool")}) == timeline._MOST_ROWS
 
 
 def test_a_pause_takes_little_room():
-    figure = charts.time_line([answered(1, began=0.0, seconds=10.0), answered(2, began=86_400.0, seconds=10.0)], [])
+    figure = timeline.time_line([answered(1, began=0.0, seconds=10.0), answered(2, began=86_400.0, seconds=10.0)], [])
     (first, width), (second, other) = places(figure, "waiting")
     assert width == other == pytest.approx(10 / 20.6 * 100, abs=0.01)
     assert second - first - width == pytest.approx(0.6 / 20.6 * 100, abs=0.01)
@@ -515,7 +530,7 @@ def test_a_pause_takes_little_room():
 
 
 def test_marks_of_the_clock_do_not_stand_on_each_other():
-    figure = charts.time_line([answered(number, began=number * 3.0, seconds=1.0) for number in range(1, 500)], [])
+    figure = timeline.time_line([answered(number, began=number * 3.0, seconds=1.0) for number in range(1, 500)], [])
     assert figure is not None
     marks = [
         float((each.attributes["x"] or "").rstrip("%")) for each in read(figure.html).one("svg", "plot").all("text")
@@ -525,7 +540,7 @@ def test_marks_of_the_clock_do_not_stand_on_each_other():
 
 
 def test_answers_that_took_no_time_have_a_time_line():
-    figure = charts.time_line([answered(1, began=0.0, seconds=0.0), answered(2, began=0.0, seconds=0.0)], [])
+    figure = timeline.time_line([answered(1, began=0.0, seconds=0.0), answered(2, began=0.0, seconds=0.0)], [])
     assert places(figure, "waiting") == [(0, 0), (0, 0)]
 
 
@@ -542,7 +557,7 @@ def test_answers_that_took_no_time_have_a_time_line():
     ],
 )
 def test_time_spans_are_said_as_people_say_them(seconds: float, words: str):
-    assert charts.duration(seconds) == words
+    assert drawing.duration(seconds) == words
 
 
 @pytest.mark.parametrize(
@@ -550,7 +565,7 @@ def test_time_spans_are_said_as_people_say_them(seconds: float, words: str):
     [(0, "0"), (999, "999"), (1000, "1k"), (12_500, "12.5k"), (2_000_000, "2M"), (3e9, "3G"), (2**53, "9e+15")],
 )
 def test_an_axis_has_room_for_its_numbers(number: float, words: str):
-    assert charts.short(number) == words
+    assert drawing.short(number) == words
 
 
 FIELD = st.none() | st.integers(0, 2**53)

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, Final
 from ..history import calls_of, paired
 from ..measured import MeasuredAnswer, of_answer, of_call
 from ..message import AudioURLPart, ContentPart, ImageURLPart, Message, TextPart, ThinkPart, ToolCall, VideoURLPart
-from . import charts
-from .charts import Answer, Call, clock, duration
+from .charts import context, tokens
+from .drawing import Answer, Call, Figure, clock, duration
 from .prose import folded, markdown, plain, text
+from .timeline import busy, time_line
 
 if TYPE_CHECKING:
     from ..session.state import SessionState
@@ -136,7 +137,7 @@ def _summary(state: SessionState, turns: Sequence[_Turn]) -> str:
     measured = [turn.took for turn in turns if turn.took is not None]
     models = dict.fromkeys(took.model for took in measured if took.model)
     facts = [
-        ("Model", ", ".join(models) or "not known"),
+        ("Model", ", ".join(name[:_LONGEST_NAME] for name in models) or "not known"),
         ("Messages", f"{len(state.chat_history):,}"),
         ("Requests", f"{usage.requests:,}"),
         ("Calls of functions", f"{usage.tool_calls:,}"),
@@ -151,10 +152,13 @@ def _summary(state: SessionState, turns: Sequence[_Turn]) -> str:
     )
 
 
+_LONGEST_NAME: Final = 80
+
+
 def _worked(turns: Sequence[_Turn]) -> str:
     """How long the model answered and functions ran; what ran at the same time counts once."""
     took = [*(turn.took for turn in turns if turn.took), *(call.took for turn in turns for call in turn.ran)]
-    return duration(charts.busy((each.began, each.began + each.seconds) for each in took)) if took else "not known"
+    return duration(busy((each.began, each.began + each.seconds) for each in took)) if took else "not known"
 
 
 def _damage(state: SessionState) -> str:
@@ -164,10 +168,10 @@ def _damage(state: SessionState) -> str:
     return f'<div class="notice"><p>Some of the file could not be read:</p><ul>{"".join(pieces)}</ul></div>'
 
 
-def _figures(turns: Sequence[_Turn]) -> list[charts.Figure]:
+def _figures(turns: Sequence[_Turn]) -> list[Figure]:
     answers = [Answer(turn.number, turn.took) for turn in turns if turn.took is not None]
     calls = [call for turn in turns for call in turn.ran]
-    drawn = (charts.tokens(answers), charts.context(answers), charts.time_line(answers, calls))
+    drawn = (tokens(answers), context(answers), time_line(answers, calls))
     return [figure for figure in drawn if figure is not None]
 
 
