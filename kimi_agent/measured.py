@@ -5,11 +5,12 @@ It stands in `extra["measured"]`. Saved files are anybody's: what is no measure 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import replace
 from time import monotonic, time
-from typing import Annotated, Final, NamedTuple, Protocol, TypeVar
+from typing import Annotated, Any, Final, NamedTuple, Protocol, TypeVar
 
+from loguru import logger
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .events import Handlers, RequestRetried, RequestSent, StreamFrame, tell
@@ -112,12 +113,17 @@ def _read(kind: type[M], message: Message) -> M | None:
 
 def with_call(result: Message, began: float, seconds: float) -> Message:
     """The result of a call with what the call took."""
-    return _with(result, MeasuredCall(began=round(began, 3), seconds=round(seconds, 4)))
+    return _with(result, MeasuredCall, {"began": round(began, 3), "seconds": round(seconds, 4)})
 
 
-def _with(message: Message, measured: MeasuredCall) -> Message:
-    kept = measured.model_dump(exclude_defaults=True)
-    return message.copy_with(extra={**message.extra, KEY: kept})
+def _with(message: Message, kind: type[MeasuredCall], fields: Mapping[str, Any]) -> Message:
+    """The message with its measures; without, if a clock or a provider gave what is none."""
+    try:
+        measured = kind.model_validate(fields)
+    except ValidationError:
+        logger.opt(exception=True).debug("a measure is out of its range")
+        return message
+    return message.copy_with(extra={**message.extra, KEY: measured.model_dump(exclude_defaults=True)})
 
 
 # ==== measuring ====
@@ -186,17 +192,17 @@ class Stopwatch:
         if not self.running:
             return result
         usage = result.usage
-        kept = MeasuredAnswer(
-            began=round(self._began, 3),
-            seconds=self._passed(),
-            first=self._first,
-            model=agent.provider.model_name,
-            window=agent.provider.context_window,
-            prompt=agent._window.tokens or None,
-            input=usage.input if usage else None,
-            cached=usage.input_cache_read if usage else None,
-            output=usage.output if usage else None,
-            retries=tuple(self._retries),
-        )
+        fields = {
+            "began": round(self._began, 3),
+            "seconds": self._passed(),
+            "first": self._first,
+            "model": agent.provider.model_name,
+            "window": agent.provider.context_window,
+            "prompt": agent._window.tokens or None,
+            "input": usage.input if usage else None,
+            "cached": usage.input_cache_read if usage else None,
+            "output": usage.output if usage else None,
+            "retries": self._retries,
+        }
         self.stop()
-        return replace(result, message=_with(result.message, kept))
+        return replace(result, message=_with(result.message, MeasuredAnswer, fields))

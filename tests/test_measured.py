@@ -211,6 +211,15 @@ async def test_whoever_asks_a_model_some_other_way_is_measured_as_far_as_that_go
     assert (took.first, took.seconds) == (None, 3)
 
 
+async def test_what_cannot_be_measured_does_not_stop_a_conversation(clock: Clock, tmp_path: Path):
+    script = [Reply(tool_calls=[call("wait", seconds=1e12)]), say("done")]
+    async with slow(clock, script, session=JournalSession(tmp_path / "s.jsonl")) as agent:
+        agent.provider.context_window = 2**60
+        clock.passed -= 2_000_000
+        assert len([message async for message in agent.full_round("go")]) == 3
+        assert kept(agent.chat_history[:3]) == [None] * 3
+
+
 FOREIGN = [
     None,
     7,

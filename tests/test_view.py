@@ -506,9 +506,9 @@ def test_the_time_line_has_everything_where_it_was():
     assert places(figure, "failed") == [(45, 55)]
     assert bars(figure, "tool")[0][0] < bars(figure, "failed")[0][0]
     assert numbers(figure) == [
-        ["00:01:40", "answer 1", "4 s", "1 s", "RateLimitError: busy, after 500 ms"],
-        ["00:01:44", "look", "2 s", "", ""],
-        ["00:01:44", "find (went wrong)", "5.5 s", "", ""],
+        ["1970-01-01 00:01:40", "answer 1", "4 s", "1 s", "RateLimitError: busy, after 500 ms"],
+        ["1970-01-01 00:01:44", "look", "2 s", "", ""],
+        ["1970-01-01 00:01:44", "find (went wrong)", "5.5 s", "", ""],
     ]
     assert "answer 1: RateLimitError: busy, again after 500 ms" in titles(figure)
     assert timeline.time_line([], []) is None

@@ -196,6 +196,9 @@ def _ran(line: _Line, call: Call, row: int) -> str:
     return _bar(line, kind, row, call.took.began, call.took.began + call.took.seconds, title)
 
 
+_DAY: Final = "%Y-%m-%d %H:%M:%S"
+
+
 def _happenings(answers: Sequence[Answer], calls: Sequence[Call]) -> list[tuple[str, ...]]:
     rows = [(each.took.began, _answer_row(each)) for each in answers]
     rows += [(each.took.began, _call_row(each)) for each in calls]
@@ -206,9 +209,9 @@ def _answer_row(answer: Answer) -> tuple[str, ...]:
     took = answer.took
     first = "not known" if took.first is None else duration(took.first)
     again = "; ".join(f"{retry.error}, after {duration(retry.delay)}" for retry in took.retries)
-    return clock(took.began), f"answer {answer.number}", duration(took.seconds), first, again
+    return clock(took.began, _DAY), f"answer {answer.number}", duration(took.seconds), first, again
 
 
 def _call_row(call: Call) -> tuple[str, ...]:
     what = f"{call.name} (went wrong)" if call.failed else call.name
-    return clock(call.took.began), what, duration(call.took.seconds), "", ""
+    return clock(call.took.began, _DAY), what, duration(call.took.seconds), "", ""
