@@ -1076,3 +1076,26 @@ def test_what_a_client_sends_with_each_request_can_be_logged() -> None:
     kimi = Kimi(api_key=KEY, base_url="http://127.0.0.1:1/v1").with_generation_kwargs(temperature=1.0)
     assert kimi.model_parameters == {"base_url": "http://127.0.0.1:1/v1", "temperature": 1.0}
     assert isinstance(kimi, ChatProvider)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://ada:hunter2@127.0.0.1:1/v1", "http://127.0.0.1:1/v1"),
+        ("http://127.0.0.1:1/v1?token=hunter2", "http://127.0.0.1:1/v1"),
+    ],
+)
+async def test_what_is_secret_in_a_base_url_is_not_told(url: str, shown: str):
+    async with Kimi(api_key="sk-test", base_url=url, max_retries=0) as kimi:
+        assert shown in repr(kimi)
+        assert kimi.model_parameters["base_url"] == shown
+        with pytest.raises(APIConnectionError) as caught:
+            await kimi.models()
+    assert "hunter2" not in repr(kimi) + str(caught.value)
+    assert shown in str(caught.value)
+
+
+def test_what_is_secret_in_a_url_that_is_none_is_not_told():
+    with pytest.raises(ChatProviderError) as caught:
+        Kimi(api_key="sk-test", base_url="ftp://ada:hunter2@127.0.0.1/v1")
+    assert "hunter2" not in str(caught.value)

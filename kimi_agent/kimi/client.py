@@ -26,6 +26,7 @@ from .models import ModelInfo, ThinkingEffort, model_info, refreshed, thinking_f
 from .patience import RETRIES, TIMEOUTS, Retries, Timeouts
 from .prompts import Prompt, prompt_request
 from .request import ChatRequest, merged, renamed
+from .status import without_login
 from .wire import DEFAULT_REASONING_KEY, Dialect, joined, messages_json
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class Kimi:
         )
 
     def __repr__(self) -> str:
-        return f"Kimi({self.model_name!r}, base_url={self.base_url!r})"
+        return f"Kimi({self.model_name!r}, base_url={without_login(self.base_url)!r})"
 
     # ---- the model ----
 
@@ -141,7 +142,7 @@ class Kimi:
     @property
     def model_parameters(self) -> dict[str, Any]:
         """The base URL and what is sent with each request, for logs and traces. The key is not in it."""
-        return {"base_url": self.base_url, **self.generation_kwargs}
+        return {"base_url": without_login(self.base_url), **self.generation_kwargs}
 
     async def models(self) -> list[ModelInfo]:
         """Ask the server which models there are. What it says of them holds from now on, in all copies of this client.
@@ -389,7 +390,7 @@ def _check_url(url: str) -> None:
             return
     except ValueError:  # a port that is none, half an address
         pass
-    raise ChatProviderError(f"{url!r} is no base URL; one looks like {BASE_URL}")
+    raise ChatProviderError(f"{without_login(url)!r} is no base URL; one looks like {BASE_URL}")
 
 
 class _Key:

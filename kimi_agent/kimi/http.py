@@ -25,7 +25,7 @@ from ..errors import APIConnectionError, APITimeoutError, ChatProviderError, Rat
 from ..events import RequestRetried, tell
 from ..provider import OnEvent
 from .patience import RETRIES, TIMEOUTS, Retries, Timeouts, hint_of
-from .status import is_retryable, status_error
+from .status import is_retryable, status_error, without_login
 
 __all__ = ["HttpResponse", "HttpTransport"]
 
@@ -259,10 +259,10 @@ class HttpTransport:
 
     def _error_from(self, error: Exception) -> ChatProviderError:
         if isinstance(error, httpx.TimeoutException | TimeoutError):
-            return APITimeoutError(f"no answer from {self.base_url} in time ({_described(error)})")
+            return APITimeoutError(f"no answer from {without_login(self.base_url)} in time ({_described(error)})")
         if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol):
-            return APIConnectionError(f"{self.base_url!r} is no base URL: {error}")
-        return APIConnectionError(f"no connection to {self.base_url}: {_described(error)}")
+            return APIConnectionError(f"{without_login(self.base_url)!r} is no base URL: {error}")
+        return APIConnectionError(f"no connection to {without_login(self.base_url)}: {_described(error)}")
 
 
 class _Pool:

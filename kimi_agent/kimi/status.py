@@ -34,7 +34,7 @@ from ..errors import (
     ServerError,
 )
 
-__all__ = ["error_in", "is_retryable", "retry_after", "status_error"]
+__all__ = ["error_in", "is_retryable", "retry_after", "status_error", "without_login"]
 
 
 class Rule(NamedTuple):
@@ -236,3 +236,10 @@ def _readable(body: bytes, status_code: int, headers: Mapping[str, str]) -> str:
     if text.startswith("<"):
         return f"the server answered {status_code} with HTML: {text[:200]}"
     return text[:500]
+
+
+def without_login(url: str) -> str:
+    """A URL without what may be secret in it: user and password, and what stands behind a `?`."""
+    scheme, mark, rest = url.partition("?")[0].rpartition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}"

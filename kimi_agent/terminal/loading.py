@@ -39,7 +39,6 @@ __all__ = [
     "reference",
     "running",
     "tell",
-    "without_secrets",
 ]
 
 EFFORTS: Final = ("off", "low", "high", "max")
@@ -267,16 +266,6 @@ def one_line(text: str) -> str:
     return visible(text.strip()).translate(dict.fromkeys(map(ord, "\n\t\u2028\u2029"), " "))
 
 
-def without_secrets(text: str) -> str:
-    """A text that may quote the URL of the server, without the password and the query that may be in it."""
-    from ..kimi.client import BASE_URL_NAMES
-    from ..tools.mcp.configs import shown_url
-
-    for url in filter(None, (os.environ.get(name, "").strip() for name in BASE_URL_NAMES)):
-        text = text.replace(url, shown_url(url))
-    return text
-
-
 def tell(text: str) -> None:
     """Say something on stderr, beside the result of the command."""
-    print(f"kimi-agent: {one_line(without_secrets(text))}", file=sys.stderr, flush=True)
+    print(f"kimi-agent: {one_line(text)}", file=sys.stderr, flush=True)

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from .. import __version__
 from ..errors import ChatProviderError, KimiAgentError, NotFoundError, PermissionDeniedError, RanksError, SessionError
-from .loading import add_model_options, kimi_of, one_line, running, without_secrets
+from .loading import add_model_options, kimi_of, one_line, running
 from .text import display_width
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def add_doctor(commands: _SubParsersAction[ArgumentParser]) -> None:
 async def _doctor(options: Namespace) -> None:
     wrong: list[str] = []
     async for found in _findings(options):
-        print(f"{found.state:<5}  {found.name:<12}  {one_line(without_secrets(found.text))}", flush=True)
+        print(f"{found.state:<5}  {found.name:<12}  {one_line(found.text)}", flush=True)
         wrong += [found.name] if found.state == WRONG else []
     if wrong:
         raise KimiAgentError(f"something is wrong: {', '.join(wrong)}")
@@ -184,12 +184,12 @@ def _key(options: Namespace) -> Iterable[Finding]:
 
 def _way(options: Namespace) -> Iterable[Finding]:
     from ..kimi.client import BASE_URL, BASE_URL_NAMES
-    from ..tools.mcp.configs import shown_url
+    from ..kimi.status import without_login
 
     named = _set(BASE_URL_NAMES)
     if not options.offline:
         url, source = (os.environ[named[0]], f"from {named[0]}") if named else (BASE_URL, "the default")
-        yield Finding(OK, "server", f"{shown_url(url.strip())}, {source}{_unused(named)}")
+        yield Finding(OK, "server", f"{without_login(url.strip())}, {source}{_unused(named)}")
     if proxies := _set([*PROXIES, *map(str.lower, PROXIES)]):
         yield Finding(NOTE, "way", f"{', '.join(proxies)} set")
 
