@@ -1,5 +1,6 @@
 """A chat on a real terminal, as a person sees it: a program in a pseudo-terminal, and the screen that it draws."""
 
+import io
 import os
 import re
 import signal
@@ -18,13 +19,15 @@ pytest.importorskip("pyte", reason="pyte, which is the screen, is not installed"
 pytest.importorskip("rich", reason="the extra `cli` is not installed")
 pytest.importorskip("prompt_toolkit", reason="the extra `cli` is not installed")
 
-from terminals import Terminal
+import pyte
+from terminals import Screen, Terminal
 
 from kimi_agent.terminal.blocks import MOST_OPEN, Block, Blocks
 from kimi_agent.terminal.front import front
 from kimi_agent.terminal.interrupts import Interrupts
 from kimi_agent.terminal.options import ChatOptions
 from kimi_agent.terminal.painting import Painter
+from kimi_agent.terminal.region import Region
 from kimi_agent.terminal.text import visible
 
 PROGRAM = '''
@@ -195,6 +198,21 @@ def test_a_retry_is_visible_until_it_goes_on(start: Start) -> None:
     assert not chat.shows("again in")
 
 
+def test_what_is_open_of_a_broken_answer_does_not_stand_twice(start: Start) -> None:
+    chat = start(
+        """[Reply("First.\\n\\nSecond, and more of it.", chunk_size=4, delivery=Delivery(stop_after=1200)),
+        say("Whole.")]"""
+    )
+    chat.press("go\r")
+    chat.until("(Enter tries again)")
+    chat.until(prompts(chat, 2))
+    assert "First." in shown(chat)
+    assert "(broken off; what came of it is not kept)" in shown(chat)
+    assert not chat.shows("Second")
+    chat.press("\r")
+    chat.until("Whole.")
+
+
 # ==== long, wide, hostile ====
 
 
@@ -292,6 +310,52 @@ def test_what_a_model_writes_controls_nothing(start: Start) -> None:
         evil in chat.written for evil in (b"\x1b]", b"\x1b[2J", b"\x1b[?1049h", "\u202e".encode(), b"\xc2\x9b")
     )
     assert "✗ fail(why='" in chat.screen.text
+
+
+# ==== the region ====
+
+
+class Out(io.StringIO):
+    """A terminal that is a screen in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.screen = Screen(80, 24, lambda answer: None)
+        self._stream = pyte.Stream(self.screen)
+
+    def write(self, text: str) -> int:
+        self._stream.feed(text.replace("\n", "\r\n"))
+        return super().write(text)
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_what_a_function_prints_stands_above_the_region_and_later_where_it_always_does() -> None:
+    out = Out()
+    with Region(out, Painter().colored) as region:
+        kept = sys.stdout
+        region.draw(["one", "two"])
+        print("\x1b[31mred\x1b[0m\x1b[2J", end="")
+        region.print("for good\n")
+        region.draw(["three"])
+        assert out.screen.text == "for good\nthree"
+        assert (out.screen.cursor.y, out.screen.cursor.x, out.screen.cursor.hidden) == (1, 0, True)
+    print("later", file=kept)
+    assert out.screen.text == "for good\nred\nlater"
+    assert out.screen.buffer[1][0].fg == "red"
+    assert not out.screen.cursor.hidden
+
+
+@given(st.lists(st.lists(st.sampled_from(("a", "bb", "ccc", "x" * 79, "")), max_size=5), max_size=6))
+def test_rows_are_there_whatever_was_there_before(drawings: list[list[str]]) -> None:
+    out = Out()
+    with Region(out, str) as region:
+        for rows in drawings:
+            region.draw(rows)
+            assert out.screen.text == "\n".join(rows).rstrip()
+            assert (out.screen.cursor.y, out.screen.cursor.x) == (0, 0)
+    assert out.screen.text == ""
 
 
 # ==== where it is plain ====

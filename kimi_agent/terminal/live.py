@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from math import ceil
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
+from ..errors import ChatProviderError
 from ..events import (
     CUT_OFF,
     Append,
@@ -54,6 +55,8 @@ REASONING_SHOWN: Final = 2_000
 LONGEST_CALL: Final = 1_000
 """Characters of a call, of which as many are shown as fit the line."""
 NOTICE, WARNING, ERROR = DIM, "yellow", "red"
+NOTICES: Final = {"ERROR": ERROR, "(": NOTICE}
+"""The style of what the program has to say, by its beginning."""
 
 
 class LiveDisplay:
@@ -77,14 +80,13 @@ class LiveDisplay:
                 async with _drawn(answer):
                     rounds = agent.resume_frames(approvals) if approvals else agent.full_round_frames(query)
                     async with rounds as frames:
-                        async for frame in frames:
-                            answer.take(frame)
+                        await answer.take_all(frames)
 
     def said(self, text: str) -> None:
         self._print(f"{USER}{text}")
 
     def notice(self, text: str) -> None:
-        self._print(text, ERROR if text.startswith("ERROR") else NOTICE)
+        self._print(text, next((style for begin, style in NOTICES.items() if text.startswith(begin)), ""))
 
     def _print(self, text: str, style: str = "") -> None:
         self._out.write(self._painter.text(text, style))
@@ -154,6 +156,8 @@ class _Answer:
         self._region, self._painter, self._size, self._options = region, painter, size, options
         self._began = monotonic()
         self._blocks = Blocks()
+        self._is_begun = False
+        """Whether there is text of an answer that has not ended."""
         self._is_blank = True
         """Whether nothing, or an empty line, was printed last."""
         self._thought: _Thought | None = None
@@ -171,6 +175,19 @@ class _Answer:
 
     # ---- frames ----
 
+    async def take_all(self, frames: AsyncIterator[StreamFrame]) -> None:
+        """Take frames until the round has ended.
+
+        Raises:
+            KimiAgentError: of the round.
+        """
+        try:
+            async for frame in frames:
+                self.take(frame)
+        except ChatProviderError:
+            self._break_off()
+            raise
+
     def take(self, frame: StreamFrame) -> None:
         """More of the answer."""
         self._retry = None
@@ -180,6 +197,7 @@ class _Answer:
             take(self, frame)
 
     def text(self, frame: Append) -> None:
+        self._is_begun = True
         self._print_blocks(self._blocks.feed(frame.text))
 
     def reasoning(self, frame: Reasoning) -> None:
@@ -196,6 +214,7 @@ class _Answer:
         self._calls[call.id] = call
 
     def end_of_answer(self, frame: End) -> None:
+        self._is_begun = False
         self._written.clear()
         self._close_blocks()
         if frame.finish_reason in CUT_OFF:
@@ -237,10 +256,11 @@ class _Answer:
         self._calls.pop(event.call.id, None)
         self._running.pop(event.call.id, None)
         failed = event.message.is_tool_call_error
-        line = f"{'✗' if failed else '✓'} {_described(event.call)} · {event.duration:.1f} s"
+        described = _described(event.call, None if self._options.show_args else LONGEST_CALL)
+        line = f"{'✗' if failed else '✓'} {described} · {event.duration:.1f} s"
         if failed:
             line += f" · {event.message.text[:LONGEST_CALL]}"
-        self._print(line, ERROR if failed else NOTICE, is_line=True)
+        self._print(line, ERROR if failed else NOTICE, is_line=not self._options.show_args)
         if self._options.show_returns:
             self._print(event.message.text, NOTICE)
 
@@ -260,6 +280,12 @@ class _Answer:
         for running in self._running.values():
             self._print(f"✗ {running.text} · stopped", ERROR, is_line=True)
         self._running.clear()
+
+    def _break_off(self) -> None:
+        """An answer that failed is not kept, and asked for again it begins anew: what is open need not stand twice."""
+        if self._is_begun:
+            self._blocks = Blocks()
+            self._print("(broken off; what came of it is not kept)", WARNING)
 
     def _end_thought(self) -> None:
         thought, self._thought = self._thought, None
@@ -335,9 +361,9 @@ _HEARS: Final[dict[type[Event], Callable[[_Answer, Any], None]]] = {
 }
 
 
-def _described(call: ToolCall) -> str:
-    """`get_weather(city='Oslo')`, on one line."""
-    if len(call.arguments) > LONGEST_CALL:
-        return f"{call.name}({call.arguments[:LONGEST_CALL]}"
+def _described(call: ToolCall, most: int | None = LONGEST_CALL) -> str:
+    """`get_weather(city='Oslo')`; of more than so many characters, the beginning."""
+    if most is not None and len(call.arguments) > most:
+        return f"{call.name}({call.arguments[:most]}"
     thinking = assistant_message_thinking(Message.assistant(tool_calls=[call]), show_args=True, color=False) or ""
     return thinking.removeprefix("Thinking... [").removesuffix("]")

@@ -47,6 +47,7 @@ class Region:
         self._lines: deque[tuple[str, bool]] = deque()
         """What is to be printed for good, and whether somebody else prints it, who may do so in any thread."""
         self._rows: list[str] = []
+        self._size = size_of(out)
         self._exit = ExitStack()
 
     def __enter__(self) -> Self:
@@ -56,7 +57,8 @@ class Region:
             stack.callback(self._close)
             stack.callback(above.end)
             stack.enter_context(redirect_stdout(above))
-            stack.enter_context(redirect_stderr(above))
+            if sys.stderr.isatty():
+                stack.enter_context(redirect_stderr(above))
             self._write(HIDE_CURSOR)
             self._exit = stack.pop_all()
         return self
@@ -70,13 +72,15 @@ class Region:
             self._lines.append((text, False))
 
     def draw(self, rows: Sequence[str]) -> None:
-        """Write what was printed, and the region below it."""
+        """Write what was printed, and of the region below it the rows that are not there yet."""
         lines = [self._lines.popleft() for _ in range(len(self._lines))]
-        if printed := "".join(self._printed(line) if is_foreign else line for line, is_foreign in lines):
-            self._write(f"{ERASE}{printed}{_drawn(rows)}")
-        elif rows != self._rows:
-            self._write(f"\r{_drawn(rows)}")
-        self._rows = list(rows)
+        printed = "".join(self._printed(line) if is_foreign else line for line, is_foreign in lines)
+        before, size = (self._rows, self._size), size_of(self._out)
+        self._rows, self._size = list(rows), size
+        if printed or not rows or before[1] != size:
+            self._write(f"{ERASE}{printed}{_drawn(rows, ())}")
+        elif rows != before[0]:
+            self._write(_drawn(rows, before[0]))
 
     def _close(self) -> None:
         self.draw(())
@@ -87,18 +91,24 @@ class Region:
         self._out.flush()
 
 
-def _drawn(rows: Sequence[str]) -> str:
+def _drawn(rows: Sequence[str], before: Sequence[str]) -> str:
+    """What makes these rows of those, from the first one to the first one."""
+    if not rows:
+        return ""
+    known = (*before, *[None] * len(rows))
+    new = "\n".join("" if row == known[place] else f"{row}{ERASE_LINE}" for place, row in enumerate(rows))
+    beyond = f"\n{ERASE_BELOW}\x1b[A" if len(before) > len(rows) else ""
     up = f"\x1b[{len(rows) - 1}A" if len(rows) > 1 else ""
-    lines = f"{ERASE_LINE}\n".join(rows)
-    return f"{NO_WRAP}{lines}{ERASE_BELOW}{up}\r{WRAP}" if rows else ERASE_BELOW
+    return f"{NO_WRAP}{new}{beyond}\r{up}{WRAP}"
 
 
 class _Above(io.TextIOBase):
-    """What functions print while the region is there."""
+    """What functions print while the region is there. Who keeps it for longer prints as ever."""
 
     def __init__(self, out: TextIO, take: Callable[[str], object]) -> None:
         self._out, self._take = out, take
         self._begun = ""
+        self._is_over = False
 
     @property
     def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -114,15 +124,22 @@ class _Above(io.TextIOBase):
         return True
 
     def write(self, text: str, /) -> int:
+        if self._is_over:
+            return self._out.write(text)
         *lines, self._begun = f"{self._begun}{text}".split("\n")
         for line in lines:
             self._take(line)
         return len(text)
 
+    def flush(self) -> None:
+        if self._is_over:
+            self._out.flush()
+
     def end(self) -> None:
         """A line that was not ended is one, too."""
         if self._begun:
             self.write("\n")
+        self._is_over = True
 
 
 @contextmanager
