@@ -23,6 +23,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     monkeypatch.setenv("KIMI_AGENT_SESSIONS", str(tmp_path / "sessions.db"))
     for name in (*reports.PROXIES, *map(str.lower, reports.PROXIES), "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
     return runner(monkeypatch, capsys)
 
 
