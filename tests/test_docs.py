@@ -12,9 +12,8 @@ import ast
 import asyncio
 import io
 import re
-import threading
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from inspect import CO_COROUTINE
 from itertools import zip_longest
@@ -23,6 +22,7 @@ from types import FunctionType
 from typing import Any
 
 import pytest
+from serving import serving
 
 from kimi_agent.testing import KimiServer
 
@@ -83,32 +83,9 @@ def printed_after(text: str, fence: re.Match[str], after: re.Match[str] | None) 
     return after[2] if after is not None and directly and after[1] == "text" else None
 
 
-@contextmanager
-def kimi_in_a_thread() -> Generator[KimiServer]:
-    """A server with an event loop of its own, so that code which blocks can talk to it."""
-    stop = threading.Event()
-    ready = threading.Event()
-    servers: list[KimiServer] = []
-
-    async def serve() -> None:
-        async with KimiServer() as server:
-            servers.append(server)
-            ready.set()
-            await asyncio.to_thread(stop.wait)
-
-    thread = threading.Thread(target=asyncio.run, args=(serve(),))
-    thread.start()
-    try:
-        assert ready.wait(10)
-        yield servers[0]
-    finally:
-        stop.set()
-        thread.join()
-
-
 @pytest.fixture(scope="module")
 def kimi() -> Generator[KimiServer]:
-    with kimi_in_a_thread() as server:
+    with serving() as server:
         yield server
 
 

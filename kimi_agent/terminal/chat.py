@@ -132,8 +132,7 @@ def _parts(options: ChatOptions, interrupts: Interrupts) -> tuple[Display, Reade
     """What a chat is shown with, and what it reads with."""
     if (live := front(interrupts, options)) is not None:
         return live
-    display = PlainDisplay(options.width, options.show_args, options.show_returns, options.stream)
-    return display, PlainReader(interrupts, echo=options.echo)
+    return PlainDisplay(options), PlainReader(interrupts, echo=options.echo)
 
 
 class Chat:
@@ -210,11 +209,11 @@ class Chat:
         try:
             task = await self._ended(commands.run(self, command))
             if task.cancelled():
-                self.display.notice("(stopped)")
+                self.display.notice("(stopped)", "remark")
             else:
                 asks = await self._takes(task.result())
         except (KimiAgentError, OSError, ValueError) as error:
-            self.display.notice(_told(error))
+            self.display.notice(_told(error), "error")
         if self.agent is not agent or [*map(id, said)] != [*map(id, self.agent.chat_history)]:
             self._unanswered = commands.waits_for_an_answer(self.agent)
             self._tell_of_waiting_calls()
@@ -233,7 +232,7 @@ class Chat:
     def _tell_of_waiting_calls(self) -> None:
         if self.agent.waiting_calls:
             self._unanswered = True
-            self.display.notice(WAITING)
+            self.display.notice(WAITING, "remark")
 
     async def _line(self, prompt: str) -> str:
         line = (await self.reader.line(prompt)).strip()
@@ -248,9 +247,9 @@ class Chat:
             if await self._went_to_its_end(query):
                 self._unanswered = False
             else:
-                self.display.notice("(stopped)" if self._is_last else "(stopped; Enter asks again)")
+                self.display.notice("(stopped)" if self._is_last else "(stopped; Enter asks again)", "remark")
         except KimiAgentError as error:
-            self.display.notice(_told(error) + ("" if self._is_last else " (Enter tries again)"))
+            self.display.notice(_told(error) + ("" if self._is_last else " (Enter tries again)"), "error")
 
     async def _went_to_its_end(self, query: str | None) -> bool:
         """A round, and all that the user has to approve in it; whether it was not stopped."""

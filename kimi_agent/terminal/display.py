@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
 from ..tools.approval import Approval
 from .formatters import assistant_message_thinking
+from .options import ChatOptions
 from .text import print_stream, print_width, visible
 
 if TYPE_CHECKING:
@@ -15,11 +16,13 @@ if TYPE_CHECKING:
     from ..message import Message
     from ..stream import MessageStream
 
-__all__ = ["Display", "PlainDisplay"]
+__all__ = ["Display", "NoticeKind", "PlainDisplay"]
 
 USER: Final = "USER: "
 AI: Final = "AI: "
 FUNCTION: Final = "FUNC: "
+
+NoticeKind: TypeAlias = Literal["told", "remark", "error"]
 
 
 class Display(Protocol):
@@ -42,8 +45,13 @@ class Display(Protocol):
         """Show what the user said, for outputs that do not show what is typed."""
         ...
 
-    def notice(self, text: str) -> None:
-        """Show what the program itself has to say, in one line or several."""
+    def notice(self, text: str, kind: NoticeKind = "told") -> None:
+        """Show what the program itself has to say.
+
+        Args:
+            text: a line, or several.
+            kind: what somebody asked for, a remark in passing, or an error.
+        """
         ...
 
 
@@ -52,19 +60,13 @@ class PlainDisplay:
     """Shows a chat with `print`, for any output: pipes, notebooks, dumb terminals.
 
     Args:
-        width: of the lines, in columns; `None` for lines of any length.
-        show_args: with the arguments of the functions that the model calls.
-        show_returns: with what the functions return.
-        stream: words as they come, instead of whole messages.
+        options: how it is to look.
     """
 
-    width: int | None = None
-    show_args: bool = False
-    show_returns: bool = False
-    stream: bool = True
+    options: ChatOptions
 
     async def answer(self, agent: Agent, query: str | None, approvals: Sequence[Approval] = ()) -> None:
-        if self.stream:
+        if self.options.stream:
             rounds = agent.resume_stream(approvals) if approvals else agent.full_round_stream(query)
             async with rounds as streams:
                 async for stream in streams:
@@ -75,16 +77,16 @@ class PlainDisplay:
                 self._show_message(message)
 
     def said(self, text: str) -> None:
-        print_width(text, self.width, USER)
+        print_width(text, self.options.width, USER)
 
-    def notice(self, text: str) -> None:
+    def notice(self, text: str, kind: NoticeKind = "told") -> None:
         print(visible(text), flush=True)
 
     async def _show_stream(self, stream: MessageStream) -> None:
         if stream.role != "assistant":
-            self._show_result(await stream.message() if self.show_returns else None)
+            self._show_result(await stream.message() if self.options.show_returns else None)
             return
-        await print_stream(self._text_or_calls(stream), self.width, AI)
+        await print_stream(self._text_or_calls(stream), self.options.width, AI)
         message = await stream.message()
         if message.text:
             self._show_calls(message)
@@ -100,19 +102,19 @@ class PlainDisplay:
 
     def _show_message(self, message: Message) -> None:
         if message.role != "assistant":
-            self._show_result(message if self.show_returns else None)
+            self._show_result(message if self.options.show_returns else None)
             return
         if message.text:
-            print_width(message.text, self.width, AI)
+            print_width(message.text, self.options.width, AI)
         self._show_calls(message)
 
     def _show_result(self, message: Message | None) -> None:
         if message is not None:
-            print_width(message.text, self.width, FUNCTION)
+            print_width(message.text, self.options.width, FUNCTION)
 
     def _show_calls(self, message: Message) -> None:
         if calls := self._calls(message):
-            print_width(calls, self.width, AI)
+            print_width(calls, self.options.width, AI)
 
     def _calls(self, message: Message) -> str:
-        return assistant_message_thinking(message, show_args=self.show_args) or ""
+        return assistant_message_thinking(message, show_args=self.options.show_args) or ""

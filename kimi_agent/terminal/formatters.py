@@ -20,6 +20,7 @@ __all__ = [
     "assistant_message_contents",
     "assistant_message_contents_thinking",
     "assistant_message_thinking",
+    "with_arguments",
 ]
 
 _GREY: Final = "\x1b[90m"
@@ -93,12 +94,13 @@ def assistant_message_thinking(msg: Message, *, show_args: bool = False, color: 
     """
     if msg.role != "assistant" or not msg.tool_calls:
         return None
-    calls = [_with_arguments(call) if show_args else call.name for call in msg.tool_calls]
+    calls = [with_arguments(call) if show_args else call.name for call in msg.tool_calls]
     thinking = f"Thinking... [{'; '.join(calls)}]"
     return visible(thinking).replace("\n", "\\n") if color else thinking
 
 
-def _with_arguments(call: ToolCall) -> str:
+def with_arguments(call: ToolCall) -> str:
+    """`get_weather(city='Oslo')`. What is no JSON object is shown as the model wrote it."""
     try:
         arguments = ", ".join(f"{name}={value!r}" for name, value in call.args.items())
     except (ToolArgumentsError, RecursionError, ValueError):  # nested deeply, and numbers of thousands of digits

@@ -31,12 +31,12 @@ from ..events import (
     ToolCallStarted,
     ToolProgress,
 )
-from ..message import Message, ToolCall
+from ..message import ToolCall
 from ..tools.approval import Approval
 from ..tools.base import ToolResult
 from .blocks import Block, Blocks
-from .display import USER
-from .formatters import assistant_message_thinking
+from .display import USER, NoticeKind
+from .formatters import with_arguments
 from .options import ChatOptions
 from .painting import DIM, Painter
 from .region import Region, size_of
@@ -55,8 +55,8 @@ REASONING_SHOWN: Final = 2_000
 LONGEST_CALL: Final = 1_000
 """Characters of a call, of which as many are shown as fit the line."""
 NOTICE, WARNING, ERROR = DIM, "yellow", "red"
-NOTICES: Final = {"ERROR": ERROR, "(": NOTICE}
-"""The style of what the program has to say, by its beginning."""
+STYLES: Final[dict[NoticeKind, str]] = {"told": "", "remark": NOTICE, "error": ERROR}
+"""Of what the program has to say."""
 
 
 class LiveDisplay:
@@ -85,8 +85,8 @@ class LiveDisplay:
     def said(self, text: str) -> None:
         self._print(f"{USER}{text}")
 
-    def notice(self, text: str) -> None:
-        self._print(text, next((style for begin, style in NOTICES.items() if text.startswith(begin)), ""))
+    def notice(self, text: str, kind: NoticeKind = "told") -> None:
+        self._print(text, STYLES[kind])
 
     def _print(self, text: str, style: str = "") -> None:
         self._out.write(self._painter.text(text, style))
@@ -365,5 +365,4 @@ def _described(call: ToolCall, most: int | None = LONGEST_CALL) -> str:
     """`get_weather(city='Oslo')`; of more than so many characters, the beginning."""
     if most is not None and len(call.arguments) > most:
         return f"{call.name}({call.arguments[:most]}"
-    thinking = assistant_message_thinking(Message.assistant(tool_calls=[call]), show_args=True, color=False) or ""
-    return thinking.removeprefix("Thinking... [").removesuffix("]")
+    return with_arguments(call)
