@@ -26,7 +26,11 @@ IMPORTS = {
     "import kimi_agent": "import kimi_agent",
     "from kimi_agent import Agent, Kimi, ai_function": "from kimi_agent import Agent, Kimi, ai_function",
 }
-TIMED = "import sys, time\nsys.modules['rich'] = None\nbefore = time.perf_counter()\n{}\nprint(time.perf_counter() - before)"
+TIMED = """import sys, time
+sys.modules["rich"] = None
+before = time.perf_counter()
+{}
+print(time.perf_counter() - before)"""
 
 
 def seconds(code: str) -> float:
