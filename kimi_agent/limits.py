@@ -73,6 +73,8 @@ class Spent(TokenUsage):
         requests: how many were answered.
         tool_calls: how many were run.
         cost: in USD; `None` as soon as a request was answered whose cost is not known.
+        priced: in USD; while `cost` is `None`, what is known of it.
+        stopped: how many were stopped under way. What they cost is in no other number.
     """
 
     input_other: int = 0
@@ -80,15 +82,28 @@ class Spent(TokenUsage):
     requests: int = Field(default=0, exclude_if=is_zero)
     tool_calls: int = Field(default=0, exclude_if=is_zero)
     cost: float | None = Field(default_factory=_cost_at_first, exclude_if=_is_unknown)
+    priced: float = Field(default=0.0, exclude_if=is_zero)
+    stopped: int = Field(default=0, exclude_if=is_zero)
 
     @property
     def cached(self) -> int:
         """Prompt tokens that came out of the cache."""
         return self.input_cache_read
 
+    @property
+    def known_cost(self) -> float:
+        """What it has cost at least, in USD."""
+        return self.priced if self.cost is None else self.cost
+
+    @property
+    def is_known(self) -> bool:
+        """Whether that is all that it has cost."""
+        return self.cost is not None and not self.stopped
+
     def __add__(self, other: TokenUsage) -> Self:
         """Both together. What plain tokens cost is not known."""
         more = as_spent(other)
+        cost = None if self.cost is None or more.cost is None else self.cost + more.cost
         return self.copy_with(
             input_other=self.input_other + more.input_other,
             output=self.output + more.output,
@@ -97,7 +112,9 @@ class Spent(TokenUsage):
             reasoning=self.reasoning + more.reasoning,
             requests=self.requests + more.requests,
             tool_calls=self.tool_calls + more.tool_calls,
-            cost=None if self.cost is None or more.cost is None else self.cost + more.cost,
+            cost=cost,
+            priced=self.known_cost + more.known_cost if cost is None else 0.0,
+            stopped=self.stopped + more.stopped,
         )
 
     def with_answer(self, usage: TokenUsage | None, prices: Prices | None) -> Self:
@@ -114,6 +131,10 @@ class Spent(TokenUsage):
     def with_calls(self, number: int) -> Self:
         """The same after so many more calls."""
         return self.copy_with(tool_calls=self.tool_calls + number)
+
+    def with_stopped(self) -> Self:
+        """The same after one more request was stopped under way."""
+        return self.copy_with(stopped=self.stopped + 1)
 
 
 @functools.cache

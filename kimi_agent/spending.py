@@ -189,6 +189,14 @@ def _forget(agent: Spender, key: object) -> None:
         each._pending.remove(key)
 
 
+def _stop(agent: Spender, key: object) -> None:
+    """A request was stopped under way."""
+    with _counting:
+        for each in _line(agent):
+            each._pending.remove(key)
+            each.usage = as_spent(each.usage).with_stopped()
+
+
 def check(agent: Spender, prompt_tokens: int) -> None:
     """Make sure that a request is within the limits: those of the agent, and of the agents that it was forked from.
 
@@ -232,10 +240,12 @@ def pay(agent: Spender, result: GenerateResult) -> None:
 
 
 def pay_for_broken(agent: Spender, error: BaseException) -> None:
-    """Count an answer that broke off, which costs nobody knows what. What had no answer costs nothing."""
+    """Count an answer that broke off or was stopped, which costs nobody knows what. An error costs nothing."""
     if isinstance(error, StreamInterruptedError) and _COUNTED not in error.__dict__:
         error.__dict__[_COUNTED] = True  # it may pass through a turn of an agent of the line
         _count(agent, None, agent._pending)
+    elif agent._window.expected and agent._pending in agent._pending and not isinstance(error, Exception):
+        _stop(agent, agent._pending)
     else:
         _forget(agent, agent._pending)
 
@@ -343,8 +353,11 @@ async def _run(agent: Spender, fixed: int) -> bool:
     )
     try:
         result = await agent.compaction.run(tuple(agent.chat_history), task)
+    except asyncio.CancelledError:
+        requests.end_all(_stop)
+        raise
     finally:
-        requests.end_all()
+        requests.end_all(_forget)
     changed = bool(result.by) and result.put_into(agent.chat_history)
     if changed:
         await agent._keep_up("compaction")
@@ -372,10 +385,10 @@ class _Requests:
         """One was answered."""
         _count(self._agent, result.usage, self._open.pop(0) if self._open else None)
 
-    def end_all(self) -> None:
+    def end_all(self, end: Callable[[Spender, object], None]) -> None:
         """No other will be answered."""
         for key in self._open:
-            _forget(self._agent, key)
+            end(self._agent, key)
         self._open.clear()
 
 

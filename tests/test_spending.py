@@ -1,5 +1,6 @@
 """An agent that outgrows its window condenses what was said; what it spends is counted, and limited."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -328,3 +329,82 @@ async def test_a_plain_usage_may_be_assigned() -> None:
 def test_what_is_no_compactor_is_refused_at_once(wrong: Any) -> None:
     with pytest.raises(TypeError, match="no compactor"):
         small([], compaction=wrong)
+
+
+# ==== what is known of a cost ====
+
+COST_OF_PAID = (1_000 * 3.0 + 9_000 * 0.3 + 100 * 15.0) / 1e6
+
+
+async def test_of_a_cost_that_is_not_known_as_a_whole_the_known_part_is_kept(tmp_path: Any) -> None:
+    agent = Agent(ScriptedKimi([PAID, Reply("A long answer. " * 40, delivery=Delivery(stop_after=700)), PAID]))
+    await agent.chat_round("One?")
+    assert agent.usage.known_cost == agent.cost == pytest.approx(COST_OF_PAID)
+    assert agent.usage.is_known
+    with pytest.raises(StreamInterruptedError):
+        await agent.chat_round("Two?")
+    await agent.chat_round(None)
+    assert (agent.usage.requests, agent.cost, agent.usage.is_known) == (3, None, False)
+    assert agent.usage.known_cost == pytest.approx(2 * COST_OF_PAID)
+    agent.save(tmp_path / "a.json")
+    again = Agent(ScriptedKimi([]))
+    again.load(tmp_path / "a.json")
+    assert again.usage == agent.usage
+
+
+async def test_an_answer_that_was_stopped_has_cost_more_than_is_known_and_is_no_request_that_was_answered() -> None:
+    begun = asyncio.Event()
+
+    async def hold(writes: int) -> None:
+        if writes == 2:
+            begun.set()
+            await asyncio.Event().wait()
+
+    agent = Agent(ScriptedKimi([PAID, Reply("A story.", delivery=Delivery(gate=hold)), PAID]))
+    child = agent.fork()
+    await child.chat_round("One?")
+    stopped = asyncio.create_task(child.chat_round("Two?"))
+    await begun.wait()
+    stopped.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopped
+    for each in (child, agent):
+        assert (each.usage.requests, each.usage.stopped, each.usage.is_known) == (1, 1, False)
+        assert each.usage.known_cost == each.cost == pytest.approx(COST_OF_PAID)
+        assert not each._pending._least
+    child.limits = UsageLimits(cost=1.0)
+    await child.chat_round(None)
+    assert child.usage.known_cost == pytest.approx(2 * COST_OF_PAID)
+
+
+async def test_a_round_that_is_stopped_before_the_model_is_asked_costs_nothing() -> None:
+    class Slow(Agent):
+        async def get_prompt(self, include_functions: bool = True, **overrides: Any) -> list[Message]:
+            asking.set()
+            return await asyncio.Event().wait() or []
+
+    asking = asyncio.Event()
+    agent = Slow(ScriptedKimi([PAID]))
+    stopped = asyncio.create_task(agent.chat_round("One?"))
+    await asking.wait()
+    stopped.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopped
+    assert agent.usage == Spent()
+
+
+async def test_a_summary_that_is_stopped_has_cost_something() -> None:
+    asking = asyncio.Event()
+
+    async def hold(writes: int) -> None:
+        asking.set()
+        await asyncio.Event().wait()
+
+    agent = small([Reply("never", delivery=Delivery(gate=hold))], compaction=SummarizeHistory(), chat_history=talk(50))
+    stopped = asyncio.create_task(agent.compact())
+    await asking.wait()
+    stopped.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopped
+    assert (agent.usage.stopped, agent.usage.requests, agent.usage.is_known) == (1, 0, False)
+    assert not agent._pending._least
