@@ -173,7 +173,10 @@ class RequestSent:
 
 @dataclass(frozen=True, slots=True)
 class RequestRetried:
-    """A request failed before anything was delivered and is sent again after `delay` seconds."""
+    """A request failed before anything was delivered and is sent again after `delay` seconds.
+
+    An `attempt` of 0 is a request that was not sent yet: the server told another one to wait for so long.
+    """
 
     attempt: int
     delay: float

@@ -718,6 +718,20 @@ async def test_an_agent_tells_of_each_retry(is_async: bool) -> None:
     assert [(event.attempt, event.error_type) for event in told] == [(1, "ServerError"), (2, "APIConnectionError")]
 
 
+async def test_who_waits_for_what_another_request_was_told_is_told_of_it(clock: Clock) -> None:
+    told: list[Any] = []
+    async with kimi_with([slow_down(5), say("Hi"), say("Hi")], max_retry_time=1) as (kimi, _):
+        with pytest.raises(RateLimitError):
+            await ask(kimi)
+        clock.now += 2
+        assert await answered(kimi, on_event=told.append) == "Hi"
+        assert await answered(kimi, on_event=told.append) == "Hi"
+    (event,) = [event for event in told if isinstance(event, RequestRetried)]
+    assert (event.attempt, event.delay, event.error_type) == (0, pytest.approx(3), "RateLimitError")
+    assert "slow down" in event.error
+    assert clock.slept == [pytest.approx(3)]
+
+
 # ==== max_concurrency ====
 
 

@@ -13,6 +13,7 @@ import functools
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from itertools import count
 from time import monotonic
 from typing import Any, Final, TypeVar
@@ -79,6 +80,8 @@ class HttpTransport:
         self._users = 0
         self._closed_until = 0.0
         """Before this moment of the monotonic clock nothing is sent: a server said so."""
+        self._closed_by: RequestRetried | None = None
+        """What it said, for those that have sent nothing yet."""
 
     # ---- its life ----
 
@@ -116,7 +119,8 @@ class HttpTransport:
         Args:
             attempt: sends a request, up to the first piece of its answer. It gets a place among the concurrent ones,
                 which the answer gives up when it ends.
-            on_event: gets a `RequestRetried` before each wait, and is awaited if it is async.
+            on_event: gets a `RequestRetried` before each wait, and is awaited if it is async. Its attempt is 0 where the
+                first one waits for what a server said to another request.
             concurrent: whether it needs such a place.
             may_repeat: whether the request may be sent twice after such an error.
 
@@ -130,6 +134,8 @@ class HttpTransport:
             try:
                 if failure is not None and self._is_too_late(started):
                     raise failure
+                if failure is None:
+                    await self._tell_of_wait(on_event)
                 await self._until_open()
                 started = started or monotonic()
                 return await attempt(place)
@@ -160,6 +166,12 @@ class HttpTransport:
         hint = hint_of(error)
         if hint is not None and self._retries.most and is_retryable(error):
             self._closed_until = max(self._closed_until, monotonic() + hint)
+            self._closed_by = RequestRetried(0, hint, type(error).__name__, str(error))
+
+    async def _tell_of_wait(self, on_event: OnEvent | None) -> None:
+        left = self._closed_until - monotonic()
+        if on_event is not None and self._closed_by is not None and left > 0:
+            await tell(on_event, replace(self._closed_by, delay=left))
 
     async def _until_open(self) -> None:
         while (left := self._closed_until - monotonic()) > 0:  # noqa: ASYNC110 - a moment is waited for, which may move
