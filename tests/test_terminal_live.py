@@ -1,34 +1,25 @@
 """A chat on a real terminal, as a person sees it: a program in a pseudo-terminal, and the screen that it draws."""
 
-import io
 import os
 import re
 import signal
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from itertools import chain, pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 pytest.importorskip("pty", reason="there are no pseudo-terminals here")
 pytest.importorskip("pyte", reason="pyte, which is the screen, is not installed")
 pytest.importorskip("rich", reason="the extra `cli` is not installed")
 pytest.importorskip("prompt_toolkit", reason="the extra `cli` is not installed")
 
-import pyte
-from terminals import Screen, Terminal
+from terminals import Terminal
 
-from kimi_agent.terminal.blocks import MOST_OPEN, Block, Blocks
 from kimi_agent.terminal.front import front
 from kimi_agent.terminal.interrupts import Interrupts
 from kimi_agent.terminal.options import ChatOptions
-from kimi_agent.terminal.painting import Painter
-from kimi_agent.terminal.region import Region
-from kimi_agent.terminal.text import visible
 
 PROGRAM = '''
 import asyncio, signal
@@ -312,52 +303,6 @@ def test_what_a_model_writes_controls_nothing(start: Start) -> None:
     assert "✗ fail(why='" in chat.screen.text
 
 
-# ==== the region ====
-
-
-class Out(io.StringIO):
-    """A terminal that is a screen in memory."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.screen = Screen(80, 24, lambda answer: None)
-        self._stream = pyte.Stream(self.screen)
-
-    def write(self, text: str) -> int:
-        self._stream.feed(text.replace("\n", "\r\n"))
-        return super().write(text)
-
-    def isatty(self) -> bool:
-        return True
-
-
-def test_what_a_function_prints_stands_above_the_region_and_later_where_it_always_does() -> None:
-    out = Out()
-    with Region(out, Painter().colored) as region:
-        kept = sys.stdout
-        region.draw(["one", "two"])
-        print("\x1b[31mred\x1b[0m\x1b[2J", end="")
-        region.print("for good\n")
-        region.draw(["three"])
-        assert out.screen.text == "for good\nthree"
-        assert (out.screen.cursor.y, out.screen.cursor.x, out.screen.cursor.hidden) == (1, 0, True)
-    print("later", file=kept)
-    assert out.screen.text == "for good\nred\nlater"
-    assert out.screen.buffer[1][0].fg == "red"
-    assert not out.screen.cursor.hidden
-
-
-@given(st.lists(st.lists(st.sampled_from(("a", "bb", "ccc", "x" * 79, "")), max_size=5), max_size=6))
-def test_rows_are_there_whatever_was_there_before(drawings: list[list[str]]) -> None:
-    out = Out()
-    with Region(out, str) as region:
-        for rows in drawings:
-            region.draw(rows)
-            assert out.screen.text == "\n".join(rows).rstrip()
-            assert (out.screen.cursor.y, out.screen.cursor.x) == (0, 0)
-    assert out.screen.text == ""
-
-
 # ==== where it is plain ====
 
 
@@ -414,65 +359,3 @@ def test_no_color_is_a_plain_chat(start: Start) -> None:
     chat.press("\x04")
     assert chat.end() == 0
     assert b"\x1b" not in chat.written
-
-
-# ==== blocks ====
-
-MARKDOWN = st.text(st.sampled_from("ab |-=#>`~*_\n\n\t1.+[](<&\\\r\x1b漢\u0301"), max_size=200)
-
-
-@given(MARKDOWN, st.lists(st.integers(0, 200), max_size=8))
-def test_every_line_is_in_one_block_however_the_text_is_cut(text: str, cuts: list[int]) -> None:
-    borders = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
-    blocks, whole = Blocks(), Blocks()
-    cut: list[Block] = []
-    for begin, end in pairwise(borders):
-        cut += blocks.feed(text[begin:end])
-        assert blocks.open == blocks.open
-    cut += blocks.close()
-    assert cut == whole.feed(text) + whole.close()
-    assert (
-        list(chain.from_iterable(block.lines for block in cut))
-        == visible(text).removesuffix("\n").split("\n")[: None if text else 0]
-    )
-
-
-@given(MARKDOWN, st.integers(8, 40))
-def test_what_is_painted_has_colors_and_no_other_control(text: str, width: int) -> None:
-    blocks = Blocks()
-    painted = Painter().blocks(blocks.feed(text) + blocks.close(), width)
-    assert CONTROL.sub("", painted) == visible(CONTROL.sub("", painted))
-    assert painted.endswith("\n") or not painted
-
-
-def test_a_long_block_comes_in_parts() -> None:
-    blocks = Blocks()
-    ended = blocks.feed("```python\n" + "x = 1\n" * 100 + "```\nafter")
-    assert [block.goes_on for block in ended] == [False, True, True, True]
-    assert {(block.kind, block.language) for block in ended} == {("code", "python")}
-    assert max(len(block.lines) for block in ended) <= MOST_OPEN
-    assert blocks.close() == [Block("text", ("after",))]
-
-
-@pytest.mark.parametrize(
-    ("text", "kinds"),
-    [
-        ("# A\ntext\n---\n---\ntext", "heading heading break text"),
-        ("- a\n  b\n- c\n\n  d", "item item blank text"),
-        ("a\n2. b\n1. c\n2. d", "text item item"),
-        ("> a\nb\n\nc", "quote blank text"),
-        ("a\n|b|\n|-|\n|c|\n\nd", "text table blank text"),
-        ("a\n~~~\n```\n\n~~~\nb", "text code text"),
-    ],
-)
-def test_lines_are_told_apart_as_in_markdown(text: str, kinds: str) -> None:
-    blocks = Blocks()
-    assert " ".join(block.kind for block in blocks.feed(text) + blocks.close()) == kinds
-
-
-def test_marks_alone_are_not_drawn_before_it_is_known_what_they_mark() -> None:
-    blocks = Blocks()
-    blocks.feed("Options:\n-")
-    assert blocks.open == [Block("text", ("Options:",))]
-    blocks.feed(" one")
-    assert blocks.open == [Block("text", ("Options:",)), Block("item", ("- one",))]

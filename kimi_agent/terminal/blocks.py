@@ -7,7 +7,7 @@ screen cannot hold it until then. What a line may be is told by the same pattern
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
@@ -16,16 +16,26 @@ from ..structured import marks
 from ..structured.lines import Cursor
 from .text import visible
 
-__all__ = ["Block", "Blocks", "Kind"]
+__all__ = ["Block", "Blocks", "Kind", "end_of"]
 
-Kind: TypeAlias = Literal["text", "heading", "item", "quote", "table", "code", "break", "blank"]
+Kind: TypeAlias = Literal["text", "heading", "item", "quote", "table", "code", "break", "blank", "plain"]
+"""`plain` is what is too long to be looked into while it is open."""
 
 MOST_OPEN: Final = 30
 """Lines that a block holds back until it has ended."""
-MOST_SHOWN: Final = 20_000
-"""Characters at the end of a line that has not ended, of which there may be millions."""
+MOST_SHOWN: Final = 4_000
+"""Characters at the end of what is open, of which there may be millions. They are painted many times a second."""
 MARKS: Final = "-=*_+#>|`~:. \t0123456789"
 """What a line may begin with that says what it is, and not what it says."""
+
+
+def end_of(pieces: Sequence[str], most: int) -> str:
+    """The last characters of a text that is there in pieces."""
+    length = count = 0
+    while count < len(pieces) and length < most:
+        count += 1
+        length += len(pieces[-count])
+    return "".join(pieces[len(pieces) - count :])[-most:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +48,8 @@ class Block:
     """Of code, as the fence names it."""
     goes_on: bool = False
     """The block began in the one before."""
+    above: tuple[str, ...] = ()
+    """Of a table that goes on, the lines that it began with: its columns stay as wide as they were."""
 
 
 class Blocks:
@@ -50,6 +62,7 @@ class Blocks:
         self._lines: list[str] = []
         self._fence = self._language = ""
         self._goes_on = False
+        self._above: tuple[str, ...] = ()
         self._ended: list[Block] = []
 
     def feed(self, text: str) -> list[Block]:
@@ -72,8 +85,11 @@ class Blocks:
 
     @property
     def open(self) -> list[Block]:
-        """What `close` would give, of the last line only the end. Marks alone do not say yet what the line will be."""
-        begun = "".join(self._pieces)[-MOST_SHOWN:].removesuffix("\r")
+        """What `close` would give; of much text the end, as it is. Marks alone do not say yet what a line will be."""
+        begun = end_of(self._pieces, MOST_SHOWN).removesuffix("\r")
+        if sum(map(len, self._lines)) + len(begun) >= MOST_SHOWN:
+            text = end_of([*(f"{line}\n" for line in self._lines), visible(begun)], MOST_SHOWN)
+            return [Block("plain", tuple(text.split("\n")))]
         if self._kind != "code" and not begun.strip(MARKS):
             begun = ""
         ahead = copy(self)
@@ -145,7 +161,7 @@ class Blocks:
     def _end(self) -> None:
         if self._lines:
             self._give(len(self._lines))
-        self._goes_on, self._kind, self._language = False, "blank", ""
+        self._goes_on, self._kind, self._language, self._above = False, "blank", "", ()
 
     def _give_part(self) -> None:
         """Of a block that is long; its last line may still turn out to be something else."""
@@ -154,7 +170,10 @@ class Blocks:
             self._goes_on = True
 
     def _give(self, count: int) -> None:
-        self._ended.append(Block(self._kind, tuple(self._lines[:count]), self._language, self._goes_on))
+        lines = tuple(self._lines[:count])
+        self._ended.append(Block(self._kind, lines, self._language, self._goes_on, self._above))
+        if self._kind == "table":
+            self._above = self._above or lines
         del self._lines[:count]
 
     def _taken(self) -> list[Block]:

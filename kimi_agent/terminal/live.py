@@ -34,7 +34,7 @@ from ..events import (
 from ..message import ToolCall
 from ..tools.approval import Approval
 from ..tools.base import ToolResult
-from .blocks import Block, Blocks
+from .blocks import Block, Blocks, end_of
 from .display import USER, NoticeKind
 from .formatters import with_arguments
 from .options import ChatOptions
@@ -74,7 +74,7 @@ class LiveDisplay:
 
     async def answer(self, agent: Agent, query: str | None, approvals: Sequence[Approval] = ()) -> None:
         with Region(self._out, self._painter.colored) as region:
-            answer = _Answer(region, self._painter, self._size, self._options)
+            answer = _Answer(region, self._painter, self._columns, self._options)
             answer.goes_on_with(agent.waiting_calls if approvals else ())
             with answer.listening(agent):
                 async with _drawn(answer):
@@ -92,10 +92,10 @@ class LiveDisplay:
         self._out.write(self._painter.text(text, style))
         self._out.flush()
 
-    def _size(self) -> tuple[int, int]:
-        """Columns and rows to fill. The last column stays free: terminals differ in what they do behind it."""
-        columns, rows = size_of(self._out)
-        return max(min(columns - 1, self._options.width or columns), 8), max(rows - 1, 2)
+    def _columns(self) -> int:
+        """To fill. The last one stays free: terminals differ in what they do behind it."""
+        columns, _ = size_of(self._out)
+        return max(min(columns - 1, self._options.width or columns), 8)
 
 
 @asynccontextmanager
@@ -136,24 +136,12 @@ class _Thought:
     started: float
     pieces: list[str] = field(default_factory=list[str])
 
-    @property
-    def tail(self) -> str:
-        """The end of it."""
-        pieces, length = list[str](), 0
-        for piece in reversed(self.pieces):
-            pieces.append(piece)
-            if (length := length + len(piece)) > REASONING_SHOWN:
-                break
-        return "".join(reversed(pieces))[-REASONING_SHOWN:].strip()
-
 
 class _Answer:
     """What there is to show of a round, while it goes on."""
 
-    def __init__(
-        self, region: Region, painter: Painter, size: Callable[[], tuple[int, int]], options: ChatOptions
-    ) -> None:
-        self._region, self._painter, self._size, self._options = region, painter, size, options
+    def __init__(self, region: Region, painter: Painter, columns: Callable[[], int], options: ChatOptions) -> None:
+        self._region, self._painter, self._columns, self._options = region, painter, columns, options
         self._began = monotonic()
         self._blocks = Blocks()
         self._is_begun = False
@@ -301,27 +289,30 @@ class _Answer:
         for block in blocks:
             if block.kind == "blank" and self._is_blank:
                 continue
-            self._region.print(self._painter.blocks([block], self._size()[0]))
+            self._region.print(self._painter.blocks([block], self._columns()))
             self._is_blank = block.kind == "blank"
 
     def _print(self, text: str, style: str = "", *, is_line: bool = False) -> None:
-        line = f"{self._painter.line(text, self._size()[0], style)}\n" if is_line else self._painter.text(text, style)
+        line = f"{self._painter.line(text, self._columns(), style)}\n" if is_line else self._painter.text(text, style)
         self._region.print(line)
         self._is_blank = not text
 
     # ---- what is drawn ----
 
     def draw(self) -> None:
-        """Draw what is open, as much of its end as the screen has room for."""
-        columns, rows = self._size()
+        """Draw what is open."""
+        columns = self._columns()
         open_blocks = self._painter.blocks(self._blocks.open, columns).splitlines()
-        lines = [*self._thought_rows(columns), *open_blocks, *self._call_rows(columns), *self._status_rows(columns)]
-        self._region.draw(lines[-rows:])
+        self._region.draw(
+            [*self._thought_rows(columns), *open_blocks, *self._call_rows(columns), *self._status_rows(columns)]
+        )
 
     def _thought_rows(self, columns: int) -> list[str]:
         if self._thought is None:
             return []
-        return self._painter.wrapped(self._thought.tail, columns, f"italic {DIM}")[-REASONING_ROWS:]
+        return self._painter.wrapped(end_of(self._thought.pieces, REASONING_SHOWN).strip(), columns, f"italic {DIM}")[
+            -REASONING_ROWS:
+        ]
 
     def _call_rows(self, columns: int) -> list[str]:
         written = [f"… {name}({length:,} characters)" for name, length in self._written.values()]

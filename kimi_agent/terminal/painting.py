@@ -7,7 +7,8 @@ for is made `visible`. Links and pictures are text with their address behind it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import zip_longest
 from typing import Final
 
 from markdown_it import MarkdownIt
@@ -27,10 +28,15 @@ from .text import visible
 
 __all__ = ["Painter"]
 
-MOST_INLINE: Final = 20_000
+MOST_INLINE: Final = 10_000
 """Characters of a paragraph in which marks are looked for; longer ones are printed as they are."""
+BETWEEN_COLUMNS: Final = 3
+"""Of a table, as rich draws it."""
 BULLETS: Final = "•◦▪"
 DIM: Final = "bright_black"
+
+NO_COLOR: Final = "\x1b[0m"
+_COLORS: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 _INLINE: Final = MarkdownIt("commonmark", {"html": False}).enable("strikethrough")
 
@@ -45,7 +51,14 @@ class Painter:
 
     def blocks(self, blocks: Iterable[Block], width: int) -> str:
         """Blocks of markdown, at most `width` columns wide, except for code."""
-        return "".join(self._painted(PAINTERS[block.kind](block, width), width) for block in blocks)
+        return "".join(self._block(block, width) for block in blocks)
+
+    def _block(self, block: Block, width: int) -> str:
+        """What cannot be painted is printed as it is: an answer does not end because of how it looks."""
+        try:
+            return self._painted(PAINTERS[block.kind](block, width), width)
+        except Exception:
+            return self.text("\n".join(block.lines))
 
     def text(self, text: str, style: str = "") -> str:
         """Text in one style. It is made `visible`, and may be of any width."""
@@ -65,9 +78,10 @@ class Painter:
 
     def colored(self, text: str) -> str:
         """A line that a function printed: it may have colors, and nothing else that a terminal would do."""
-        decoded = Text.from_ansi(text)
-        decoded.plain = visible(decoded.plain)
-        return self._painted(decoded, 0)
+        *plain, last = _COLORS.split(text.removesuffix("\r"))
+        colors = _COLORS.findall(text)
+        shown = "".join(f"{visible(before)}{color}" for before, color in zip(plain, colors, strict=True))
+        return f"{shown}{visible(last)}{NO_COLOR if colors else ''}"
 
     def _painted(self, renderable: RenderableType, width: int) -> str:
         """What rich makes of it; text is as wide as it is."""
@@ -141,7 +155,11 @@ def _highlighted(code: str, language: str) -> Text:
 
 
 def _table(block: Block, width: int) -> RenderableType:
-    rows = [marks.cells(line) for line in block.lines]
+    """A table, if all its columns have room; the parts of one that is long have the columns of the first."""
+    header, *begun = _cells(block.above or block.lines)
+    widths = _widths([header, *begun[1:]], width)
+    if sum(widths) + BETWEEN_COLUMNS * (len(widths) - 1) > width:
+        return _plain(block, width)
     table = Table(
         box=SIMPLE,
         show_edge=False,
@@ -150,12 +168,27 @@ def _table(block: Block, width: int) -> RenderableType:
         header_style="bold",
         border_style=DIM,
     )
-    header, rows = (rows[0], rows[2:]) if not block.goes_on else (max(rows, key=len), rows)
-    for cell in header:
-        table.add_column(_inline(cell), overflow="fold")
-    for row in rows:
-        table.add_row(*map(_inline, row[: len(header)]))
+    for cell, columns in zip(header, widths, strict=True):
+        table.add_column(cell, overflow="fold", width=columns)
+    for row in _cells(block.lines) if block.goes_on else begun[1:]:
+        table.add_row(*row[: len(header)])
     return table
+
+
+def _cells(lines: Iterable[str]) -> list[list[Text]]:
+    return [[_inline(cell) for cell in marks.cells(line)] for line in lines]
+
+
+def _widths(rows: Sequence[Sequence[Text]], width: int) -> list[int]:
+    """As wide as the columns need to be; where there is no room for that, the wide ones share what there is."""
+    needed = [max([1, *(cell.cell_len for cell in cells if cell)]) for cells in zip_longest(*rows)][: len(rows[0])]
+    room = width - BETWEEN_COLUMNS * (len(needed) - 1)
+    most = next((most for most in range(room, 1, -1) if sum(min(most, columns) for columns in needed) <= room), 1)
+    return [min(most, columns) for columns in needed]
+
+
+def _plain(block: Block, width: int) -> Text:
+    return _hung(Text("\n".join(block.lines)), "", "", width)
 
 
 def _break(block: Block, width: int) -> Text:
@@ -175,6 +208,7 @@ PAINTERS: Final[dict[Kind, Callable[[Block, int], RenderableType]]] = {
     "table": _table,
     "break": _break,
     "blank": _blank,
+    "plain": _plain,
 }
 
 
