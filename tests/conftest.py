@@ -1,11 +1,28 @@
 """What every test may use."""
 
+import gc
 import os
 from pathlib import Path
 
 import pytest
 
 from kimi_agent.kimi import patience
+
+
+def pytest_sessionstart() -> None:
+    """While tests are found there is hardly any garbage, and more and more to look through for it."""
+    gc.disable()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """What stays for the whole run, ten thousand tests and all modules, is no garbage, and is not looked through again.
+
+    What a test leaves behind is collected as ever, in a tenth of the time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
