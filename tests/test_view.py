@@ -26,7 +26,7 @@ from kimi_agent.message import (
     VideoURLPart,
 )
 from kimi_agent.session.state import Damage, SessionState
-from kimi_agent.terminal import charts, drawing, prose, timeline
+from kimi_agent.terminal import charts, drawing, prose, timeline, view
 from kimi_agent.terminal.drawing import Answer, Call
 from kimi_agent.terminal.view import page
 
@@ -227,10 +227,18 @@ def test_an_answer_says_what_it_took():
     again = [[0.1, 1, "RateLimitError"], [1.2, 2, "RateLimitError"]]
     tree = shown(said("a"), said("b", input=1234, output=56, retries=again), Message.assistant("c"))
     assert [each.text for each in tree.all("span", "meta")] == [
-        "answer 1 · 00:01:40 · 2 s",
+        "answer 1 · 1970-01-01 00:01:40 · 2 s",
         "answer 2 · 00:01:40 · 2 s · 1,234 tokens in · 56 out · asked again 2 ×",
         "answer 3",
     ]
+
+
+def test_an_answer_says_the_day_where_it_is_another_one():
+    begans = [86_390.0, 86_395.0, 86_401.0, 86_500.0, 5.0]
+    answers = [said("a", began=began) for began in begans]
+    tree = shown(*answers[:2], Message.assistant("of nobody knows when"), *answers[2:])
+    whens = [each.text.split(" · ")[1] for each in tree.all("span", "meta") if " · " in each.text]
+    assert whens == ["1970-01-01 23:59:50", "23:59:55", "1970-01-02 00:00:01", "00:01:40", "1970-01-01 00:00:05"]
 
 
 def test_reasoning_is_folded():
@@ -301,13 +309,46 @@ def test_code_and_tables_are_shown_as_such():
     assert len(list(answer.all("hr"))) == 1
 
 
-def test_what_is_long_is_folded_and_all_there():
-    long = "".join(f"{number:06} " for number in range(100_000))
-    tree = shown(Message.user(long), said(long), Message.tool(long, "x"))
-    for each in tree.all("article"):
-        folded = each.one("details")
-        assert folded.one("summary").text == f"{len(long) - prose.MOST_SHOWN:,} more characters"
-        assert "".join(piece.text for piece in each.all("div", "plain")) == long
+@pytest.mark.parametrize(("role", "tag"), [("user", "div"), ("assistant", "p"), ("tool", "pre")])
+def test_what_is_long_is_folded_and_all_there(role: Any, tag: str):
+    long = " ".join(f"{number:06}" for number in range(50_000))
+    message = shown(Message(role=role, content=[TextPart(text=long)], tool_call_id="x")).one("article")
+    assert message.one("details").one("summary").text == f"{len(long) - prose.MOST_SHOWN:,} more characters"
+    pieces = [each.text for each in message.all(tag) if each.kind != "head"]
+    assert "".join(pieces) == long
+    assert len(pieces[0]) == prose.MOST_SHOWN
+
+
+def test_long_markdown_keeps_its_form_and_is_folded_between_blocks():
+    paragraph = "Some **bold** words.\n\n" + "w" * 980 + "\n\n- one\n- two\n\n| a |\n|---|\n| b |\n\n"
+    tree = shown(said("# Title\n\n" + paragraph * 50)).one("article")
+    rest = tree.one("details")
+    assert tree.one("p", "heading h1").text == "Title"
+    for kind, number in (("strong", 50), ("table", 50)):
+        assert len(list(tree.all(kind))) == number
+        assert 10 < len(list(rest.all(kind))) < 40
+    assert {len(each.text) for each in tree.all("p", "")} == {len("Some bold words."), 980}
+
+
+def test_long_code_stays_code_and_is_cut_between_lines():
+    lines = "".join(f"    line **{number}**\n" for number in range(3000))
+    answer, asking = said(f"Look:\n\n```python\n{lines}```\n\nSo it is."), Message.tool(lines, "x")
+    for each in shown(answer, asking).all("article"):
+        head, rest = (pre.text for pre in each.all("pre"))
+        assert head + rest == lines
+        assert prose.MOST_SHOWN - 100 < len(head) <= prose.MOST_SHOWN
+        assert head.endswith("\n")
+        assert each.one("details").one("pre").text == rest
+        assert not list(each.all("strong"))
+    (article, _) = shown(answer, asking).all("article")
+    assert [each.text for each in article.all("span", "language")] == ["python"] * 2
+    assert article.one("details").text.endswith("So it is.")
+
+
+def test_markdown_that_nobody_will_read_is_not_parsed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(prose, "MOST_FORMED", 50_000)
+    rest = shown(said("- item\n" * 10_000)).one("article").one("details")
+    assert rest.one("div", "plain").text == "- item\n" * (10_000 - 50_000 // 7)
 
 
 def test_a_picture_in_the_session_is_shown_and_one_elsewhere_is_named():
@@ -377,6 +418,26 @@ def test_the_summary_has_what_is_known():
         "Began": "1970-01-01 00:01:40 UTC",
         "Time of work": "2 s",
     }
+
+
+def test_a_cost_of_which_some_is_known_is_told_as_such():
+    known = [
+        (Spent(requests=2, input_other=1, cost=None, priced=0.0024), "at least $0.0024"),
+        (Spent(requests=2, cost=0.5, stopped=1), "at least $0.5000"),
+        (Spent(requests=2, cost=None), "not known"),
+        (Spent(requests=2, cost=0.0), "$0.0000"),
+    ]
+    assert [facts(shown(usage=usage))["Cost"] for usage, _ in known] == [words for _, words in known]
+
+
+COUNTED = ("Requests", "Calls of functions", "Prompt tokens", "Answer tokens", "Cost")
+
+
+def test_answers_of_which_no_request_was_counted_have_taken_nobody_knows_what():
+    known = facts(shown(Message.user("a"), Message.assistant("b")))
+    assert {known[name] for name in COUNTED} == {"not known"}
+    known = facts(shown(Message.user("a")))
+    assert [known[name] for name in COUNTED] == ["0", "0", "0", "0", "$0.0000"]
 
 
 def test_what_nobody_measured_is_not_known():
@@ -489,7 +550,24 @@ def test_a_window_that_is_far_above_is_told_and_not_drawn():
     figure = charts.context([answered(1, input=100, output=0, window=1_000_000)])
     assert figure is not None
     assert not list(read(figure.html).all("line", "window"))
-    assert "filled: at most 100, 0.0% of the window" in read(figure.html).text
+    assert "filled: at most 100, at most 0.0% of the window" in read(figure.html).text
+
+
+def test_each_answer_has_the_window_of_its_own_model():
+    windows = [(120_000, 131_072), (200_000, 262_144), (5_000, 1_048_576)]
+    figure = charts.context([answered(n, input=i, output=1000, window=w) for n, (i, w) in enumerate(windows, 1)])
+    assert figure is not None
+    tree = read(figure.html)
+    assert [each.text for each in tree.one("ul").all("li")] == [
+        "filled: at most 201,000, at most 92.3% of the window",
+        "windows: 131,072 and 262,144",
+    ]
+    tops = [float(each.attributes["y1"] or "") for each in tree.all("line", "window")]
+    assert len(tops) == 2
+    assert drawing.TOP < tops[1] < tops[0]
+    assert tree.one("svg", "plot").attributes["aria-label"] == (
+        "Tokens in the window after 3 answers: at most 201,000, at most 92.3% of the window."
+    )
 
 
 def ran(began: float, seconds: float, name: str = "look", *, failed: bool = False) -> Call:
@@ -514,34 +592,141 @@ def test_the_time_line_has_everything_where_it_was():
     assert timeline.time_line([], []) is None
 
 
-def test_calls_one_after_another_stand_in_one_row_and_at_most_so_many_rows_are_drawn():
+def labels(figure: drawing.Figure | None, line: int = 0) -> list[str]:
+    """The words below a time line, from left to right: those of the clock, or the days below them."""
+    return [words for _, _, words in _words(figure, 18 + 14 * line)]
+
+
+def _words(figure: drawing.Figure | None, below: float) -> list[tuple[float, float, str]]:
+    """Words so far below the rows with their ends, in pixels of the picture at its smallest."""
+    assert figure is not None
+    plot = read(figure.html).one("svg", "plot")
+    rows = max(float(each.attributes["y2"] or "") for each in plot.all("line"))
+    return sorted(
+        _ends(each, figure.width) for each in plot.all("text") if float(each.attributes["y"] or "") == rows + below
+    )
+
+
+def _ends(words: Element, width: int) -> tuple[float, float, str]:
+    x, long = float((words.attributes["x"] or "").rstrip("%")) / 100 * width, len(words.text) * 7.8
+    begin = x - long * {"start": 0, "middle": 0.5, "end": 1}[words.attributes["text-anchor"] or ""]
+    return begin, begin + long, words.text
+
+
+def names(figure: drawing.Figure | None) -> list[str]:
+    assert figure is not None
+    return [each.text for each in read(figure.html).one("svg", "axis").all("text")]
+
+
+def tops(figure: drawing.Figure | None, kind: str) -> list[float]:
+    return [top for top, _ in bars(figure, kind)]
+
+
+def test_calls_one_after_another_stand_in_one_row_and_those_at_the_same_time_in_many():
     one = timeline.time_line([], [ran(1, 1), ran(2, 1), ran(3, 1)])
-    assert len({top for top, _ in bars(one, "tool")}) == 1
-    many = timeline.time_line([], [ran(1, 1) for _ in range(50)])
-    assert len({top for top, _ in bars(many, "tool")}) == timeline._MOST_ROWS
+    assert len(set(tops(one, "tool"))) == 1
+    assert names(one) == ["Calls"]
+    many = timeline.time_line([answered(1, began=0.0)], [ran(2, 3) for _ in range(12)])
+    assert len(set(tops(many, "tool"))) == 12
+    assert names(many) == ["Model", "Calls"]
+    free = timeline.time_line([], [ran(1, 9), ran(1, 2), ran(1, 9), ran(4, 1)])
+    assert tops(free, "tool")[3] == tops(free, "tool")[1]
 
 
-def test_a_pause_takes_little_room():
-    figure = timeline.time_line([answered(1, began=0.0, seconds=10.0), answered(2, began=86_400.0, seconds=10.0)], [])
-    (first, width), (second, other) = places(figure, "waiting")
+def test_the_last_row_has_all_that_have_no_row_and_what_goes_wrong_is_seen_there():
+    calls = [ran(1, 3, failed=number == 18) for number in range(22)]
+    figure = timeline.time_line([], calls)
+    assert len({*tops(figure, "tool")}) == timeline._MOST_ROWS
+    assert names(figure) == ["Calls", "+7 more"]
+    assert figure is not None
+    drawn = [each.kind for each in read(figure.html).one("svg", "plot").all("rect")]
+    assert (drawn.index("failed"), len(drawn)) == (21, 22)
+    assert max(tops(figure, "tool")) == tops(figure, "failed")[0]
+
+
+def test_answers_overlap_where_the_clock_was_set_back_and_stand_below_each_other():
+    figure = timeline.time_line(
+        [answered(n, began=began, seconds=5.0) for n, began in enumerate([10, 8, 15, 14.99], 1)], []
+    )
+    first, second, third, fourth = tops(figure, "answering")
+    assert first < second
+    assert {third, fourth} == {first, second}
+    following = timeline.time_line([answered(1, began=10.0, seconds=5.0), answered(2, began=14.999, seconds=5.0)], [])
+    assert len(set(tops(following, "answering"))) == 1
+
+
+def test_short_requests_beside_long_calls_can_be_seen():
+    asked = [
+        answered(n, began=n * 3602.0, seconds=2.0 * (n > 1), first=0.5, retries=[Retry(0, 1, "x")])
+        for n in range(1, 11)
+    ]
+    figure = timeline.time_line(asked, [ran(each.took.began + each.took.seconds, 3600) for each in asked])
+    assert figure is not None
+    waiting, answering = places(figure, "waiting"), places(figure, "answering")
+    assert [round(width * figure.width / 100, 1) for _, width in answering] == [5] + [3.8] * 9
+    assert [round(width * figure.width / 100, 1) for _, width in waiting] == [1.2] * 9
+    for (x, width), (after, _) in zip(waiting, answering[1:], strict=True):
+        assert x + width == pytest.approx(after, abs=1e-3)
+    assert min(width for _, width in places(timeline.time_line(asked, [ran(0, 0)]), "tool")) > 0
+    assert "#timeline .plot rect { stroke: var(--card)" in view._style()
+
+
+def test_an_answer_whose_first_token_nobody_timed_is_all_answer():
+    figure = timeline.time_line([answered(1), answered(2, first=0.5)], [])
+    assert len(places(figure, "waiting")) == 1
+    assert "answer 1: 2 s in all" in titles(figure)
+    assert "answer 2: 500 ms until the first token, 2 s in all" in titles(figure)
+
+
+def test_a_pause_takes_little_room_and_its_length_is_told():
+    figure = timeline.time_line([answered(1, began=0.0, seconds=10.0), answered(2, began=80_000.0, seconds=10.0)], [])
+    (first, width), (second, other) = places(figure, "answering")
     assert width == other == pytest.approx(10 / 20.6 * 100, abs=0.01)
     assert second - first - width == pytest.approx(0.6 / 20.6 * 100, abs=0.01)
-    assert "nothing for 23 h 59 min" in titles(figure)
-
-
-def test_marks_of_the_clock_do_not_stand_on_each_other():
-    figure = timeline.time_line([answered(number, began=number * 3.0, seconds=1.0) for number in range(1, 500)], [])
+    assert "nothing for 22 h 13 min" in titles(figure)
     assert figure is not None
-    marks = [
-        float((each.attributes["x"] or "").rstrip("%")) for each in read(figure.html).one("svg", "plot").all("text")
-    ]
-    apart = [(after - before) * figure.width / 100 for before, after in pairwise(sorted(marks))]
-    assert min(apart) >= 67
+    assert "22 h 13 min" in [each.text for each in read(figure.html).one("svg", "plot").all("text")]
 
 
-def test_answers_that_took_no_time_have_a_time_line():
-    figure = timeline.time_line([answered(1, began=0.0, seconds=0.0), answered(2, began=0.0, seconds=0.0)], [])
-    assert places(figure, "waiting") == [(0, 0), (0, 0)]
+@pytest.mark.parametrize(("count", "apart"), [(2, 0.5), (5, 31.7), (60, 3.0), (500, 3.0), (40, 90_000.0)])
+def test_words_of_a_time_line_do_not_stand_on_each_other(count: int, apart: float):
+    figure = timeline.time_line([answered(n, began=n * apart, seconds=apart / 40) for n in range(1, count)], [])
+    assert figure is not None
+    plot = read(figure.html).one("svg", "plot")
+    rows = {each.attributes["y"] for each in plot.all("text")}
+    for row in rows:
+        ends = sorted(_ends(each, figure.width) for each in plot.all("text") if each.attributes["y"] == row)
+        assert ends[0][0] >= -0.01
+        assert ends[-1][1] <= figure.width + 0.01
+        assert all(before[1] < after[0] for before, after in pairwise(ends))
+
+
+def test_a_time_line_of_several_days_has_them_where_they_change():
+    begans = [86_340.0, 86_390.0, 86_460.0, 400_000.0]
+    figure = timeline.time_line([answered(n, began=began, seconds=1.0) for n, began in enumerate(begans, 1)], [])
+    assert labels(figure, 1) == ["1970-01-01", "1970-01-02", "1970-01-05"]
+    assert [label for label in labels(figure) if ":" in label] == ["23:59:00", "00:01:00", "15:06:40"]
+    one_day = timeline.time_line([answered(1, began=80_000.0), answered(2, began=80_100.0)], [])
+    assert labels(one_day, 1) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "marks"),
+    [
+        (0.4, ["+200 ms", "+400 ms"]),
+        (7, ["+5 s"]),
+        (40, ["+15 s", "+30 s"]),
+        (100, ["+1 min"]),
+        (300, ["+2 min", "+4 min"]),
+        (3000, ["+30 min"]),
+        (36_020, ["+6 h"]),
+        (86_400 * 2.5, ["+24 h", "+2 days"]),
+        (86_400 * 30, ["+20 days"]),
+    ],
+)
+def test_marks_of_a_time_line_are_round(seconds: float, marks: list[str]):
+    figure = timeline.time_line([answered(1, began=0.0, seconds=seconds)], [])
+    assert labels(figure)[1:] == marks
 
 
 @pytest.mark.parametrize(
@@ -550,9 +735,16 @@ def test_answers_that_took_no_time_have_a_time_line():
         (0, "0 ms"),
         (0.0123, "12 ms"),
         (1.5, "1.5 s"),
+        (0.9994, "999 ms"),
+        (0.9996, "1 s"),
         (59.94, "59.9 s"),
+        (59.97, "1 min"),
         (61, "1 min 01 s"),
-        (3600, "1 h 00 min"),
+        (3599.4, "59 min 59 s"),
+        (3599.7, "1 h"),
+        (3690, "1 h 02 min"),
+        (172_799, "48 h"),
+        (86_400 * 2.5, "2 days 12 h"),
         (86_400 * 9, "9 days"),
     ],
 )
@@ -609,6 +801,38 @@ def test_thousands_of_answers_have_a_page():
     history = [
         Message.assistant([TextPart(text="a")], extra={KEY: {**took, "began": number * 3.0}}) for number in range(3000)
     ]
-    tree = shown(*history)
-    assert len(list(tree.all("rect", "cached"))) == 3000 + 1  # and the legend's
-    assert ".plot{min-width:30000px}" in tree.one("style").text
+    html = page(SessionState(chat_history=tuple(history)), "t")
+    assert html.count('<rect class="cached"') == 3000 + 1  # and the legend's
+    assert ".plot{min-width:30000px}" in html
+
+
+# ==== colours and paper ====
+
+
+def colours(scheme: int) -> dict[str, str]:
+    """The colours of the style: light ones, and dark ones."""
+    blocks = re.findall(r":root \{(.*?)\}", view._style(), re.DOTALL)
+    return dict(re.findall(r"--([\w-]+): (#\w{6})", blocks[scheme]))
+
+
+def contrast(one: str, other: str) -> float:
+    """As WCAG 2 has it, from 1 to 21."""
+    low, high = sorted(map(luminance, (one, other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def luminance(colour: str) -> float:
+    parts = (int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(part * share for part, share in zip(linear, (0.2126, 0.7152, 0.0722), strict=True))
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_what_is_drawn_stands_out_from_the_card_and_words_do_so_more(scheme: int):
+    known = colours(scheme)
+    drawn = ("cached", "new", "output", "waiting", "retry", "tool", "bad")
+    assert {
+        name: contrast(known[name], known["card"]) for name in drawn if contrast(known[name], known["card"]) < 3
+    } == {}
+    assert min(contrast(known[name], known["card"]) for name in ("ink", "soft", "user", "model", "bad")) > 4.5
+    assert min(contrast(known["new"], known[name]) for name in ("cached", "waiting")) > 2

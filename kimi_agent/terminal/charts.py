@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import ceil
 from typing import Final
 
@@ -159,11 +159,13 @@ def context(answers: Sequence[Answer]) -> Figure | None:
     if not known:
         return None
     drawn, most = [each for each, _ in known], max(filled for _, filled in known)
-    window = max((each.took.window or 0 for each in drawn), default=0)
-    slots, scale = _Slots(drawn), _Scale(max(most, window if most * 4 > window else 0))
+    windows = sorted({each.took.window for each in drawn if each.took.window})
+    slots, scale = _Slots(drawn), _Scale(max(most, *(window for window in windows if window < most * 4), 0))
     dots = together(_dot(slots, scale, each, filled) for each, filled in known)
-    legend = [("filled", f"filled: at most {most:,}{_share(most, window)}")]
-    legend += [("window", f"window: {window:,}")] if 0 < window <= scale.end else []
+    words = f"at most {most:,}{_largest_share(known)}"
+    legend = [("filled", f"filled: {words}")]
+    limits = [f"{window:,}" for window in windows if window <= scale.end]
+    legend += [("window", f"window{'s' * (len(limits) > 1)}: {' and '.join(limits)}")] if limits else []
     return figure(
         "context",
         "Context after each answer",
@@ -178,8 +180,14 @@ def context(answers: Sequence[Answer]) -> Figure | None:
                 for each, filled in known
             ),
         ),
-        f"Tokens in the window after {len(known)} answers: at most {most:,}{_share(most, window)}.",
+        f"Tokens in the window after {len(known)} answers: {words}.",
     )
+
+
+def _largest_share(known: Iterable[tuple[Answer, int]]) -> str:
+    """Of each answer's own window, which another model has larger or smaller."""
+    shares = [filled / each.took.window for each, filled in known if each.took.window]
+    return f", at most {max(shares):.1%} of the window" if shares else ""
 
 
 def _share(filled: int, window: int | None, form: str = ", {} of the window") -> str:

@@ -21,10 +21,12 @@ __all__ = [
     "WIDEST",
     "Answer",
     "Call",
+    "Days",
     "Figure",
     "beside",
     "block",
     "clock",
+    "date",
     "duration",
     "figure",
     "letters",
@@ -69,6 +71,10 @@ class Call:
     failed: bool = False
 
 
+_PAPER: Final = 640
+"""Pixels that a picture has on paper."""
+
+
 @dataclass(frozen=True, slots=True)
 class Figure:
     """A picture with all that belongs to it.
@@ -85,8 +91,9 @@ class Figure:
 
     @property
     def rule(self) -> str:
-        """What the style of the page says of it."""
-        return f"#{self.name} .plot{{min-width:{self.width}px}}"
+        """What the style of the page says of it. Paper does not scroll: where its words would collide, it has none."""
+        crowded = f"@media print{{#{self.name} .plot text{{display:none}}}}" if self.width > _PAPER else ""
+        return f"@media screen{{#{self.name} .plot{{min-width:{self.width}px}}}}{crowded}"
 
 
 # ==== numbers ====
@@ -100,22 +107,40 @@ def short(number: float) -> str:
     return f"{number:.3g}"
 
 
+_SPANS: Final = ((172_800, 86_400, "days", 3600, "h"), (3600, 3600, "h", 60, "min"), (60, 60, "min", 1, "s"))
+"""From how many seconds on what is counted: units of so many seconds, and the rest in smaller ones."""
+
+
 def duration(seconds: float) -> str:
     """A time span as people say it."""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours >= 48:
-        return f"{hours // 24} days"
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+    seconds = float(f"{seconds:.3g}") if seconds < 60 else round(seconds)
+    for least, unit, name, smaller, rest_name in _SPANS:
+        if seconds >= least:
+            whole, rest = divmod(round(seconds / smaller), unit // smaller)
+            return f"{whole} {name} {rest:02} {rest_name}" if rest else f"{whole} {name}"
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:g} s"
 
 
 def clock(moment: float, form: str = "%H:%M:%S") -> str:
     """A moment, in UTC."""
     return f"{datetime.fromtimestamp(moment, UTC):{form}}"
+
+
+def date(moment: float) -> str:
+    """Its day, in UTC."""
+    return clock(moment, "%Y-%m-%d")
+
+
+class Days:
+    """Tells the days of moments, one after another, where they change."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def change(self, moment: float) -> str:
+        """The day of a moment, if it is another one than that of the last moment; else nothing."""
+        before, self._last = self._last, date(moment)
+        return "" if before == self._last else self._last
 
 
 def round_step(most: float, ticks: int) -> float:
@@ -133,7 +158,7 @@ def px(number: float) -> str:
 
 TOP: Final = 12
 BELOW: Final = 28
-AXIS: Final = 52
+AXIS: Final = 60
 """Pixels above, below and beside a picture."""
 WIDEST: Final = 30_000
 """In pixels."""

@@ -6,7 +6,8 @@ No text becomes an element, an attribute or a link. Control characters are visib
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from html import escape
 from itertools import groupby
 from typing import Any, Final
@@ -29,6 +30,8 @@ __all__ = ["folded", "markdown", "plain", "text"]
 
 MOST_SHOWN: Final = 20_000
 """In characters. What is longer is folded behind that: a browser need not lay it out before somebody looks."""
+MOST_FORMED: Final = 500_000
+"""In characters. Markdown behind that is shown as it was written."""
 
 
 def text(value: str) -> str:
@@ -43,22 +46,64 @@ def plain(value: str) -> str:
 
 def folded(value: str, shown: Callable[[str], str] = plain) -> str:
     """Text of which what is too long is folded."""
-    if len(value) <= MOST_SHOWN:
-        return shown(value)
-    rest = value[MOST_SHOWN:]
-    return (
-        f"{plain(value[:MOST_SHOWN])}<details><summary>{len(rest):,} more characters</summary>{plain(rest)}</details>"
-    )
+    head, rest = _cut(value, MOST_SHOWN)
+    return shown(head) + _more(len(rest), shown(rest))
 
 
 def markdown(value: str) -> str:
-    """Markdown as blocks. Links and HTML in it stay text."""
+    """Markdown as blocks, of which what is too long is folded. Links and HTML in it stay text."""
+    formed, beyond = _cut(value, MOST_FORMED)
     stream = MarkdownStream()
-    blocks = [*stream.feed(value), *stream.close()]
-    return "".join(_together(kind, group) for kind, group in groupby(blocks, type))
+    head, rest = _divided([*stream.feed(formed), *stream.close()])
+    size = sum(map(_size, rest)) + len(beyond)
+    return _blocks(head) + _more(size, _blocks(rest) + plain(beyond))
+
+
+def _more(size: int, inner: str) -> str:
+    return f"<details><summary>{size:,} more characters</summary>{inner}</details>" if size else ""
+
+
+def _cut(value: str, most: int) -> tuple[str, str]:
+    """The beginning, at the end of a line where there is one, and the rest."""
+    if len(value) <= most:
+        return value, ""
+    place = value.rfind("\n", most // 2, most) + 1 or most
+    return value[:place], value[place:]
 
 
 # ==== blocks ====
+
+
+def _divided(blocks: Sequence[MarkdownEvent]) -> tuple[Sequence[MarkdownEvent], Sequence[MarkdownEvent]]:
+    """What is shown at once, and the rest. A block that is longer than that by itself is divided, too."""
+    room = MOST_SHOWN
+    for place, block in enumerate(blocks):
+        if _size(block) > room:
+            head, rest = _halves(block, room)
+            return [*blocks[:place], *head], [*rest, *blocks[place + 1 :]]
+        room -= _size(block)
+    return blocks, ()
+
+
+def _halves(block: MarkdownEvent, room: int) -> tuple[list[MarkdownEvent], list[MarkdownEvent]]:
+    body = _body(block)
+    if _size(block) <= MOST_SHOWN or not hasattr(block, body):
+        return [], [block]
+    head, rest = _cut(getattr(block, body), max(room, 1))
+    return [replace(block, **{body: head})], [replace(block, **{body: rest})]
+
+
+def _body(block: MarkdownEvent) -> str:
+    return "code" if isinstance(block, CodeBlock) else "text"
+
+
+def _size(block: MarkdownEvent) -> int:
+    """In characters."""
+    return sum(map(len, block.cells)) if isinstance(block, TableRow) else len(getattr(block, _body(block), ""))
+
+
+def _blocks(blocks: Iterable[MarkdownEvent]) -> str:
+    return "".join(_together(kind, group) for kind, group in groupby(blocks, type))
 
 
 def _together(kind: type[MarkdownEvent], blocks: Iterable[Any]) -> str:

@@ -20,11 +20,12 @@ from ..history import calls_of, paired
 from ..measured import MeasuredAnswer, of_answer, of_call
 from ..message import AudioURLPart, ContentPart, ImageURLPart, Message, TextPart, ThinkPart, ToolCall, VideoURLPart
 from .charts import context, tokens
-from .drawing import Answer, Call, Figure, clock, duration
+from .drawing import Answer, Call, Days, Figure, clock, duration
 from .prose import folded, markdown, plain, text
 from .timeline import busy, time_line
 
 if TYPE_CHECKING:
+    from ..limits import Spent
     from ..session.state import SessionState
 
 __all__ = ["page"]
@@ -85,6 +86,7 @@ class _Turn:
         message: that was said.
         number: among the answers of the model, from 1; 0 for what it did not say.
         took: what the answer took, if that was measured.
+        when: it began, in words; the day where it is another one than before.
         calls: with their results.
     """
 
@@ -92,6 +94,7 @@ class _Turn:
     message: Message
     number: int = 0
     took: MeasuredAnswer | None = None
+    when: str = ""
     calls: Sequence[tuple[ToolCall, Message | None]] = ()
 
     @property
@@ -107,7 +110,7 @@ class _Turn:
 
 def _turns(history: Sequence[Message]) -> Iterator[_Turn]:
     """The messages, results with their calls. Results that belong to no call stand alone."""
-    answers, answered = 0, set[int]()
+    answers, answered, days = 0, set[int](), Days()
     for place, message in enumerate(history):
         if id(message) in answered:
             continue
@@ -117,7 +120,9 @@ def _turns(history: Sequence[Message]) -> Iterator[_Turn]:
         answers += 1
         calls = paired(calls_of(message), _results(history, place + 1)) if message.tool_calls else []
         answered = {id(result) for _, result in calls if result is not None}
-        yield _Turn(place, message, answers, of_answer(message), calls)
+        took = of_answer(message)
+        when = f"{days.change(took.began)} {clock(took.began)}".strip() if took else ""
+        yield _Turn(place, message, answers, took, when, calls)
 
 
 def _results(history: Sequence[Message], start: int) -> Iterator[Message]:
@@ -133,17 +138,12 @@ def _results(history: Sequence[Message], start: int) -> Iterator[Message]:
 
 
 def _summary(state: SessionState, turns: Sequence[_Turn]) -> str:
-    usage = state.usage
     measured = [turn.took for turn in turns if turn.took is not None]
     models = dict.fromkeys(took.model for took in measured if took.model)
     facts = [
         ("Model", ", ".join(name[:_LONGEST_NAME] for name in models) or "not known"),
         ("Messages", f"{len(state.chat_history):,}"),
-        ("Requests", f"{usage.requests:,}"),
-        ("Calls of functions", f"{usage.tool_calls:,}"),
-        ("Prompt tokens", f"{usage.input:,}" + (f" ({usage.prompt_cache_hit:.0%} cached)" if usage.input else "")),
-        ("Answer tokens", f"{usage.output:,}"),
-        ("Cost", "not known" if usage.cost is None else f"${usage.cost:.4f}"),
+        *_spent(state.usage, any(turn.number for turn in turns)),
         ("Began", clock(measured[0].began, "%Y-%m-%d %H:%M:%S UTC") if measured else "not known"),
         ("Time of work", _worked(turns)),
     ]
@@ -153,6 +153,24 @@ def _summary(state: SessionState, turns: Sequence[_Turn]) -> str:
 
 
 _LONGEST_NAME: Final = 80
+
+
+def _spent(usage: Spent, answered: bool) -> list[tuple[str, str]]:
+    """What was used. Where there are answers and no request was counted, nothing was."""
+    facts = {
+        "Requests": f"{usage.requests:,}",
+        "Calls of functions": f"{usage.tool_calls:,}",
+        "Prompt tokens": f"{usage.input:,}" + (f" ({usage.prompt_cache_hit:.0%} cached)" if usage.input else ""),
+        "Answer tokens": f"{usage.output:,}",
+        "Cost": _cost(usage),
+    }
+    counted = usage.requests or not answered
+    return [(name, fact if counted else "not known") for name, fact in facts.items()]
+
+
+def _cost(usage: Spent) -> str:
+    words = f"${usage.known_cost:.4f}"
+    return words if usage.is_known else f"at least {words}" if usage.known_cost else "not known"
 
 
 def _worked(turns: Sequence[_Turn]) -> str:
@@ -227,7 +245,7 @@ def _meta(turn: _Turn) -> str:
     counted = [] if took.input is None else [f"{took.input:,} tokens in"]
     counted += [] if took.output is None else [f"{took.output:,} out"]
     again = [f"asked again {len(took.retries)} ×"] if took.retries else []
-    return " · ".join([number, clock(took.began), duration(took.seconds), *counted, *again])
+    return " · ".join([number, turn.when, duration(took.seconds), *counted, *again])
 
 
 # ---- parts ----
@@ -235,7 +253,7 @@ def _meta(turn: _Turn) -> str:
 
 def _part(part: ContentPart, role: str) -> str:
     if isinstance(part, TextPart):
-        return folded(part.text, markdown) if role == "assistant" else _text(part.text, role)
+        return markdown(part.text) if role == "assistant" else _text(part.text, role)
     if isinstance(part, ThinkPart):
         return _thought(part.think)
     if isinstance(part, ImageURLPart):
