@@ -1,6 +1,5 @@
 """The last rows of a terminal, and what functions do with the terminal while they are there."""
 
-import io
 import signal
 import sys
 import threading
@@ -14,36 +13,15 @@ pytest.importorskip("pty", reason="there are no pseudo-terminals here")
 pytest.importorskip("pyte", reason="pyte, which is the screen, is not installed")
 pytest.importorskip("rich", reason="the extra `cli` is not installed")
 
-import pyte
-from terminals import Screen
+from terminals import Drawn
 
 from kimi_agent.terminal import region as regions
 from kimi_agent.terminal.painting import Painter
 from kimi_agent.terminal.region import ENTER, LEAVE, MOST_LINES, Region
 
 
-class Out(io.StringIO):
-    """A terminal that is a screen in memory."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.screen = Screen(80, 24, lambda answer: None)
-        self._stream = pyte.Stream(self.screen)
-
-    def write(self, text: str) -> int:
-        self._stream.feed(text.replace("\n", "\r\n"))
-        return super().write(text)
-
-    def isatty(self) -> bool:
-        return True
-
-    @property
-    def written(self) -> str:
-        return self.getvalue()
-
-
 def test_what_a_function_prints_stands_above_the_region_and_later_where_it_always_does() -> None:
-    out = Out()
+    out = Drawn()
     with Region(out, Painter().colored) as region:
         kept = sys.stdout
         region.draw(["one", "two"])
@@ -60,7 +38,7 @@ def test_what_a_function_prints_stands_above_the_region_and_later_where_it_alway
 
 @given(st.lists(st.lists(st.sampled_from(("a", "bb", "ccc", "x" * 79, "")), max_size=5), max_size=6))
 def test_rows_are_there_whatever_was_there_before(drawings: list[list[str]]) -> None:
-    out = Out()
+    out = Drawn()
     with Region(out, str) as region:
         for rows in drawings:
             region.draw(rows)
@@ -70,7 +48,7 @@ def test_rows_are_there_whatever_was_there_before(drawings: list[list[str]]) -> 
 
 
 def test_rows_never_scroll_what_they_replace(monkeypatch: pytest.MonkeyPatch) -> None:
-    out = Out()
+    out = Drawn()
     with Region(out, str) as region:
         for rows in (24, 3, 1):
             monkeypatch.setattr(regions, "size_of", lambda out, rows=rows: (80, rows))
@@ -80,20 +58,20 @@ def test_rows_never_scroll_what_they_replace(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_terminal_that_is_gone_ends_nothing() -> None:
-    class Gone(Out):
+    class Gone(Drawn):
         def write(self, text: str) -> int:
             raise OSError(5, "Input/output error")
 
     with Region(Gone(), str) as region:
         print("lost")
-        region.draw(["row"])
+        assert not region.draw(["row"])
 
 
 # ==== what functions print and read ====
 
 
 def test_a_line_that_has_not_ended_is_the_first_row() -> None:
-    out = Out()
+    out = Drawn()
     with Region(out, Painter().colored) as region:
         for dots in (".", "..", "..."):
             print(".", end="", flush=True)
@@ -108,19 +86,28 @@ def test_a_line_that_has_not_ended_is_the_first_row() -> None:
     assert out.screen.text == r"... 10 %\x0d 20 %" + "\n" + "x" * 80 + "\n" + "x" * 20
 
 
+def test_what_is_begun_stands_before_what_is_printed_behind_it() -> None:
+    out = Drawn()
+    with Region(out, str) as region:
+        print("Your name? ", end="", flush=True)
+        region.print("No answer.\n")
+        region.draw(["row"])
+        assert out.screen.text == "Your name?\nNo answer.\nrow"
+
+
 def test_of_many_printed_lines_a_drawing_takes_a_few_and_the_end_all() -> None:
-    out = Out()
+    out = Drawn()
     with Region(out, str) as region:
         for number in range(2 * MOST_LINES):
             print(number)
         region.draw(["row"])
-        assert out.written.count("\n") == MOST_LINES
+        assert out.getvalue().count("\n") == MOST_LINES
     assert [int(line) for line in out.screen.text.split("\n")] == list(range(2 * MOST_LINES))
 
 
 def test_a_line_in_many_pieces_is_put_together_once() -> None:
     taken: list[str] = []
-    with Region(Out(), lambda line: taken.append(line) or line) as region:
+    with Region(Drawn(), lambda line: taken.append(line) or line) as region:
         for _ in range(10_000):
             sys.stdout.write(".")
             sys.stdout.flush()
@@ -130,7 +117,7 @@ def test_a_line_in_many_pieces_is_put_together_once() -> None:
 
 
 def test_functions_have_a_whole_stdout() -> None:
-    out = Out()
+    out = Drawn()
     with Region(out, str) as region:
         sys.stdout.buffer.write("first\nhalf a \u6f22".encode()[:-1])
         sys.stdout.buffer.write("\u6f22\n".encode()[-2:] + b"\xff\n")
@@ -141,7 +128,7 @@ def test_functions_have_a_whole_stdout() -> None:
 
 
 def test_lines_of_threads_are_lines() -> None:
-    out = Out()
+    out = Drawn()
     with Region(out, str) as region:
         threads = [threading.Thread(target=lambda: [sys.stdout.write("line\n") for _ in range(200)]) for _ in range(4)]
         for thread in threads:
@@ -154,7 +141,7 @@ def test_lines_of_threads_are_lines() -> None:
 
 def test_a_function_that_reads_finds_the_end_of_the_input() -> None:
     before = sys.stdin
-    out = Out()
+    out = Drawn()
     with Region(out, str) as region:
         with pytest.raises(EOFError):
             input("Your name? ")
@@ -176,21 +163,21 @@ def stops() -> Iterator[list[str]]:
 def test_ctrl_z_gives_the_terminal_back_until_the_program_goes_on(
     stops: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = Out()
+    out = Drawn()
 
     def stop(number: int) -> None:
         assert (number, signal.getsignal(number)) == (signal.SIGTSTP, signal.SIG_DFL)
         stops.append(out.screen.text)
-        assert out.written.endswith(LEAVE)
+        assert out.getvalue().endswith(LEAVE)
         out.write("\nfg\n")
 
     with Region(out, str) as region:
-        assert out.written == ENTER
+        assert out.getvalue() == ENTER
         region.draw(["one", "two"])
         signal.raise_signal(signal.SIGTSTP)
         monkeypatch.setattr(signal, "raise_signal", stop)
         print("printed")
         region.draw(["one", "two"])
         assert (stops, out.screen.text) == (["printed"], "printed\n\nfg\none\ntwo")
-        assert out.written.count(ENTER) == 2
-    assert out.written.endswith(LEAVE)
+        assert out.getvalue().count(ENTER) == 2
+    assert out.getvalue().endswith(LEAVE)

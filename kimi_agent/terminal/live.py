@@ -39,7 +39,7 @@ from .display import USER, NoticeKind
 from .formatters import with_arguments
 from .options import ChatOptions
 from .painting import DIM, Painter
-from .region import Region, size_of
+from .region import Region, size_of, written
 
 if TYPE_CHECKING:
     from ..agent import Agent
@@ -89,8 +89,7 @@ class LiveDisplay:
         self._print(text, STYLES[kind])
 
     def _print(self, text: str, style: str = "") -> None:
-        self._out.write(self._painter.text(text, style))
-        self._out.flush()
+        written(self._out, self._painter.text(text, style))
 
     def _columns(self) -> int:
         """To fill. The last one stays free: terminals differ in what they do behind it."""
@@ -100,12 +99,19 @@ class LiveDisplay:
 
 @asynccontextmanager
 async def _drawn(answer: _Answer) -> AsyncGenerator[None, None]:
-    """Drawn while it goes on; at its end, however that comes, all of it has been printed."""
+    """Drawn while it goes on; at its end, however that comes, all of it has been printed.
+
+    When the terminal is gone, who waits for the answer is cancelled.
+    """
+    waiting = asyncio.current_task()
 
     async def draw() -> None:
-        while True:
-            answer.draw()
+        is_there = True
+        while is_there:
+            is_there = answer.draw()
             await asyncio.sleep(1 / DRAWINGS)
+        if waiting is not None:
+            waiting.cancel()
 
     drawing = asyncio.create_task(draw())
     try:
@@ -299,11 +305,11 @@ class _Answer:
 
     # ---- what is drawn ----
 
-    def draw(self) -> None:
-        """Draw what is open."""
+    def draw(self) -> bool:
+        """Draw what is open; whether there is a terminal to draw on."""
         columns = self._columns()
         open_blocks = self._painter.blocks(self._blocks.open, columns).splitlines()
-        self._region.draw(
+        return self._region.draw(
             [*self._thought_rows(columns), *open_blocks, *self._call_rows(columns), *self._status_rows(columns)]
         )
 

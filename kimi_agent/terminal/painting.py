@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from io import StringIO
 from itertools import zip_longest
 from typing import Final
 
@@ -46,7 +47,13 @@ class Painter:
 
     def __init__(self) -> None:
         self._console = Console(
-            force_terminal=True, legacy_windows=False, highlight=False, markup=False, emoji=False, width=80
+            file=StringIO(),
+            force_terminal=True,
+            legacy_windows=False,
+            highlight=False,
+            markup=False,
+            emoji=False,
+            width=80,
         )
 
     def blocks(self, blocks: Iterable[Block], width: int) -> str:

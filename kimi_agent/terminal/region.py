@@ -24,7 +24,7 @@ from .blocks import end_of
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-__all__ = ["Region", "size_of"]
+__all__ = ["Region", "size_of", "written"]
 
 MOST_LINES: Final = 1_000
 """That are written with one drawing, because the event loop waits for it."""
@@ -46,6 +46,16 @@ def size_of(out: TextIO) -> tuple[int, int]:
     return columns or 80, rows or 24
 
 
+def written(out: TextIO, text: str) -> bool:
+    """Write at once; whether the terminal is still there."""
+    try:
+        out.write(text)
+        out.flush()
+    except OSError:
+        return False
+    return True
+
+
 class Region:
     """The last rows of a terminal. While it is entered, what is typed is not shown, and Ctrl-C stays a signal.
 
@@ -65,7 +75,7 @@ class Region:
         self._rows: Sequence[str] = ()
         self._size: tuple[int, int] | None = None
         """As it was when the rows were drawn."""
-        self._is_to_stop = False
+        self._is_gone = self._is_to_stop = False
         self._in = sys.stdin
         self._entered, self._modes = ExitStack(), ExitStack()
 
@@ -83,20 +93,25 @@ class Region:
         self._entered.close()
 
     def print(self, text: str) -> None:
-        """Whole lines, for good. They are written with one of the next drawings."""
+        """Whole lines, for good, behind what others have begun. They are written with one of the next drawings."""
         if text:
+            self._above.end_line()
             self._lines.append((text, False))
 
-    def draw(self, rows: Sequence[str]) -> None:
+    def draw(self, rows: Sequence[str]) -> bool:
         """Write what was printed, and of the region below it the rows that are not there yet.
 
         Args:
             rows: without newlines; the last of them, if there are more than the terminal has.
+
+        Returns:
+            Whether the terminal is still there.
         """
         if self._is_to_stop:
             self._stop()
         begun = self._above.begun(size_of(self._out)[0])
         self._draw([*([self._printed(begun)] if begun else []), *rows], MOST_LINES)
+        return not self._is_gone
 
     def _draw(self, rows: Sequence[str], most: int) -> None:
         size = size_of(self._out)
@@ -128,9 +143,7 @@ class Region:
         self._modes.close()
 
     def _write(self, text: str) -> None:
-        with suppress(OSError):
-            self._out.write(text)
-            self._out.flush()
+        self._is_gone = not written(self._out, text)
 
     # ---- Ctrl-Z ----
 
@@ -198,7 +211,7 @@ class _Above(io.BufferedIOBase):
         """While it lasts, it is the standard output, and the standard error if that is a terminal."""
         text = io.TextIOWrapper(self, "utf-8", "backslashreplace", line_buffering=True)
         with ExitStack() as stack:
-            stack.callback(self._end)
+            stack.callback(self._stop)
             stack.callback(text.flush)
             stack.enter_context(redirect_stdout(text))
             if sys.stderr.isatty():
@@ -239,11 +252,15 @@ class _Above(io.BufferedIOBase):
             self._take("".join(self._pieces))
             self._pieces = [line]
 
-    def _end(self) -> None:
-        """A line that was not ended is one, too."""
+    def end_line(self) -> None:
+        """What is begun is a line, too."""
         with self._lock:
-            if "".join(self._pieces):
+            if any(self._pieces):
                 self._feed("\n")
+
+    def _stop(self) -> None:
+        with self._lock:
+            self.end_line()
             self._is_over = True
 
 
