@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import pty
 import select
@@ -56,6 +57,22 @@ class Screen(pyte.HistoryScreen):
 def text_of(line: Mapping[int, pyte.screens.Char], columns: int) -> str:
     """The characters of a line. The second column of a wide one is empty."""
     return "".join(line[column].data for column in range(columns)).rstrip()
+
+
+class Drawn(io.StringIO):
+    """A terminal in memory: what is written to it is on a screen of 80 columns and 24 rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.screen = Screen(80, 24, lambda answer: None)
+        self._stream = pyte.Stream(self.screen)
+
+    def write(self, text: str) -> int:
+        self._stream.feed(text.replace("\n", "\r\n"))
+        return super().write(text)
+
+    def isatty(self) -> bool:
+        return True
 
 
 class Terminal:

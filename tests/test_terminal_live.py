@@ -5,7 +5,7 @@ import re
 import signal
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -73,12 +73,15 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Start a chat that is answered by a script, and wait for its prompt."""
     started: list[Terminal] = []
 
-    def start_chat(script: str, **options: object) -> Terminal:
+    def start_chat(script: str, shell: Sequence[str] = (), **options: object) -> Terminal:
         program = tmp_path / "program.py"
         program.write_text(PROGRAM.replace("SCRIPT", script), "utf-8")
         options = {"XDG_STATE_HOME": str(tmp_path / "state"), **options}
-        terminal = Terminal([sys.executable, program], **options)  # pyright: ignore[reportArgumentType]
+        terminal = Terminal(shell or [sys.executable, program], **options)  # pyright: ignore[reportArgumentType]
         started.append(terminal)
+        if shell:
+            terminal.until("$")
+            terminal.press(f"{sys.executable} {program}\r")
         terminal.until("USER:")
         return terminal
 
@@ -157,6 +160,36 @@ def test_lines_are_edited_completed_kept_and_typed_ahead(start: Start, tmp_path:
     history = tmp_path / "state" / "kimi_agent" / "history"
     assert stat.S_IMODE(os.stat(history).st_mode) == 0o600
     assert "+one\n+two\n+three\n+four\n" in history.read_text("utf-8")
+
+
+def test_what_is_pasted_while_an_answer_comes_is_one_message(start: Start) -> None:
+    chat = start("""[held("Slow", 2), lambda body: say("Heard: " + repr(body["messages"][-1]["content"]))]""")
+    chat.press("go\r")
+    chat.until("Ctrl-C stops")
+    assert chat.written.rindex(b"\x1b[?2004h") > chat.written.rindex(b"\x1b[?2004l")
+    chat.press("\x1b[200~one\rtwo\rthree\x1b[201~")
+    chat.process.send_signal(signal.SIGUSR1)
+    chat.until("USER: one")
+    chat.press("\r")
+    chat.until("Heard: 'one\\ntwo\\nthree'")
+
+
+@pytest.mark.skipif(not os.path.exists("/bin/bash"), reason="there is no shell with job control")
+def test_ctrl_z_stops_the_program_and_fg_goes_on_with_it(start: Start) -> None:
+    chat = start(
+        """[held("first\\n\\nsecond, and more", 5, chunk_size=4)]""", shell=["/bin/bash", "--norc", "-i"], PS1="$ "
+    )
+    chat.press("go\r")
+    chat.until("sec")
+    chat.press("\x1a")
+    chat.until("Stopped")
+    chat.until(lambda: shown(chat)[-1].startswith("$") and not chat.screen.cursor.hidden)
+    assert not chat.shows("sec")
+    chat.press("fg\r")
+    chat.until("sec")
+    chat.press("\x03")
+    chat.until("(stopped; Enter asks again")
+    assert [line for line in shown(chat) if re.match("first|sec", line)] == ["first", "second, a"]
 
 
 def test_what_needs_approval_is_asked_in_the_chat(start: Start) -> None:
@@ -252,6 +285,20 @@ def test_an_answer_is_laid_out_anew_when_the_terminal_is_resized(start: Start) -
     text = chat.screen.text
     assert re.findall(r"word\d+", text) == words
     assert text.count("first") == 1
+
+
+def test_a_storm_of_resizes_leaves_the_answer_whole(start: Start) -> None:
+    words = [f"word{number}" for number in range(40)]
+    chat = start(f"""[held("first\\n\\n{" ".join(words)}", 30, chunk_size=8)]""")
+    chat.press("go\r")
+    chat.until("word20")
+    for number in range(60):
+        chat.resize(10 + 37 * number % 90, 1 + 11 * number % 40)
+    chat.resize(80, 24)
+    chat.process.send_signal(signal.SIGUSR1)
+    chat.until("word39")
+    chat.until(lambda: chat.screen.display[-1].startswith("kimi-k3"))
+    assert re.findall(r"word\d+", chat.screen.text) == words
 
 
 def test_wide_and_combining_characters_keep_their_columns(start: Start) -> None:
