@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeAlias, TypeVar
@@ -83,7 +84,7 @@ class Recording:
             self.error, self._traceback = result, result.__traceback__
         else:
             self.result = result
-            self.frames += self._held
+            self.frames += [_with_message(frame, result.message) for frame in self._held]
         self._wake()
 
     def close(self) -> None:
@@ -110,6 +111,11 @@ class Recording:
         for grown in waiting:
             if not grown.done():
                 grown.set_result(None)
+
+
+def _with_message(frame: StreamFrame, message: Message) -> StreamFrame:
+    """The `End` has the message as it was committed, with what was measured, say."""
+    return replace(frame, message=message) if isinstance(frame, End) else frame
 
 
 _readers: Final[set[asyncio.Task[None]]] = set()

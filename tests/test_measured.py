@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 
-from kimi_agent import Agent, ChatProviderError, End, Kimi, Message, RequestRetried, TokenUsage, ai_function
+from kimi_agent import (
+    Agent,
+    ChatProviderError,
+    End,
+    Kimi,
+    Message,
+    RequestRetried,
+    StreamFrameReceived,
+    TokenUsage,
+    ai_function,
+)
 from kimi_agent import measured as rooms
 from kimi_agent.measured import KEY, of_answer, of_call
 from kimi_agent.session import JournalSession
@@ -118,7 +128,21 @@ async def test_the_message_that_is_handed_out_is_the_one_of_the_history(clock: C
         assert await agent.chat_round("one") is agent.chat_history[-1]
         frames = [frame async for frame in agent.chat_round_stream("two").frames()]
         assert isinstance(frames[-1], End)
-        assert frames[-1].message.text == agent.chat_history[-1].text
+        assert frames[-1].message is agent.chat_history[-1]
+        assert of_answer(frames[-1].message) is not None
+
+
+async def test_a_frame_that_a_handler_was_given_does_not_change_when_its_answer_is_committed(
+    clock: Clock, tmp_path: Path
+):
+    async with slow(clock, [say("a")], session=JournalSession(tmp_path / "s.jsonl")) as agent:
+        given: list[End] = []
+        agent.on(StreamFrameReceived, lambda event: given.append(event.frame) if isinstance(event.frame, End) else None)
+        frames = [frame async for frame in agent.chat_round_stream("go").frames()]
+    (end,) = given
+    assert end is not frames[-1]
+    assert end.message.text == "a"
+    assert KEY not in end.message.extra
 
 
 @pytest.mark.parametrize("streamed", [False, True])
