@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from timing import takes_at_most
 
 from kimi_agent.errors import StreamInterruptedError, StreamProtocolError
 from kimi_agent.events import Append, End, Reasoning, StreamFrame, ToolCallDelta
@@ -707,15 +707,6 @@ def test_calls_come_out_whole_however_their_pieces_interleave(order: list[int], 
 # ==== time ====
 
 
-def seconds(chunks: list[Chunk]) -> float:
-    def once() -> float:
-        start = time.perf_counter()
-        whole(*chunks)
-        return time.perf_counter() - start
-
-    return min(once() for _ in range(3))
-
-
 @pytest.mark.parametrize(
     "chunk",
     [
@@ -732,7 +723,7 @@ def seconds(chunks: list[Chunk]) -> float:
 def test_four_times_the_deltas_take_about_four_times_as_long(chunk: Chunk) -> None:
     head = calls(piece(0, None if "name" in str(chunk) else "c", "f"))
     small, large = [head, *[chunk] * 4_000, CALLS_END], [head, *[chunk] * 16_000, CALLS_END]
-    assert seconds(large) < 16 * max(seconds(small), 0.001)
+    assert takes_at_most(9, lambda: whole(*small), lambda: whole(*large))
 
 
 def test_a_megabyte_of_arguments_in_small_deltas_is_whole() -> None:

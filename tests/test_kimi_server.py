@@ -76,7 +76,7 @@ def result(call_id: str) -> Body:
 @asynccontextmanager
 async def client_of(server: KimiServer) -> AsyncIterator[httpx.AsyncClient]:
     headers = {"Authorization": f"Bearer {server.api_key}"}
-    async with httpx.AsyncClient(base_url=server.base_url, headers=headers, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=server.base_url, headers=headers, trust_env=False, verify=False) as client:
         yield client
 
 
@@ -699,7 +699,7 @@ async def test_asking_for_headers_only_harms_nobody() -> None:
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer sk-other"}, {"Authorization": "sk-test"}])
 async def test_another_key_is_refused_as_kimi_refuses_it(headers: dict[str, str]) -> None:
-    async with KimiServer([say("never said")]) as server, httpx.AsyncClient(trust_env=False) as client:
+    async with KimiServer([say("never said")]) as server, httpx.AsyncClient(trust_env=False, verify=False) as client:
         response = await client.post(f"{server.base_url}/chat/completions", json=chat(), headers=headers)
     assert response.status_code == 401
     assert response.json() == {

@@ -6,7 +6,6 @@ purpose, the judge is corrected or the document left out, and it says so.
 
 import random
 import re
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.rules_block import StateBlock, blockquote, fence, heading, hr, html_block, list_block, table
 from markdown_it.token import Token
+from timing import takes_at_most
 
 from kimi_agent.structured import leaves
 from kimi_agent.structured.markdown import (
@@ -539,28 +539,21 @@ HOSTILE: dict[str, tuple[Callable[[int], str], int]] = {
 }
 
 
-def seconds(text: str, size: int) -> float:
-    """CPU of the best of three runs, in chunks of a size."""
-
-    def once() -> float:
-        chunks = [text[place : place + size] for place in range(0, len(text), size)]
-        begun = time.process_time()
-        parsed(chunks)
-        return time.process_time() - begun
-
-    return min(once() for _ in range(3))
+def parsing(text: str, size: int) -> Callable[[], object]:
+    """A run, in chunks of a size."""
+    chunks = [text[place : place + size] for place in range(0, len(text), size)]
+    return lambda: parsed(chunks)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_four_times_a_hostile_text_takes_no_sixteen_times_as_long(name: str) -> None:
     text, size = HOSTILE[name]
-    assert seconds(text(4 * size), 4096) < 9 * seconds(text(size), 4096) + 0.02
+    assert takes_at_most(9, parsing(text(size), 4096), parsing(text(4 * size), 4096), spare=0.02)
 
 
 def test_single_characters_take_time_that_grows_with_their_number() -> None:
-    assert parsed([*"a" * 200_000, "\n# B\n"]) == [P("a" * 200_000), H(1, "B")]
-    half, whole = (seconds("a" * size + "\n# B\n", 1) for size in (100_000, 200_000))
-    assert whole < 3 * half + 0.02
+    assert parsed([*"a" * 100_000, "\n# B\n"]) == [P("a" * 100_000), H(1, "B")]
+    assert takes_at_most(9, parsing("a" * 25_000 + "\n# B\n", 1), parsing("a" * 100_000 + "\n# B\n", 1))
 
 
 def test_no_depth_is_too_deep() -> None:

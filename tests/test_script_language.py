@@ -79,7 +79,7 @@ async def over_http(text: str) -> object:
 async def post(server: KimiServer, *, stream: bool) -> httpx.Response:
     headers = {"Authorization": f"Bearer {server.api_key}"}
     body = {"model": "kimi-k3", "stream": stream, "messages": [{"role": "user", "content": "Hello."}]}
-    async with httpx.AsyncClient(headers=headers, trust_env=False) as client:
+    async with httpx.AsyncClient(headers=headers, trust_env=False, verify=False) as client:
         return await client.post(f"{server.base_url}/chat/completions", json=body)
 
 

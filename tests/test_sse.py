@@ -2,13 +2,13 @@
 
 import itertools
 import json
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timing import takes_at_most
 
 from kimi_agent.errors import StreamProtocolError
 from kimi_agent.kimi import sse
@@ -172,17 +172,6 @@ def test_a_line_of_50_kB_byte_by_byte_is_one_event() -> None:
     assert decoded(bytewise(b"data: " + line + b"\n\n")) == [(b"message", line)]
 
 
-def seconds(pieces: list[bytes]) -> float:
-    """The best of three: what the machine does beside it counts once at most."""
-
-    def once() -> float:
-        start = time.perf_counter()
-        decoded(pieces)
-        return time.perf_counter() - start
-
-    return min(once() for _ in range(3))
-
-
 @pytest.mark.parametrize(
     "pieces",
     [
@@ -197,7 +186,7 @@ def seconds(pieces: list[bytes]) -> float:
 )
 def test_eight_times_the_bytes_take_about_eight_times_as_long(pieces) -> None:
     small, large = pieces(100_000), pieces(800_000)
-    assert seconds(large) < 40 * max(seconds(small), 0.0005)
+    assert takes_at_most(24, lambda: decoded(small), lambda: decoded(large))
 
 
 def test_an_event_that_never_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
