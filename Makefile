@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test nightly check bench clean
+.PHONY: demo test nightly check docs bench clean
 
 demo: $(VENV)/ready  ## an agent with tools, in the terminal
 	@$(RUN) -m kimi_agent demo
@@ -16,10 +16,13 @@ nightly: $(VENV)/dev-ready  ## answers and files damaged in 100,000 ways, storms
 		--timeout 900 tests/test_sse_fuzz.py tests/test_interleavings.py tests/test_tool_storm.py tests/test_raw_parsers.py \
 		tests/test_session_file.py tests/test_killed_sessions.py tests/test_sqlite_store.py
 
-check: $(VENV)/dev-ready  ## format, lint, types
+check: $(VENV)/dev-ready docs  ## format, lint, types, and that the site can be built
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m pyright --pythonpath $(RUN)
+
+docs: $(VENV)/docs-ready  ## the site, in site/
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 
 bench: $(VENV)/dev-ready  ## the figures, as ratios within one run
 	$(RUN) tests/bench/cache.py
@@ -40,5 +43,9 @@ $(VENV)/dev-ready: pyproject.toml $(VENV)/ready
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
+$(VENV)/docs-ready: pyproject.toml $(VENV)/ready
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[cli,docs]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) site
