@@ -126,11 +126,16 @@ class Browser:
 
     # ---- a page ----
 
-    def open(self, path: Path, *, width: int = 1000, scheme: str = "light") -> None:
-        """Open a page and wait until it is loaded."""
+    def look(self, *, width: int = 1000, scheme: str = "light", media: str = "screen") -> None:
+        """How pages are looked at from now on: so wide, in light or dark, on a screen or in print."""
         size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
         self.ask("Emulation.setDeviceMetricsOverride", **size)
-        self.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.ask("Emulation.setEmulatedMedia", media=media, features=features)
+
+    def open(self, path: Path, *, width: int = 1000) -> None:
+        """Open a page on a light screen and wait until it is loaded."""
+        self.look(width=width)
         self.events.clear()
         self.ask("Page.navigate", url=path.as_uri())
         if not self.happened("Page.loadEventFired"):

@@ -1,6 +1,7 @@
 """The page of a conversation in a real browser: its pictures have the right numbers, and a hostile one runs nothing."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,14 @@ async def test_the_numbers_are_those_of_the_conversation(browser: Browser, tmp_p
 # ==== how it looks ====
 
 
+WORDS = """
+[...document.querySelectorAll(".plot text")].map(words => {
+    const box = words.getBoundingClientRect();
+    return [words.closest("figure").id, box.top, box.left, box.right];
+})
+"""
+
+
 @pytest.mark.parametrize("answers", [1, 3, 200])
 def test_a_phone_shows_it_without_scrolling_sideways(browser: Browser, tmp_path: Path, answers: int):
     wide = Message.user("w" * 3000 + " https://example.org/" + "a" * 500)
@@ -158,18 +167,41 @@ def test_a_phone_shows_it_without_scrolling_sideways(browser: Browser, tmp_path:
     assert browser.value("[innerWidth, document.documentElement.scrollWidth]") == [360, 360]
     boxes = browser.value("[...document.querySelectorAll('.chart .scroll')].map(e => e.scrollWidth > e.clientWidth)")
     assert boxes[:2] == [answers == 200] * 2
+    words = sorted(browser.value(WORDS))
+    assert not [one for one, other in pairwise(words) if one[:2] == other[:2] and one[3] > other[2]]
     assert browser.complaints == []
 
 
 def test_it_is_light_or_dark_as_the_reader_likes(browser: Browser, tmp_path: Path):
-    path = written(tmp_path, page(talk(), "A talk"))
     colours = "['backgroundColor', 'color'].map(name => getComputedStyle(document.body)[name].match(/[0-9]+/g)[0] * 1)"
-    browser.open(path)
+    browser.open(written(tmp_path, page(talk(), "A talk")))
     paper, ink = browser.value(colours)
     assert paper > 200 > 100 > ink
-    browser.open(path, scheme="dark")
+    browser.look(scheme="dark")
     paper, ink = browser.value(colours)
     assert paper < 60 < 200 < ink
+    browser.look(scheme="dark", media="print")
+    paper, ink = browser.value(colours)
+    assert paper > 200 > 100 > ink
+
+
+CLIPPED = """
+[...document.querySelectorAll("pre, .scroll")].filter(
+    box => box.scrollHeight > box.clientHeight + 1 || box.scrollWidth > box.clientWidth + 1).length
+"""
+HIDDEN = """[...document.querySelectorAll("article *")].filter(each => !each.checkVisibility()).length"""
+
+
+def test_paper_has_all_of_it(browser: Browser, tmp_path: Path):
+    code = Message.assistant([ThinkPart(think="I wonder."), "```\n" + ("wide " * 100 + "\n") * 100 + "```"])
+    asking = Message.assistant(tool_calls=[ToolCall.from_function("look", call_id_="1", where="x" * 30_000)])
+    history = (*talk(200).chat_history, code, asking, Message.tool("seen", "1"))
+    browser.open(written(tmp_path, page(SessionState(chat_history=history), "A talk")), width=700)
+    assert browser.value(CLIPPED) > 0
+    assert browser.value(HIDDEN) > 0
+    browser.look(width=700, media="print")
+    assert (browser.value(CLIPPED), browser.value(HIDDEN)) == (0, 0)
+    assert browser.value("[innerWidth, document.documentElement.scrollWidth]") == [700, 700]
 
 
 def test_a_picture_of_the_session_is_shown(browser: Browser, tmp_path: Path):

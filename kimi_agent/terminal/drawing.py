@@ -71,7 +71,7 @@ class Call:
     failed: bool = False
 
 
-_PAPER: Final = 640
+_PAPER: Final = 600
 """Pixels that a picture has on paper."""
 
 
