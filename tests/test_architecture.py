@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from importing import imports_at_run_time
 from loguru import logger
 
 import kimi_agent
@@ -64,21 +65,13 @@ def imports_of(path: Path, room: str) -> set[str]:
     """The rooms that a file imports at run time, wherever in it the import stands."""
     package = room.split(".") if path.name == "__init__.py" else room.split(".")[:-1]
     wanted: set[str] = set()
-    for node in at_run_time(ast.parse(path.read_text("utf-8"))):
+    for node in imports_at_run_time(path):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = package[: len(package) - node.level + 1]
             target = [*base, *(node.module.split(".") if node.module else [])]
             names = [".".join([*target, alias.name]) for alias in node.names]
             wanted |= {name if name in rooms() else ".".join(target) for name in names}
     return {room for room in wanted if room}
-
-
-def at_run_time(node: ast.AST) -> list[ast.AST]:
-    nodes = [node]
-    for child in ast.iter_child_nodes(node):
-        if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
-            nodes += at_run_time(child)
-    return nodes
 
 
 @pytest.mark.parametrize("room", [room for room in rooms() if room not in ENTRANCES])
@@ -97,7 +90,7 @@ def test_only_one_file_imports_httpx():
     importing = {
         room
         for room, path in rooms().items()
-        for node in at_run_time(ast.parse(path.read_text("utf-8")))
+        for node in imports_at_run_time(path)
         if (isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "httpx" for alias in node.names))
         or (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "httpx")
     }

@@ -22,6 +22,7 @@ from types import FunctionType
 from typing import Any
 
 import pytest
+from importing import imports_at_run_time
 from serving import serving
 
 from kimi_agent.testing import KimiServer
@@ -161,11 +162,7 @@ def room_of(module: Path, rooms: dict[str, int]) -> str:
 
 def imports_of(module: Path) -> Iterator[Path]:
     """The modules of the package that a module imports, wherever in it; imports for types only are left out."""
-    tree = ast.parse(module.read_text("utf-8"))
-    for branch in [node for node in ast.walk(tree) if isinstance(node, ast.If)]:
-        if isinstance(branch.test, ast.Name) and branch.test.id == "TYPE_CHECKING":
-            branch.body.clear()
-    for node in ast.walk(tree):
+    for node in imports_at_run_time(module):
         if isinstance(node, ast.ImportFrom) and node.level:
             folder = module.parents[node.level - 1].joinpath(*(node.module or "").split("."))
             candidates = [folder, *(folder / name.name for name in node.names)]

@@ -909,7 +909,7 @@ async def test_with_the_rank_file_what_an_agent_expects_is_the_count_of_its_body
 
 
 async def test_many_tools_that_learn_side_by_side_are_declared_in_one_message():
-    names = [f"skill_{number}" for number in range(30)]
+    names = [f"skill_{number}" for number in range(12)]
 
     class Slow(Growing):
         @ai_function()

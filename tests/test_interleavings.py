@@ -19,7 +19,7 @@ from kimi_agent.history import problems
 from kimi_agent.testing import Delivery, Failure, Reply, ScriptedKimi, call, say
 from kimi_agent.testing.checks import check_request
 
-EXAMPLES = int(os.environ.get("KIMI_AGENT_FUZZ", "2000")) // 10
+EXAMPLES = int(os.environ.get("KIMI_AGENT_FUZZ", "1200")) // 10
 BEHAVIOURS = ["ok", "fail", "slow", "slower", "never", "cancels itself"]
 ENDINGS = ["run to the end", "break", "cancel", "close", "raise", "newer round"]
 

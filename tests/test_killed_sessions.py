@@ -13,7 +13,7 @@ from killing import TALKS, Nursery, ids_of, open_session
 
 from kimi_agent import history
 
-KILLS = int(os.environ.get("KIMI_AGENT_KILLS", "60"))
+KILLS = int(os.environ.get("KIMI_AGENT_KILLS", "40"))
 LIVES = 10
 """Of one session."""
 

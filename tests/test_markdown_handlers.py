@@ -1,6 +1,10 @@
-"""Functions are called for the blocks of markdown as they come, and once at the end, however it ends."""
+"""Functions are called for the blocks of markdown as they come, and once at the end, however it ends.
+
+`KIMI_AGENT_FUZZ` is ten times the number of examples.
+"""
 
 import asyncio
+import os
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any
@@ -12,6 +16,8 @@ from timing import takes_at_most
 
 from kimi_agent.structured.handlers import MarkdownEnd, MarkdownHandlers
 from kimi_agent.structured.markdown import CodeBlock
+
+EXAMPLES = int(os.environ.get("KIMI_AGENT_FUZZ", "1500")) // 10
 
 
 def recorder() -> tuple[MarkdownHandlers, list[Any]]:
@@ -323,7 +329,7 @@ MARKDOWN = st.lists(
 
 
 @given(MARKDOWN, st.lists(st.integers(1, 7), min_size=1, max_size=5))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 def test_it_does_not_matter_how_the_text_is_cut(text: str, sizes: list[int]):
     pieces: list[str] = []
     place = 0
@@ -335,7 +341,7 @@ def test_it_does_not_matter_how_the_text_is_cut(text: str, sizes: list[int]):
 
 
 @given(MARKDOWN)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 def test_every_line_is_told_in_order_but_those_of_code(text: str):
     calls = asyncio.run(calls_for([text]))
     lines = [stripped for line in re.split("\r\n|\r|\n", text) if (stripped := line.strip(" \t"))]

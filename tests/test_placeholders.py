@@ -1,6 +1,10 @@
-"""Placeholders take what stands in their places, whatever stands there."""
+"""Placeholders take what stands in their places, whatever stands there.
+
+`KIMI_AGENT_FUZZ` is ten times the number of examples.
+"""
 
 import itertools
+import os
 
 import pytest
 from hypothesis import given, settings
@@ -8,6 +12,8 @@ from hypothesis import strategies as st
 from timing import takes_at_most
 
 from kimi_agent.structured.placeholders import Pattern, Text, without_doubled_braces
+
+EXAMPLES = int(os.environ.get("KIMI_AGENT_FUZZ", "2000")) // 10
 
 
 def found(template: str, text: str, *, exact: bool = False) -> list[str] | None:
@@ -89,7 +95,7 @@ TEMPLATES = ["{a}", "{a}: {b}", "**{a}** ({b})", "a {b} b", "*a*: {b} - {c}", "{
 
 
 @given(st.sampled_from(TEMPLATES), TEXTS, st.booleans())
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 def test_what_is_taken_stands_in_the_text_in_that_order(template: str, text: str, exact: bool):
     place = 0
     for value in found(template, text, exact=exact) or []:
@@ -101,7 +107,7 @@ BETWEEN = st.sampled_from([": ", " (", ") ", " | ", ":**", "** = ", "; "])
 
 
 @given(st.lists(WORDS, min_size=1, max_size=5), st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 def test_what_is_put_in_is_taken_out(values: list[str], data: st.DataObject):
     words = [data.draw(BETWEEN) for _ in values[1:]]
     write = [data.draw(st.sampled_from([str.upper, str.lower, str, "*{}*".format])) for _ in words]

@@ -32,7 +32,7 @@ from kimi_agent.raw.mistral import MistralParser
 from kimi_agent.raw.naive import NaiveJSONParser
 from kimi_agent.raw.qwen3 import Qwen3Parser
 
-EXAMPLES = int(os.environ.get("KIMI_AGENT_FUZZ", "2000")) // 20
+EXAMPLES = int(os.environ.get("KIMI_AGENT_FUZZ", "1200")) // 20
 
 Make: TypeAlias = Callable[[], BaseParser]
 Expected: TypeAlias = tuple[str | None, str, list[tuple[str, Any]], int]
@@ -592,7 +592,7 @@ def test_random_text_never_raises_and_loses_no_character(make: Make):
 
 @EVERY
 def test_text_without_marks_is_the_text(make: Make):
-    @settings(max_examples=100, deadline=None, database=None)
+    @settings(max_examples=EXAMPLES, deadline=None, database=None)
     @given(st.text(max_size=60).filter(lambda text: not set("<[{`=") & set(text)))
     def check(text: str):
         message = make().parse(text)

@@ -1,7 +1,11 @@
-"""Objects come out of markdown as their sections close, by the placeholders of a format."""
+"""Objects come out of markdown as their sections close, by the placeholders of a format.
+
+`KIMI_AGENT_FUZZ` is eight times the number of examples.
+"""
 
 import gc
 import itertools
+import os
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Annotated, Any
@@ -18,6 +22,8 @@ from kimi_agent.events import Append, End, Reasoning, StreamFrame
 from kimi_agent.message import Message
 from kimi_agent.structured.format import MarkdownFormat
 from kimi_agent.structured.records import RecordParser, Records, records
+
+EXAMPLES = int(os.environ.get("KIMI_AGENT_FUZZ", "1000")) // 8
 
 
 class Book(BaseModel):
@@ -696,7 +702,7 @@ def cut(text: str, places: Iterable[int]) -> list[str]:
 
 
 @given(templates(), st.data(), st.lists(st.integers(0, 5000), max_size=20))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 def test_what_is_written_by_a_template_is_read_back_by_it(
     template: tuple[list[str], set[str]], data: st.DataObject, places: list[int]
 ):
@@ -761,7 +767,7 @@ class Anything(BaseModel):
 
 
 @given(st.sampled_from(SCHEMAS), MARKDOWN, st.lists(st.integers(0, 200), max_size=12))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 def test_it_does_not_matter_how_the_text_is_cut(schema: str, text: str, places: list[int]):
     format = MarkdownFormat("f", schema)
     whole = told(RecordParser(Anything, format), [text])

@@ -1,5 +1,9 @@
-"""Markdown falls into sections by its headings, each as soon as it is whole."""
+"""Markdown falls into sections by its headings, each as soon as it is whole.
 
+`KIMI_AGENT_FUZZ` is ten times the number of examples.
+"""
+
+import os
 from collections.abc import Iterable, Iterator
 
 import pytest
@@ -9,6 +13,8 @@ from timing import takes_at_most
 
 from kimi_agent.structured.markdown import CodeBlock, Heading, ListItem, Paragraph, TableRow
 from kimi_agent.structured.sections import Section, SectionParser, sections
+
+EXAMPLES = int(os.environ.get("KIMI_AGENT_FUZZ", "1500")) // 10
 
 
 def read(pieces: Iterable[str], level: int = 1) -> list[Section]:
@@ -103,13 +109,13 @@ MARKDOWN = st.lists(
 
 
 @given(MARKDOWN, st.integers(1, 4))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 def test_it_does_not_matter_how_the_text_is_cut(text: str, level: int):
     assert read(text, level) == read([text], level)
 
 
 @given(MARKDOWN, st.integers(1, 4))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 def test_sections_and_those_within_have_deeper_and_deeper_headings(text: str, level: int):
     def check(section: Section) -> None:
         assert not any(isinstance(event, Heading) for event in section.events)

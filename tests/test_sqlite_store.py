@@ -32,7 +32,7 @@ from kimi_agent.session.ledger import BEGIN, Ledger
 from kimi_agent.session.sqlite import SQLiteSessionStore
 from kimi_agent.session.state import Session, SessionState, WindowState
 
-SEQUENCES = int(os.environ.get("KIMI_AGENT_STORES", "20"))
+SEQUENCES = int(os.environ.get("KIMI_AGENT_STORES", "10"))
 """How many random sequences of operations are compared with a model."""
 
 

@@ -42,7 +42,7 @@ from kimi_agent.testing import Reply, ScriptedKimi, call, say
 from kimi_agent.testing.checks import check_request
 from kimi_agent.tools.threads import TOOL_THREADS
 
-EXAMPLES = int(os.environ.get("KIMI_AGENT_FUZZ", "2000")) // 8
+EXAMPLES = int(os.environ.get("KIMI_AGENT_FUZZ", "1000")) // 8
 
 NAMES = ["act", "alone", "ask", "ask_alone", "block", "block_alone"]
 BEHAVIOURS = ["ok", "slow", "gate", "fail", "retry", "boom", "cancels itself", "swallows", "careful"]

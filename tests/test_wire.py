@@ -1,6 +1,10 @@
-"""Messages and tools as Kimi wants them, to the byte, and nothing that nobody gave."""
+"""Messages and tools as Kimi wants them, to the byte, and nothing that nobody gave.
+
+`KIMI_AGENT_FUZZ` is ten times the number of examples.
+"""
 
 import json
+import os
 import re
 from contextlib import suppress
 from typing import Any
@@ -28,6 +32,8 @@ from kimi_agent.message import (
 )
 from kimi_agent.testing import check_request
 from kimi_agent.tools.base import Tool
+
+EXAMPLES = int(os.environ.get("KIMI_AGENT_FUZZ", "1000")) // 10
 
 OSLO = ToolCall(id="get_weather_0", function=ToolCall.FunctionBody(name="get_weather", arguments='{"city": "Oslo"}'))
 TOOL = Tool(
@@ -499,7 +505,7 @@ def checked_body(model: str, history: list[Message]) -> Any:
 
 @pytest.mark.parametrize("model", MODELS)
 @given(WILD, st.none() | BEGUN)
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=EXAMPLES)
 def test_any_history_is_sent_so_that_kimi_takes_it(model: str, wild: list[Message], begun: Message | None) -> None:
     history = [Message.user("Hi"), *wild, *([begun] if begun else [])]
     before = [message.model_dump() for message in history]
@@ -513,7 +519,7 @@ def test_any_history_is_sent_so_that_kimi_takes_it(model: str, wild: list[Messag
 
 
 @given(WILD)
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=EXAMPLES)
 def test_each_call_is_followed_by_its_own_result(wild: list[Message]) -> None:
     messages = checked_body("kimi-k3", [Message.user("Hi"), *wild])["messages"]
     for position, message in enumerate(messages):
@@ -522,7 +528,7 @@ def test_each_call_is_followed_by_its_own_result(wild: list[Message]) -> None:
 
 
 @given(WILD, WILD)
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=EXAMPLES)
 def test_what_follows_changes_no_byte_of_what_was_sent(wild: list[Message], more: list[Message]) -> None:
     first = repair([Message.user("Hi"), *wild], interrupted="interrupted")
     second = repair([*first, Message.user("And?"), *more], interrupted="interrupted")
