@@ -210,7 +210,11 @@ JSON_VALUES = st.recursive(
     | st.floats()
     | st.text(st.characters(exclude_categories=()))
     | st.binary(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(exclude_categories=())), inner),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(st.characters(exclude_categories=()), max_size=8), inner, max_size=4)
+    ),
+    max_leaves=20,
 )
 
 

@@ -8,7 +8,6 @@ with the id of the request for ID; `raw` of the script has such lines by methods
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -63,6 +62,8 @@ def call(params: Mapping[str, Any], request: Any) -> None:
             ready, begun = os.pipe()
             at_term = f"signal.signal(signal.SIGTERM, signal.{answer['at term']})"
             code = f"import os, signal, time; {at_term}; os.close({begun}); time.sleep(60)"
+            import subprocess  # most servers start none, and are started faster without
+
             child = subprocess.Popen(
                 [sys.executable, "-c", code], stdout=None if answer.get("inherits") else 2, pass_fds=[begun]
             )
