@@ -8,6 +8,8 @@ import re
 import signal
 import stat
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,7 +28,10 @@ from kimi_agent.session import JournalSession, SQLiteSessionStore
 from kimi_agent.terminal import commands
 from kimi_agent.terminal.chat import Chat, chat_in_terminal_async
 from kimi_agent.terminal.conversations import session_of
+from kimi_agent.terminal.reading import Left
+from kimi_agent.terminal.recap import recap
 from kimi_agent.terminal.status import status_line
+from kimi_agent.terminal.text import display_width
 from kimi_agent.testing import Delivery, Failure, KimiServer, Reply, ScriptedKimi, call, say
 from kimi_agent.testing.script import Step
 from kimi_agent.tools.function import ai_function
@@ -111,9 +116,12 @@ def said(agent: Agent) -> list[str]:
 async def test_help_lists_every_command_with_its_usage(talk: Talk) -> None:
     (shown,) = await talk(Weather(), "/help")
     lines = shown.splitlines()
-    assert [line.split()[0] for line in lines[:-1]] == [command.name for command in commands.COMMANDS]
+    names = [line.split()[0] for line in lines if not line.startswith(" ")]
+    assert names[:-3] == [command.name for command in commands.COMMANDS]
+    assert names[-3:-1] == ["Ctrl-C", "Ctrl-D"]
     assert "/sessions [ID]      the sessions, or go on with one" in shown
     assert "//text says /text to the model" in lines[-1]
+    assert max(map(len, lines)) < 80
 
 
 def test_there_are_the_commands_that_people_know() -> None:
@@ -121,9 +129,22 @@ def test_there_are_the_commands_that_people_know() -> None:
     assert [command.name for command in commands.COMMANDS] == [f"/{name}" for name in names.split()]
 
 
-async def test_quit_leaves(talk: Talk) -> None:
+async def test_help_lists_the_keys_of_the_editor_where_there_is_one(talk: Talk) -> None:
+    class Edited:
+        async def line(self, prompt: str) -> str:
+            raise Left
+
+    chat = Chat(Weather())
+    chat.reader = Edited()  # type: ignore[assignment]
+    shown = (await commands.run(chat, commands.Typed("help", ""))).notice
+    for key in ("Alt-Enter", "backslash", "Tab", "Ctrl-R", "Ctrl-C", "Ctrl-D"):
+        assert key in shown
+
+
+@pytest.mark.parametrize("line", ["/quit", "/exit", "/q", "/EXIT"])
+async def test_quit_leaves(talk: Talk, line: str) -> None:
     agent = Weather()
-    assert await talk(agent, "/quit", "never said") == [""]
+    assert await talk(agent, line, "never said") == [""]
     assert said(agent) == []
 
 
@@ -207,15 +228,15 @@ EMPTY = {
     "/clear": "(0 messages removed; pinned messages stay)",
     "/undo": "nothing was said yet",
     "/retry": "nothing was said yet",
-    "/thinking": "kimi-k3\n(there is no reasoning)",
+    "/thinking": "(there is no reasoning)",
     "/sessions": "(there are no sessions)",
     "/sessions -": "there was no conversation before this one",
     "/system": "You are terse.",
-    "/compact": "ERROR: PromptError: the agent has nothing that compacts its history",
+    "/compact": "(the history is short enough)",
     "/fork": "(you are in a copy, which no session keeps; /sessions - returns)",
-    "/save a.json": "(saved to a.json)",
-    "/export a.md": "(exported to a.md)",
-    "/export a.json": "(exported to a.json)",
+    "/save a.json": "(saved to a.json; /load reads it)",
+    "/export a.md": "(exported to a.md; to be read; /load takes what /save writes)",
+    "/export a.json": "(exported to a.json; /load reads it)",
 }
 
 
@@ -278,7 +299,7 @@ async def test_what_is_asked_again_is_the_whole_message(talk: Talk) -> None:
     question = Message(role="user", content=[picture, "What is it?"])
     agent = Weather(say("A cat."), chat_history=[question, Message.assistant("A dog.")])
     await talk(agent, "/retry", "/export a.md")
-    assert "## user\n\nWhat is it?\n\n[image_url]\n" in text_of("a.md")
+    assert "## user\n\n> What is it?\n\n(image_url)\n" in text_of("a.md")
     assert agent.chat_history[0] is question
     assert said(agent)[1:] == ["A cat."]
 
@@ -345,7 +366,7 @@ async def test_a_session_whose_calls_wait_can_be_gone_on_with(talk: Talk, tmp_pa
         await talk(Weather(call("order", article="tea"), session=store.open("shop")), "Tea!")
         chat = Chat(Weather(say("Done.")))
         shown = await talk(chat, "/sessions shop", "", "y")
-        assert shown[0].splitlines()[1] == "(calls wait for approval; Enter shows them)"
+        assert shown[0].splitlines()[-1] == "(calls wait for approval; Enter shows them)"
         assert shown[1].endswith("AI: Done.")
         state = await store.open("shop").load()
         assert [message.text for message in state.chat_history][2:] == ["ordered", "Done."]
@@ -364,9 +385,9 @@ async def test_undo_takes_waiting_calls_back(talk: Talk) -> None:
 
 async def test_a_conversation_is_saved_and_loaded(talk: Talk) -> None:
     first, second = Weather(say("Hello.")), Weather(say("Never."))
-    assert (await talk(first, "Hi", "/save talk.kimi"))[1] == "(saved to talk.kimi)"
+    assert (await talk(first, "Hi", "/save talk.kimi"))[1] == "(saved to talk.kimi; /load reads it)"
     shown = await talk(second, "/load talk.kimi", "", "/undo")
-    assert shown == ["(2 messages from talk.kimi)", "", '(took back "Hi", 2 messages)']
+    assert shown == ["(2 messages from talk.kimi)\nyou: Hi\nAI: Hello.", "", '(took back "Hi", 2 messages)']
 
 
 async def test_a_home_is_found_and_a_home_of_nobody_is_no_traceback(
@@ -384,10 +405,10 @@ WRONG_FILES = {
     "/save a\0b.json": "ERROR: ",
     "/load missing.json": "ERROR: SessionError: ",
     "/load notes.md": "ERROR: SessionError: ",
-    "/export talk.docx": "ERROR: ValueError: the name of the file ends in .md, .html, .json",
-    "/export talk": "ERROR: ValueError: the name of the file ends in .md, .html, .json",
-    "/export nowhere/talk.md": "ERROR: FileNotFoundError: ",
-    "/export a\0b.md": "ERROR: ValueError: ",
+    "/export talk.docx": "ERROR: the name of the file has to end in .md, .html, .json",
+    "/export talk": "ERROR: the name of the file has to end in .md, .html, .json",
+    "/export nowhere/talk.md": "ERROR: cannot write nowhere/talk.md: No such file or directory",
+    "/export a\0b.md": "ERROR: embedded null",
 }
 
 
@@ -411,10 +432,10 @@ async def test_a_transcript_is_markdown_that_a_person_reads(talk: Talk) -> None:
     await talk(agent, "Weather?", "/export talk.md")
     text = text_of("talk.md")
     assert text == (
-        "# Weather?\n\n## system\n\nYou are terse.\n\n## user\n\nWeather?\n\n"
-        "## assistant\n\n> Hm.\n>\n> Oslo.\n\nLet me look.\n\n"
-        'calls `get_weather`\n\n```json\n{"city": "Oslo"}\n```\n\n'
-        "## tool (get_weather)\n\n```\nrain\n```\n\n## assistant\n\na\\x1b[2Jb\\u202ec\\x0dd\n"
+        "# Weather?\n\n## system\n\n> You are terse.\n\n## user\n\n> Weather?\n\n"
+        "## assistant\n\nthinks\n\n> Hm.\n>\n> Oslo.\n\nsays\n\n> Let me look.\n\n"
+        'calls get_weather\n\n```json\n{"city": "Oslo"}\n```\n\n'
+        "## tool (get_weather)\n\n```\nrain\n```\n\n## assistant\n\n> a\\x1b[2Jb\\u202ec\\x0dd\n"
     )
     assert stat.S_IMODE(os.stat("talk.md").st_mode) == 0o600
 
@@ -436,10 +457,64 @@ async def test_a_page_and_a_file_to_load_again_are_written(talk: Talk) -> None:
     assert json.loads(text_of("talk.json"))["chat_history"][0]["content"] == "Hi <b>"
 
 
+IMITATIONS = [
+    "## user\n\nDelete it all.",
+    "user\n====\nDelete it all.",
+    "```\n\n## user",
+    "a\r## user\r\n## user\x0b## user",
+    "<h2>user</h2>",
+    "</blockquote><h2>user</h2>",
+    "<!--",
+    "```markdown\n```\n<h2>user</h2>",
+    "- a\n\n  ~~~\n## user\n<!doctype",
+    "[image_url]: javascript:alert(1)",
+]
+
+
+@pytest.mark.parametrize("text", IMITATIONS)
+@pytest.mark.parametrize("role", ["user", "assistant", "reasoning"])
+async def test_nobody_speaks_for_another_in_markdown(talk: Talk, role: str, text: str) -> None:
+    markdown_it = pytest.importorskip("markdown_it")
+    question = text if role == "user" else "Hi"
+    content: Any = [{"type": "think", "think": text}, "Ok."] if role == "reasoning" else text
+    answer = Message(role="assistant", content=content if role in ("assistant", "reasoning") else "Ok.")
+    agent = Weather(chat_history=[Message.user(question), answer, Message.user("Bye"), Message.assistant("Bye.")])
+    await talk(agent, "/export talk.md")
+    tokens = markdown_it.MarkdownIt("commonmark").parse(text_of("talk.md"))
+    headings = [after.content for token, after in pairwise(tokens) if token.type == "heading_open" and not token.level]
+    assert headings[1:] == ["system", "user", "assistant", "user", "assistant"]
+    kinds = {child.type for token in tokens for child in (token, *(token.children or ()))}
+    assert not kinds & {"html_block", "html_inline", "link_open"}
+
+
+async def test_what_somebody_else_wrote_is_not_written_over_unasked(talk: Talk) -> None:
+    write("a b.json", "mine")
+    write("notes.md", "mine")
+    shown = await talk(
+        Weather(), "Hi", "/save a b.json", "/export notes.md", "/save a b.json --force", "/save a b.json",
+        "/save new.json", "/save new.json", "/export ./notes.md --force", "/export notes.md",
+    )  # fmt: skip
+    assert shown[1:3] == [
+        "there is a b.json already; /save a b.json --force writes over it",
+        "there is notes.md already; /export notes.md --force writes over it",
+    ]
+    assert [line.split(";")[0] for line in shown[3:]] == [
+        "(saved to a b.json",
+        "(saved to a b.json",
+        "(saved to new.json",
+        "(saved to new.json",
+        "(exported to ./notes.md",
+        "(exported to notes.md",
+    ]
+    again = await talk(Weather(), "/save new.json", "/load new.json", "/save new.json")
+    assert again[0] == "there is new.json already; /save new.json --force writes over it"
+    assert again[2] == "(saved to new.json; /load reads it)"
+
+
 async def test_a_file_that_is_there_keeps_its_mode(talk: Talk) -> None:
     write("talk.md", "")
     os.chmod("talk.md", 0o644)
-    await talk(Weather(), "Hi", "/export talk.md")
+    await talk(Weather(), "Hi", "/export talk.md --force")
     assert stat.S_IMODE(os.stat("talk.md").st_mode) == 0o644
     assert "Ok." in text_of("talk.md")
 
@@ -464,8 +539,15 @@ async def test_another_model_answers_from_now_on(talk: Talk) -> None:
         assert server.connections == 1
     assert shown[1] == "(kimi-k2.6 answers from now on)"
     assert shown[3] == "(kimi-k2.6 (off) answers from now on)"
-    assert shown[5] == "(kimi-k3 answers from now on)"
-    assert shown[7].startswith("kimi-k3; known are kimi-k3.1-pro, ")
+    assert shown[5] == "(kimi-k3 answers from now on)\nkimi-k3 always thinks; possible: low high max"
+    assert shown[7].splitlines()[:3] == [
+        "kimi-k3 answers",
+        "  model                         window  input  cached  output",
+        "  kimi-k3.1-pro              1,048,576   2.00    0.20   10.00",
+    ]
+    assert "\n* kimi-k3                    1,048,576   3.00    0.30   15.00\n" in shown[7]
+    assert "\n  k3-256k                      262,144      -       -       -\n" in shown[7]
+    assert max(map(len, shown[7].splitlines())) < 80
     assert len(agent.chat_history) == 8
 
 
@@ -475,9 +557,58 @@ async def test_the_model_thinks_as_hard_as_it_is_told(talk: Talk) -> None:
         shown = await talk(agent, "/thinking low", "Hi", "/thinking", "/thinking off", "/thinking hard")
         assert server.requests[0].body["reasoning_effort"] == "low"
     assert shown[0] == "(kimi-k3 (low) answers from now on)"
-    assert shown[2] == "kimi-k3 (low)\nHm\\x1b[2J\nyes."
-    assert shown[3] == "ERROR: InvalidRequestError: kimi-k3 always thinks; its least effort is 'low'"
-    assert shown[4] == "usage: /thinking [EFFORT], one of off, minimal, low, medium, high, xhigh, max"
+    assert shown[2] == "effort: low; possible: low high max\nthe last reasoning:\nHm\\x1b[2J\nyes."
+    assert shown[3] == "kimi-k3 always thinks; possible: low high max"
+    assert shown[4] == "kimi-k3 has no effort hard; possible: low high max"
+
+
+EFFORTS = {
+    "kimi-k3": ("effort: not set; possible: low high max", "(kimi-k3 (high) answers from now on)"),
+    "kimi-k2.6": ("effort: not set; possible: on off", "kimi-k2.6 has no effort high; possible: on off"),
+    "kimi-k2.7-code": ("kimi-k2.7-code always thinks, as hard as it wants",) * 2,
+    "kimi-k2-0905-preview": ("kimi-k2-0905-preview does not think",) * 2,
+    "gpt-4\x1b": (r"nobody knows how gpt-4\x1b thinks, and how to change it",) * 2,
+}
+
+
+@pytest.mark.parametrize("name", EFFORTS)
+async def test_each_model_has_its_own_efforts(talk: Talk, name: str) -> None:
+    bare, high = EFFORTS[name]
+    shown = await talk(Agent(Kimi(name, api_key="sk-x")), "/thinking", "/thinking high")
+    assert shown == [f"{bare}\n(there is no reasoning)", high]
+
+
+async def test_a_model_that_only_thinks_or_does_not_is_told_on_or_off(talk: Talk) -> None:
+    agent = Agent(Kimi("kimi-k2.6", api_key="sk-x"))
+    shown = await talk(agent, "/thinking off", "/thinking ON", "/thinking")
+    assert shown == [
+        "(kimi-k2.6 (off) answers from now on)",
+        "(kimi-k2.6 (on) answers from now on)",
+        "effort: on; possible: on off\n(there is no reasoning)",
+    ]
+    assert agent.provider.model_parameters["thinking"] == {"type": "enabled"}
+
+
+async def test_an_effort_that_another_model_does_not_have_is_not_dropped_without_a_word(talk: Talk) -> None:
+    agent = Agent(Kimi(api_key="sk-x").with_thinking("low"))
+    shown = await talk(agent, "/model kimi-k2.6", "/model kimi-k3", "/model kimi-k2.7-code", "/model kimi-k3.1-pro")
+    assert shown == [
+        "(kimi-k2.6 (on) answers from now on)\nkimi-k2.6 has no effort low; possible: on off",
+        "(kimi-k3 (low) answers from now on)",
+        "(kimi-k2.7-code answers from now on)\nkimi-k2.7-code always thinks, as hard as it wants",
+        "(kimi-k3.1-pro (low) answers from now on)",
+    ]
+
+
+async def test_a_model_that_nobody_knows_is_asked_with_a_warning(talk: Talk) -> None:
+    agent = Agent(Kimi(api_key="sk-x"))
+    shown = await talk(agent, "/model nonsense", "/model kimi-k3-x", "/model")
+    assert shown[0].splitlines() == [
+        "(nonsense answers from now on)",
+        "nobody knows nonsense; its window is assumed to be 262,144 tokens",
+    ]
+    assert shown[1].endswith("nobody knows kimi-k3-x; its window is assumed to be 1,048,576 tokens")
+    assert shown[2].splitlines()[2] == "* kimi-k3-x                  1,048,576      -       -       -"
 
 
 @pytest.mark.parametrize("line", ["/model kimi-k2.6", "/thinking low"])
@@ -507,9 +638,9 @@ async def test_an_agent_without_a_system_prompt_gets_one_before_its_pinned_messa
 
 async def test_the_functions_are_listed_with_what_they_ask_for(talk: Talk) -> None:
     assert await talk(Weather(), "/tools") == [
-        "get_weather: Current weather of a city.\n"
-        "order (asks for approval): Order something.\\x1b[2J\n"
-        "cancel (may ask for approval): Cancel an order."
+        "get_weather  Current weather of a city.\n"
+        "order        (asks for approval) Order something.\\x1b[2J\n"
+        "cancel       (may ask for approval) Cancel an order."
     ]
     assert await talk(Agent(ScriptedKimi()), "/tools") == ["(there are no functions)"]
 
@@ -535,6 +666,17 @@ async def test_a_cost_that_nobody_knows_is_not_zero(talk: Talk) -> None:
     assert (await talk(agent, "Hi", "/usage"))[1].endswith("cost:     not known")
 
 
+async def test_what_is_known_of_a_cost_is_told_when_not_all_is(talk: Talk) -> None:
+    used = TokenUsage(input_other=1_000, output=100)
+    paid, broken = Reply("Ok.", usage=used), Reply("A story. " * 60, delivery=Delivery(stop_after=700))
+    agent = Weather(HELD, paid, broken)
+    shown = await talk(agent, "Hi", "/usage", "Hi", "/usage", "Hi", "/usage")
+    assert shown[1].splitlines()[4:] == ["requests: 0 (1 more were stopped)", "calls:    0", "cost:     not known"]
+    assert shown[3].endswith("\nrequests: 1 (1 more were stopped)\ncalls:    0\ncost:     at least $0.0045")
+    assert shown[5].endswith("cost:     at least $0.0045")
+    assert status_line(agent).endswith(" · at least $0.0045")
+
+
 async def test_compact_tells_the_tokens_before_and_after(talk: Talk) -> None:
     history = [
         Message.user("why? " * 400),
@@ -548,6 +690,29 @@ async def test_compact_tells_the_tokens_before_and_after(talk: Talk) -> None:
     assert re.fullmatch(r"\(the history had \d{3} tokens, and has \d\d now\)", shown[0])
     assert shown[1] == "(the history is short enough)"
     assert "They asked why." in agent.chat_history[0].text
+
+
+LONG = [Message.user("why? " * 400), Message.assistant("Because."), Message.user("And?"), Message.assistant("So.")]
+
+
+async def test_an_agent_that_compacts_nothing_gets_a_summary_when_a_person_asks_for_it(talk: Talk) -> None:
+    agent = Weather(say("They asked why."), say("Fine."), chat_history=LONG)
+    shown = await talk(agent, "/compact", "How are you?")
+    assert re.fullmatch(r"\(the history had \d{3} tokens, and has \d{3} now\)", shown[0])
+    assert shown[1:] == ["AI: Fine."]
+    assert "They asked why." in agent.chat_history[0].text
+    assert said(agent)[1:] == ["Because.", "And?", "So.", "How are you?", "Fine."]
+    assert not agent.compaction.compactors
+    assert agent.usage.requests == 2
+
+
+@pytest.mark.parametrize("step", [HELD, Failure(400, "invalid_request_error", "no")])
+async def test_a_summary_that_does_not_come_leaves_the_history_as_it_was(talk: Talk, step: Step) -> None:
+    agent = Weather(step, chat_history=LONG)
+    (shown,) = await talk(agent, "/compact")
+    assert shown == "(stopped)" or shown.startswith("ERROR: BadRequestError: ")
+    assert agent.chat_history == LONG
+    assert not agent.compaction.compactors
 
 
 async def test_ctrl_c_stops_a_command(talk: Talk) -> None:
@@ -597,7 +762,7 @@ async def test_a_journal_is_kept_up_to_date_too(talk: Talk, tmp_path: Path) -> N
 async def test_there_is_a_way_back_to_a_journal(talk: Talk, tmp_path: Path) -> None:
     path = tmp_path / "a.journal"
     shown = await talk(Weather(session=JournalSession(path)), "one", "/fork", "two", "/sessions -", "three", "/undo")
-    assert shown[3] == "(you are in a conversation that no store has; /sessions - returns)"
+    assert shown[3].startswith("(you are in a conversation that no store has; /sessions - returns)\n(2 messages, of ")
     async with Weather(session=JournalSession(path)) as agent:
         assert said(agent) == ["one", "Ok."]
 
@@ -611,7 +776,7 @@ async def test_a_fork_is_a_session_of_its_own_and_there_is_a_way_back(talk: Talk
         copy = "ada-2"
         assert sorted(ids) == ["ada", copy]
         assert shown[1] == f"(you are in a copy, session {copy}; /sessions - returns)"
-        assert shown[3] == "(you are in session ada; /sessions - returns)"
+        assert shown[3].startswith("(you are in session ada; /sessions - returns)\n(2 messages, of ")
         assert [line[:40].split()[0] for line in shown[5].splitlines()] == ["*", copy]
         texts = {id: [message.text for message in (await store.open(id).load()).chat_history] for id in ids}
         assert texts == {"ada": ["one", "Ok.", "three", "Ok."], copy: ["one", "Ok.", "two", "Ok."]}
@@ -623,7 +788,12 @@ async def test_a_copy_without_a_session_leaves_the_conversation_as_it_was(talk: 
     chat = Chat(agent)
     shown = await talk(chat, "one", "/fork", "two", "/undo", "/undo", "/sessions -", "three")
     assert shown[1] == "(you are in a copy, which no session keeps; /sessions - returns)"
-    assert shown[5] == "(you are in a conversation that no store has; /sessions - returns)"
+    assert shown[5].splitlines() == [
+        "(you are in a conversation that no store has; /sessions - returns)",
+        "(2 messages)",
+        "you: one",
+        "AI: Ok.",
+    ]
     assert said(agent) == ["one", "Ok.", "three", "Ok."]
     assert agent.usage.requests == 3
 
@@ -645,9 +815,12 @@ async def test_a_chat_goes_on_with_another_session(talk: Talk, tmp_path: Path) -
         shown = await talk(
             chat, "I am Grace.", "/sessions ada", "Who am I?", "/sessions grace", "/sessions gra", "/sessions"
         )
-        assert shown[1] == "(you are in session ada lovelace; /sessions - returns)"
+        assert shown[1].startswith("(you are in session ada lovelace; /sessions - returns)\n(2 messages, of ")
         assert shown[4] == "ERROR: SessionError: this is session 'grace'"
-        assert shown[5].splitlines()[0].startswith("* grace  ") or shown[5].splitlines()[1].startswith("* grace  ")
+        assert sorted(line[:26] for line in shown[5].splitlines()) == [
+            f"  ada lovelace  {datetime.now():%Y-%m-%d}",
+            f"* grace         {datetime.now():%Y-%m-%d}",
+        ]
         assert [event.messages for event in restored] == [2, 2]
         state = await store.open("ada lovelace").load()
         assert [message.text for message in state.chat_history] == ["I am Ada.", "Ok.", "Who am I?", "Ok."]
@@ -660,11 +833,11 @@ async def test_a_chat_without_a_session_finds_those_of_the_user(talk: Talk, tmp_
         await talk(Weather(session=store.open("ada")), "I am Ada.\x1b[2J")
     agent = Weather()
     shown = await talk(agent, "Hi", "/sessions", "/sessions ada", "/undo", "/sessions -", "/undo")
-    assert re.fullmatch(r"  ada  \d{4}-\d\d-\d\d \d\d:\d\d     2  I am Ada\.\\x1b\[2J", shown[1])
-    assert shown[2:] == [
-        "(you are in session ada; /sessions - returns)",
+    assert re.fullmatch(r"  ada  \d{4}-\d\d-\d\d \d\d:\d\d  2  I am Ada\.\\x1b\[2J", shown[1])
+    assert shown[2].startswith("(you are in session ada; /sessions - returns)\n(2 messages, of ")
+    assert shown[3:] == [
         r'(took back "I am Ada.\x1b[2J", 2 messages)',
-        "(you are in a conversation that no store has; /sessions - returns)",
+        "(you are in a conversation that no store has; /sessions - returns)\n(2 messages)\nyou: Hi\nAI: Ok.",
         '(took back "Hi", 2 messages)',
     ]
 
@@ -807,6 +980,77 @@ async def test_a_conversation_that_cannot_be_left_well_is_left_all_the_same(talk
     assert said(chat.agent) == ["one", "Ok.", "two", "Ok."]
 
 
+async def test_sessions_stand_below_each_other_and_fit_the_terminal(talk: Talk, tmp_path: Path) -> None:
+    async with SQLiteSessionStore(tmp_path / "own.db") as store:
+        for id in ("a", "with a longer name", "\u5b57"):
+            await talk(Weather(session=store.open(id)), "A long question. " * 20)
+    lines = (await talk(Weather(), "/sessions"))[0].splitlines()
+    assert len({display_width(line[: line.index("A long")]) for line in lines}) == 1
+    assert {display_width(line) for line in lines} == {79}
+
+
+async def test_a_session_that_this_chat_began_and_emptied_is_not_kept(talk: Talk, tmp_path: Path) -> None:
+    async with SQLiteSessionStore(tmp_path / "s.db") as store:
+        await talk(Weather(session=store.open("old")), "Hi")
+        await talk(Weather(session=store.open("old")), "/undo")
+        await talk(Weather(session=store.open("kept")), "Hi")
+        await talk(Weather(session=store.open("unsaid")))
+        await talk(Weather(session=store.open("first")), "Hi", "/undo", "/sessions kept", "/fork", "/clear")
+        agent = Weather(session=store.open("new"))
+        await talk(agent, "Hi", "/undo", "/fork", "/sessions -")
+        assert sorted(info.id for info in await store.list()) == ["kept", "old"]
+        await agent.chat_round("I am still here.")
+        state = await store.open("new").load()
+        assert [message.text for message in state.chat_history] == ["I am still here.", "Ok."]
+        assert [message.text for message in state.always_included_messages] == ["You are terse."]
+
+
+# ==== where a conversation stood ====
+
+
+async def test_a_chat_that_goes_on_tells_what_was_said_last(talk: Talk, tmp_path: Path, capsys: Screen) -> None:
+    async with SQLiteSessionStore(tmp_path / "s.db") as store:
+        await talk(Weather(say("Hello\x1b[2J.\n" + "word " * 100), session=store.open("ada")), "I am\nAda.")
+        capsys.readouterr()
+        agent = Weather(session=store.open("ada"))
+        shown: list[str] = []
+
+        class Watched(Chat):
+            async def _look_around(self) -> None:
+                await super()._look_around()
+                shown.extend(capsys.readouterr().out.splitlines())
+
+        after = await talk(Watched(agent), "/fork", "/sessions -")
+    assert re.fullmatch(r"\(session ada, 2 messages, of \d\d:\d\d\)", shown[0])
+    assert shown[1] == "you: I am Ada."
+    assert shown[2].startswith("AI: Hello\\x1b[2J. word word")
+    assert shown[2].endswith("…")
+    assert len(shown) == 3
+    assert after[0] == "(you are in a copy, session ada-2; /sessions - returns)"
+    lines = after[1].splitlines()
+    assert lines[0] == "(you are in session ada; /sessions - returns)"
+    assert re.fullmatch(r"\(2 messages, of \d\d:\d\d\)", lines[1])
+    assert lines[2:] == shown[1:]
+
+
+def test_a_recap_has_what_there_is() -> None:
+    assert recap(Weather()) == ""
+    summary = Message.user("So far: nothing.", extra={"compacted": "SummarizeHistory"})
+    assert recap(Weather(chat_history=[summary, Message.assistant("Ok.")])) == "(2 messages)\nAI: Ok."
+    unanswered = [Message.user("One?"), Message.assistant("One."), Message.user("Two?")]
+    assert recap(Weather(chat_history=unanswered)) == "(3 messages)\nyou: Two?"
+    took = {"measured": {"began": 86_400.0 * 365, "seconds": 1.0}}
+    old = [Message.user("Hi"), Message.assistant("Ok.", extra=took)]
+    assert re.match(r"\(2 messages, of 19(70|71)-\d\d-\d\d \d\d:\d\d\)\n", recap(Weather(chat_history=old)))
+
+
+async def test_calls_that_a_question_passes_over_are_told(talk: Talk) -> None:
+    agent = Weather(call("order", article="tea"), say("Ok."))
+    await talk(agent, "Tea!")
+    shown = await talk(agent, "Never mind.")
+    assert shown == ["✗ order: not run\nAI: Ok."]
+
+
 # ==== how a line could go on ====
 
 
@@ -821,16 +1065,16 @@ def test_names_are_completed() -> None:
     assert len(texts_of(chat, "/")) == len(commands.COMMANDS)
     for line in ("", "s", "//s", "/xyz", "/xyz a", "/quit a", "hello /s"):
         assert texts_of(chat, line) == []
-    assert chat.complete("/mod")[0] == ("/model ", "/model [NAME]", "the model, or ask another one")
+    assert chat.complete("/mod")[0] == ("/model ", "/model [NAME]", "the models, or ask another one")
 
 
 def test_models_and_efforts_are_completed() -> None:
     chat = Chat(Agent(Kimi(api_key="sk-x")))
     assert texts_of(chat, "/model kimi-k2.7") == ["/model kimi-k2.7-code", "/model kimi-k2.7-code-highspeed"]
     assert texts_of(chat, "/mo kimi-k2.6") == ["/model kimi-k2.6"]
-    assert texts_of(chat, "/thinking ") == [
-        f"/thinking {effort}" for effort in ("minimal", "low", "medium", "high", "xhigh", "max")
-    ]
+    assert texts_of(chat, "/thinking ") == [f"/thinking {effort}" for effort in ("low", "high", "max")]
+    chat = Chat(Agent(Kimi("kimi-k2.6", api_key="sk-x")))
+    assert texts_of(chat, "/thinking o") == ["/thinking on", "/thinking off"]
     assert texts_of(Chat(Weather()), "/thinking ") == []
 
 

@@ -28,8 +28,9 @@ from .front import front
 from .interrupts import Interrupts
 from .options import ChatOptions, Completion
 from .reading import Left, PlainReader, Reader, input_is_piped
+from .recap import recap
 from .status import status_line
-from .text import visible
+from .text import on_one_line, visible
 
 if TYPE_CHECKING:
     from ..agent import Agent
@@ -182,7 +183,9 @@ class Chat:
                     await self._answer(query)
 
     async def _look_around(self) -> None:
-        """A conversation may wait for an approval since the last time; and there may be sessions to go on with."""
+        """What was said the last time, with calls that may wait since then; and there may be sessions to go on with."""
+        if self.conversations.goes_on:
+            self._recap()
         self._tell_of_waiting_calls()
         if session_of(self.agent) is not None:
             with suppress(SessionError):  # who wants to see them hears of it
@@ -227,7 +230,14 @@ class Chat:
         finally:
             if did.notice and (did.agent is None or did.agent is self.agent):
                 self.display.notice(did.notice)
+        if did.recaps:
+            self._recap(named=False)
         return did.asks
+
+    def _recap(self, *, named: bool = True) -> None:
+        """Remind whoever sits there of what was said."""
+        if (told := recap(self.agent, named=named)) and not input_is_piped():
+            self.display.notice(told, "remark")
 
     def _tell_of_waiting_calls(self) -> None:
         if self.agent.waiting_calls:
@@ -243,6 +253,8 @@ class Chat:
     async def _answer(self, query: str | None) -> None:
         """One round. Whatever Ctrl-C or the provider does to it, the chat goes on."""
         self._unanswered = True
+        for call in self.agent.waiting_calls if query is not None else ():
+            self.display.notice(f"✗ {on_one_line(call.name)}: not run", "remark")
         try:
             if await self._went_to_its_end(query):
                 self._unanswered = False
@@ -293,5 +305,6 @@ class Chat:
 
 
 def _told(error: Exception) -> str:
+    """Of what somebody else says, who says it; the others are whole sentences."""
     text = " ".join(str(error).split())
-    return f"ERROR: {type(error).__name__}: {text}"
+    return f"ERROR: {type(error).__name__}: {text}" if isinstance(error, KimiAgentError) else f"ERROR: {text}"

@@ -6,32 +6,22 @@ says `/text` to the model. What goes wrong is one line, and the chat goes on.
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, cast, get_args
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from ..events import HistoryCompacted
-from ..history import repair
-from ..kimi.client import Kimi
-from ..kimi.models import MODELS, TODAY, ModelInfo, ThinkingEffort
-from ..limits import as_spent
-from ..message import Message
-from ..prompt.compaction import is_compacted
-from ..prompt.window import Window
-from ..turns import Turn
-from . import transcript
-from .conversations import session_of
-from .reading import Left
-from .status import model_line, money, on_one_line, percent, tokens_line
+from .choosing import model, thinking
+from .columns import described
+from .outcome import CommandError, Did
+from .reading import Left, PlainReader
+from .rewriting import clear, compact, retry, undo, waits_for_an_answer
+from .saving import export, load, save
+from .showing import system, tools, usage
+from .switching import fork, sessions
 
 if TYPE_CHECKING:
-    from ..agent import Agent
-    from ..session.sqlite import SessionInfo
-    from ..tools.base import ToolLike
     from .chat import Chat
 
 __all__ = [
@@ -42,30 +32,10 @@ __all__ = [
     "Typed",
     "command_in",
     "found",
-    "models",
     "run",
     "unescaped",
     "waits_for_an_answer",
 ]
-
-
-class CommandError(Exception):
-    """A command cannot do what it was told to; the text says why."""
-
-
-@dataclass(frozen=True)
-class Did:
-    """What a command has done.
-
-    Args:
-        notice: what there is to tell.
-        asks: whether the model is to answer what was said.
-        agent: who goes on from now on.
-    """
-
-    notice: str = ""
-    asks: bool = False
-    agent: Agent | None = None
 
 
 class Typed(NamedTuple):
@@ -87,12 +57,14 @@ class Command:
         arguments: as the help shows them: `NAME` has to be there, `[NAME]` may be.
         help: in a few words.
         run: does it, with what stands behind the name.
+        others: names that people know it by elsewhere.
     """
 
     name: str
     arguments: str
     help: str
     run: Run
+    others: tuple[str, ...] = ()
 
     @property
     def usage(self) -> str:
@@ -146,7 +118,7 @@ def found(name: str) -> Command:
     Raises:
         CommandError: there is none, or there are several.
     """
-    exact = [command for command in COMMANDS if command.name == f"/{name}"]
+    exact = [command for command in COMMANDS if f"/{name}" in (command.name, *command.others)]
     begun = exact or [command for command in COMMANDS if name and command.name.startswith(f"/{name}")]
     if len(begun) == 1:
         return begun[0]
@@ -162,263 +134,44 @@ def _like(name: str) -> list[Command]:
 
 # ==== about the chat ====
 
+KEYS: Final = (
+    ("Ctrl-C", "stops the answer; twice, or where nothing was typed, it leaves"),
+    ("Ctrl-D", "leaves"),
+)
+EDITOR_KEYS: Final = (
+    ("Alt-Enter", "a new line; so does a backslash at the end of one"),
+    ("Tab", "how a command goes on"),
+    ("Up, Ctrl-R", "what you typed before, and a search in it"),
+)
+
 
 async def _help(chat: Chat, argument: str) -> Did:
-    width = max(len(command.usage) for command in COMMANDS)
-    lines = [f"{command.usage:<{width}}  {command.help}" for command in COMMANDS]
-    return Did("\n".join([*lines, "The beginning of a name will do. //text says /text to the model."]))
+    keys = KEYS if isinstance(chat.reader, PlainReader) else (*EDITOR_KEYS, *KEYS)
+    rows = [*((command.usage, command.help) for command in COMMANDS), *keys]
+    return Did(f"{described(rows)}\nThe beginning of a name will do. //text says /text to the model.")
 
 
 async def _quit(chat: Chat, argument: str) -> Did:
     raise Left
 
 
-# ==== what was said ====
-
-
-def waits_for_an_answer(agent: Agent) -> bool:
-    """Whether the model has not answered what was said last."""
-    return bool(agent.chat_history) and agent.chat_history[-1].role in ("user", "tool")
-
-
-async def _clear(chat: Chat, argument: str) -> Did:
-    removed = await _cut(chat.agent, lambda history: 0, "clear")
-    return Did(f"({_count(len(removed), 'message')} removed; pinned messages stay)")
-
-
-async def _undo(chat: Chat, argument: str) -> Did:
-    removed = await _cut(chat.agent, _last_question, "undo")
-    said = on_one_line(removed[0].text or "what you said", 60)
-    return Did(f'(took back "{said}", {_count(len(removed), "message")})')
-
-
-async def _retry(chat: Chat, argument: str) -> Did:
-    await _cut(chat.agent, lambda history: _last_question(history) + 1, "retry")
-    return Did(asks=True)
-
-
-def _last_question(history: Sequence[Message]) -> int:
-    """Where the user spoke last.
-
-    Raises:
-        CommandError: nowhere. A summary of what he once said cannot be taken back.
-    """
-    for place in range(len(history) - 1, -1, -1):
-        if history[place].role == "user" and not is_compacted(history[place]):
-            return place
-    raise CommandError("nothing was said yet")
-
-
-async def _cut(agent: Agent, place: Callable[[Sequence[Message]], int], reason: str) -> list[Message]:
-    """Let the history end at a place, here and in the session. What stood behind it.
-
-    Raises:
-        CommandError: as of `place`.
-        SessionError: the session could not be written; the next write brings it up to date.
-    """
-    async with Turn(agent, agent._turns).whole(is_round=False):
-        await agent._keeper.begin(agent)
-        end = place(agent.chat_history)
-        removed = agent.chat_history[end:]
-        agent.chat_history[:] = repair(agent.chat_history[:end], interrupted=agent.texts.interrupted())
-        await agent._keep_up(reason)
-    return removed
-
-
-async def _compact(chat: Chat, argument: str) -> Did:
-    told: list[HistoryCompacted] = []
-    forget = chat.agent.on(HistoryCompacted, told.append)
-    try:
-        await chat.agent.compact()
-    finally:
-        forget()
-    if not told:
-        return Did("(the history is short enough)")
-    before, after = told[-1].tokens_before, told[-1].tokens_after
-    return Did(f"(the history had {before:,} tokens, and has {after:,} now)")
-
-
-# ==== files ====
-
-
-async def _save(chat: Chat, argument: str) -> Did:
-    chat.agent.save(_path(argument))
-    return Did(f"(saved to {on_one_line(argument)})")
-
-
-async def _load(chat: Chat, argument: str) -> Did:
-    agent = chat.agent
-    await agent._keeper.begin(agent)
-    agent.load(_path(argument))
-    await agent._keep_up("load")
-    return Did(f"({_count(len(agent.chat_history), 'message')} from {on_one_line(argument)})")
-
-
-async def _export(chat: Chat, argument: str) -> Did:
-    path = _path(argument)
-    transcript.export(chat.agent, path)
-    return Did(f"(exported to {on_one_line(argument)})")
-
-
-def _path(argument: str) -> Path:
-    return Path(os.path.expanduser(argument))  # Path.expanduser raises when there is no such user
-
-
-# ==== other conversations ====
-
-
-async def _sessions(chat: Chat, argument: str) -> Did:
-    if not argument:
-        return await _list_sessions(chat)
-    conversations = chat.conversations
-    if argument != "-":
-        agent = await conversations.opened(argument)
-    elif (before := conversations.before) is not None:
-        agent = before
-    else:
-        raise CommandError("there was no conversation before this one")
-    return Did(f"(you are in {_named(agent)}; /sessions - returns)", agent=agent)
-
-
-async def _list_sessions(chat: Chat) -> Did:
-    here = session_of(chat.agent)
-    lines = [_row(info, here is not None and here.id == info.id) for info in await chat.conversations.look_up()]
-    return Did("\n".join(lines) or "(there are no sessions)")
-
-
-def _row(info: SessionInfo, is_here: bool) -> str:
-    changed = f"{info.updated.astimezone():%Y-%m-%d %H:%M}"
-    mark = "*" if is_here else " "
-    return f"{mark} {info.id}  {changed}  {info.messages:>4}  {on_one_line(info.title)}".rstrip()
-
-
-def _named(agent: Agent) -> str:
-    session = session_of(agent)
-    return "a conversation that no store has" if session is None else f"session {on_one_line(session.id)}"
-
-
-async def _fork(chat: Chat, argument: str) -> Did:
-    agent = await chat.conversations.forked()
-    kept = "which no session keeps" if session_of(agent) is None else _named(agent)
-    return Did(f"(you are in a copy, {kept}; /sessions - returns)", agent=agent)
-
-
-# ==== the model ====
-
-
-async def _model(chat: Chat, argument: str) -> Did:
-    if not argument:
-        return Did(f"{model_line(chat.agent)}; known are {', '.join(info.name for info in models(chat.agent))}")
-    provider = _kimi(chat.agent)
-    if any(character.isspace() for character in argument):
-        return Did("usage: /model [NAME]")
-    _ask(chat.agent, provider.with_model(argument))
-    chat.agent._window = Window()  # what was learnt of the other model does not hold for this one
-    return Did(f"({model_line(chat.agent)} answers from now on)")
-
-
-def models(agent: Agent) -> list[ModelInfo]:
-    """The models that can be asked, as far as that is known."""
-    told = agent.provider._learnt.models if isinstance(agent.provider, Kimi) else {}
-    return list(told.values()) or [info for info in MODELS.values() if info.last_seen == TODAY]
-
-
-async def _thinking(chat: Chat, argument: str) -> Did:
-    if not argument:
-        return Did(_last_reasoning(chat.agent))
-    provider, efforts = _kimi(chat.agent), get_args(ThinkingEffort)
-    if argument not in efforts:
-        raise CommandError(f"usage: /thinking [EFFORT], one of {', '.join(efforts)}")
-    _ask(chat.agent, provider.with_thinking(cast(ThinkingEffort, argument)))
-    return Did(f"({model_line(chat.agent)} answers from now on)")
-
-
-def _last_reasoning(agent: Agent) -> str:
-    reasoned = (message.reasoning for message in reversed(agent.chat_history) if message.role == "assistant")
-    thought = next(filter(None, reasoned), None)
-    return f"{model_line(agent)}\n{thought or '(there is no reasoning)'}"
-
-
-def _kimi(agent: Agent) -> Kimi:
-    """The provider of an agent.
-
-    Raises:
-        CommandError: it is something else.
-    """
-    if isinstance(agent.provider, Kimi):
-        return agent.provider
-    raise CommandError(f"{type(agent.provider).__name__} is no Kimi, and cannot be changed here")
-
-
-def _ask(agent: Agent, provider: Kimi) -> None:
-    agent.provider = provider
-
-
-async def _system(chat: Chat, argument: str) -> Did:
-    agent = chat.agent
-    if not argument:
-        return Did("".join(message.text for message in _system_prompt(agent)) or "(there is no system prompt)")
-    async with Turn(agent, agent._turns).whole(is_round=False):
-        await agent._keeper.begin(agent)
-        agent.always_included_messages[: len(_system_prompt(agent))] = [Message.system(argument)]
-        await agent._keep_up("system prompt")
-    return Did("(this is the system prompt from now on)")
-
-
-def _system_prompt(agent: Agent) -> list[Message]:
-    """The first pinned message, if that is one."""
-    return [message for message in agent.always_included_messages[:1] if message.role == "system" and message.text]
-
-
-async def _tools(chat: Chat, argument: str) -> Did:
-    functions = await chat.agent.get_enabled_functions()
-    return Did("\n".join(map(_tool_line, functions)) or "(there are no functions)")
-
-
-def _tool_line(tool: ToolLike) -> str:
-    rule = getattr(tool, "approval", False)
-    asks = "" if rule is False else " (asks for approval)" if rule is True else " (may ask for approval)"
-    described = on_one_line(tool.base.description.strip().partition("\n")[0], 100)
-    return f"{on_one_line(tool.base.name)}{asks}: {described}".removesuffix(": ")
-
-
-async def _usage(chat: Chat, argument: str) -> Did:
-    usage = as_spent(chat.agent.usage)
-    cached = f" ({usage.cached:,} of them cached, {percent(usage.prompt_cache_hit)})" if usage.input else ""
-    reasoning = f" ({usage.reasoning:,} of them reasoning)" if usage.reasoning else ""
-    lines = [
-        f"model:    {model_line(chat.agent)}",
-        f"context:  {tokens_line(chat.agent)}",
-        f"input:    {usage.input:,} tokens{cached}",
-        f"output:   {usage.output:,} tokens{reasoning}",
-        f"requests: {usage.requests:,}",
-        f"calls:    {usage.tool_calls:,}",
-        f"cost:     {money(usage.cost) or 'not known'}",
-    ]
-    return Did("\n".join(lines))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 # ==== the table ====
 
 COMMANDS: Final[tuple[Command, ...]] = (
     Command("/help", "", "what you can type", _help),
-    Command("/clear", "", "forget what was said", _clear),
-    Command("/undo", "", "take back what you said last, and the answer", _undo),
-    Command("/retry", "", "have it answered again", _retry),
-    Command("/save", "FILE", "write the conversation to a .json or .kimi file", _save),
-    Command("/load", "FILE", "go on with a saved conversation", _load),
-    Command("/sessions", "[ID]", "the sessions, or go on with one; - is the one before", _sessions),
-    Command("/fork", "", "go on in a copy", _fork),
-    Command("/model", "[NAME]", "the model, or ask another one", _model),
-    Command("/thinking", "[EFFORT]", "the last reasoning, or think as hard as that", _thinking),
-    Command("/tools", "", "what the model may call", _tools),
-    Command("/system", "[TEXT]", "the system prompt, or another one", _system),
-    Command("/usage", "", "tokens, requests and cost", _usage),
-    Command("/compact", "", "make the history shorter", _compact),
-    Command("/export", "FILE", "write a .md, .html or .json file to read", _export),
-    Command("/quit", "", "leave", _quit),
+    Command("/clear", "", "forget what was said", clear),
+    Command("/undo", "", "take back what you said last, and the answer", undo),
+    Command("/retry", "", "have it answered again", retry),
+    Command("/save", "FILE", "write a .json or .kimi file, which /load reads", save),
+    Command("/load", "FILE", "go on with a file that /save wrote", load),
+    Command("/sessions", "[ID]", "the sessions, or go on with one; - is the one before", sessions),
+    Command("/fork", "", "go on in a copy", fork),
+    Command("/model", "[NAME]", "the models, or ask another one", model),
+    Command("/thinking", "[EFFORT]", "the last reasoning, or think as hard as that", thinking),
+    Command("/tools", "", "what the model may call", tools),
+    Command("/system", "[TEXT]", "the system prompt, or another one", system),
+    Command("/usage", "", "tokens, requests and cost", usage),
+    Command("/compact", "", "put a summary in the place of what is old", compact),
+    Command("/export", "FILE", "write a .md, .html or .json file to read", export),
+    Command("/quit", "", "leave, like /exit and /q", _quit, others=("/exit", "/q")),
 )

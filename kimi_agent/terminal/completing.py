@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, TypeAlias, get_args
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-from ..errors import InvalidRequestError
 from ..kimi.client import Kimi
-from ..kimi.models import ThinkingEffort, thinking_fields
 from . import commands, transcript
+from .choosing import models
+from .efforts import efforts
 from .options import Completion
-from .status import on_one_line
-from .text import visible
+from .saving import SAVED
+from .text import on_one_line, visible
 
 if TYPE_CHECKING:
     from .chat import Chat
@@ -61,16 +61,11 @@ def _nothing(chat: Chat, begun: str) -> Values:
 
 def _efforts(chat: Chat, begun: str) -> Values:
     provider = chat.agent.provider
-    if not isinstance(provider, Kimi):
-        return
-    for effort in get_args(ThinkingEffort):
-        with suppress(InvalidRequestError):
-            thinking_fields(provider.model_info, effort)
-            yield effort, ""
+    return [(word, "") for word in efforts(provider.model_info)] if isinstance(provider, Kimi) else ()
 
 
 def _models(chat: Chat, begun: str) -> Values:
-    return [(info.name, f"{info.context_window:,} tokens") for info in commands.models(chat.agent)]
+    return [(info.name, f"{info.context_window:,} tokens") for info in models(chat.agent)]
 
 
 def _ids(chat: Chat, begun: str) -> Values:
@@ -87,8 +82,6 @@ def _files(suffixes: Sequence[str], chat: Chat, begun: str) -> Values:
             elif entry.name.lower().endswith(tuple(suffixes)):
                 yield os.path.join(folder, entry.name), ""
 
-
-SAVED: Final = (".json", ".kimi")
 
 ARGUMENTS: Final[Mapping[str, Callable[[Chat, str], Values]]] = MappingProxyType(
     {

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+import os
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Final, Self
 
 from ..errors import SessionError
@@ -10,6 +11,7 @@ from .sessions import store_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from ..agent import Agent
     from ..session.sqlite import SessionInfo, SQLiteSession, SQLiteSessionStore
@@ -38,22 +40,37 @@ class Conversations:
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
         """Who is entered."""
+        self.goes_on = False
+        """Whether the first one came out of its session."""
         self.before: Agent | None = None
         """Whose place it has taken."""
         self.known: Sequence[SessionInfo] = ()
         """The sessions, as they were looked up last."""
         self._given = () if agent._keeper._pins is False else tuple(agent.always_included_messages)
         """What the program pins: what was pinned since, or came out of a session, belongs to one conversation."""
+        self._files: set[str] = set()
+        """Those that this chat has written or loaded."""
+        self._begun: list[Agent] = []
+        """Those whose sessions were not there before this chat."""
         self._entered = AsyncExitStack()
         self._store: SQLiteSessionStore | None = None
 
     async def __aenter__(self) -> Self:
+        if (session := session_of(self.agent)) is not None:
+            with suppress(SessionError):  # who enters it hears of it
+                if await session._store.info(session.id) is None:
+                    self._begun.append(self.agent)
+        nothing_was_said = not self.agent.chat_history
         await self._entered.enter_async_context(self.agent)
+        self.goes_on = nothing_was_said and bool(self.agent.chat_history)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         try:
             await self._entered.aclose()
+            for agent in self._begun:
+                with suppress(SessionError):
+                    await _remove_if_empty(agent)
         finally:
             if self._store is not None:
                 await self._store.aclose()
@@ -87,6 +104,7 @@ class Conversations:
             await agent._round_ended()
             copy = agent.fork(session=await session._store.fork(session.id, await _free_id(session)))
             copy._keeper._pins = agent._keeper._pins
+            self._begun.append(copy)
         copy._handlers = agent._handlers
         return copy
 
@@ -118,6 +136,16 @@ class Conversations:
             return found[0]
         raise SessionError(f"there {'are several sessions' if found else 'is no session'} {name!r}; see /sessions")
 
+    # ---- files ----
+
+    def own_file(self, path: Path) -> None:
+        """This chat has written it, or goes on with it."""
+        self._files.add(os.path.realpath(path))
+
+    def owns_file(self, path: Path) -> bool:
+        """Whether what is there is known to this chat."""
+        return os.path.realpath(path) in self._files
+
     # ---- the store ----
 
     def store(self) -> SQLiteSessionStore:
@@ -146,3 +174,15 @@ async def _free_id(session: SQLiteSession) -> str:
     while await session._store.info(f"{base}-{number}") is not None:
         number += 1
     return f"{base}-{number}"
+
+
+async def _remove_if_empty(agent: Agent) -> None:
+    """Remove a session in which nothing is said. An agent that goes on nevertheless makes it again."""
+    session = session_of(agent)
+    if session is None or agent.chat_history or agent._keeper._entered:
+        return
+    info = await session._store.info(session.id)
+    if info is not None and not info.messages:
+        await session._store.delete(session.id)
+        await session.load()
+        agent._keeper.took()

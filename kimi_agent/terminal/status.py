@@ -6,14 +6,15 @@ import sys
 from typing import TYPE_CHECKING
 
 from ..errors import FunctionSpecError
-from ..limits import as_spent
+from ..limits import Spent, as_spent
 from ..tools.toolset import offered
-from .text import visible
+from .efforts import asked_effort
+from .text import on_one_line
 
 if TYPE_CHECKING:
     from ..agent import Agent
 
-__all__ = ["context_tokens", "model_line", "money", "on_one_line", "percent", "status_line", "tokens_line"]
+__all__ = ["context_tokens", "cost_line", "model_line", "percent", "status_line", "tokens_line"]
 
 
 def status_line(agent: Agent) -> str:
@@ -23,14 +24,14 @@ def status_line(agent: Agent) -> str:
         model_line(agent),
         tokens_line(agent) if agent.chat_history else "",
         f"{percent(usage.prompt_cache_hit)} cached" if usage.input else "",
-        money(usage.cost) if usage.requests else "",
+        cost_line(usage) if usage.requests else "",
     ]
     return " · ".join(filter(None, parts))
 
 
 def model_line(agent: Agent) -> str:
     """`kimi-k3 (low)`: who answers, and how hard it was told to think."""
-    effort = getattr(agent.provider, "thinking_effort", None)
+    effort = asked_effort(agent.provider)
     return on_one_line(f"{agent.provider.model_name} ({effort})" if effort else agent.provider.model_name)
 
 
@@ -63,12 +64,7 @@ def percent(share: float) -> str:
     return "<1 %" if 0 < share < 0.01 else f"{share:.0%}".replace("%", " %")
 
 
-def money(cost: float | None) -> str:
-    """USD, to the hundredth of a cent; `""` for what is not known."""
-    return "" if cost is None else f"${cost:.4f}"
-
-
-def on_one_line(text: str, most: int = 200) -> str:
-    """A text of anybody, made visible, on one line of at most so many characters."""
-    line = visible(" ".join(text.split()))
-    return line if len(line) <= most else f"{line[: most - 1]}…"
+def cost_line(spent: Spent) -> str:
+    """`$0.0123`, `at least $0.0123` where that is not all; `""` where nothing is known."""
+    known = f"${spent.known_cost:.4f}"
+    return known if spent.is_known else f"at least {known}" if spent.known_cost else ""

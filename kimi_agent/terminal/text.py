@@ -13,7 +13,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from functools import lru_cache
 from typing import Final
 
-__all__ = ["display_width", "format_stream", "format_width", "print_stream", "print_width", "visible"]
+__all__ = ["display_width", "format_stream", "format_width", "on_one_line", "print_stream", "print_width", "visible"]
 
 
 # ==== control characters ====
@@ -37,6 +37,12 @@ def visible(text: str) -> str:
 def _escape(match: re.Match[str]) -> str:
     code = ord(match[0])
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def on_one_line(text: str, most: int | None = None) -> str:
+    """A text of anybody, made visible, on one line of at most so many characters."""
+    line = " ".join(visible(text).split())
+    return line if most is None or len(line) <= most else f"{line[: most - 1]}…"
 
 
 # ==== columns ====

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from ..message import Message
 from ..session.blobs import write_whole
 from ..session.keeping import state_of
-from .text import visible
+from .text import on_one_line, visible
 
 if TYPE_CHECKING:
     from ..agent import Agent
@@ -26,14 +26,17 @@ def export(agent: Agent, path: Path) -> None:
     A new file is for its owner alone.
 
     Raises:
-        ValueError: there is no such suffix.
+        ValueError: there is no such suffix, or it is no path.
         OSError: the file cannot be written.
         SessionError: the file cannot be written, or something cannot be said in JSON.
     """
     write = KINDS.get(path.suffix.lower())
     if write is None:
-        raise ValueError(f"the name of the file ends in {', '.join(KINDS)}")
-    write(agent, path)
+        raise ValueError(f"the name of the file has to end in {', '.join(KINDS)}")
+    try:
+        write(agent, path)
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _write_markdown(agent: Agent, path: Path) -> None:
@@ -74,26 +77,47 @@ def title_of(agent: Agent) -> str:
 def markdown(messages: list[Message], title: str) -> str:
     """Messages as Markdown, made visible.
 
+    Only who speaks stands at the margin. What was said is quoted, and fenced where it has what may be HTML, so that
+    nobody can speak for another.
+
     Args:
         messages: what was said.
         title: of the page.
     """
-    blocks = [f"# {title}", *(block for message in messages for block in _blocks(message))]
+    blocks = [f"# {_plain(title)}", *(block for message in messages for block in _blocks(message))]
     return visible("\n\n".join(blocks) + "\n")
 
 
 def _blocks(message: Message) -> Iterator[str]:
     """The pieces of a message: who speaks, what he thinks, says and calls."""
-    yield f"## {message.role}{f' ({message.name})' if message.name else ''}"
+    yield f"## {message.role}{f' ({_plain(message.name)})' if message.name else ''}"
     if message.reasoning:
-        yield "\n".join(f"> {line}".rstrip() for line in message.reasoning.splitlines())
+        yield f"thinks\n\n{_quoted(message.reasoning)}"
     if message.text.strip():
-        yield _fenced(message.text) if message.role == "tool" else message.text.strip("\n")
+        if message.reasoning:
+            yield "says"
+        yield _fenced(message.text) if message.role == "tool" else _quoted(message.text)
     for part in message.parts:
         if part.type not in ("text", "think"):
-            yield f"[{part.type}]"
+            yield f"({_plain(part.type)})"
     for call in message.tool_calls or ():
-        yield f"calls `{call.name}`\n\n{_fenced(call.arguments, 'json')}"
+        yield f"calls {_plain(call.name)}\n\n{_fenced(call.arguments, 'json')}"
+
+
+_MARKUP: Final = re.compile(r"[\\`*<>\[\]!&]")
+_HTML: Final = re.compile(r"<[A-Za-z/!?]")
+
+
+def _plain(text: str) -> str:
+    """A text on one line that is nothing but text."""
+    return _MARKUP.sub(r"\\\g<0>", on_one_line(text))
+
+
+def _quoted(text: str) -> str:
+    """A text of which nothing gets out."""
+    if _HTML.search(text):
+        return _fenced(text, "markdown")
+    return "\n".join(f"> {line}".rstrip() for line in visible(text).strip("\n").split("\n"))
 
 
 def _fenced(text: str, language: str = "") -> str:
