@@ -135,7 +135,7 @@ def _like(name: str) -> list[Command]:
 # ==== about the chat ====
 
 KEYS: Final = (
-    ("Ctrl-C", "stops the answer; twice, or where nothing was typed, it leaves"),
+    ("Ctrl-C", "stops the answer, or clears the line; twice it leaves"),
     ("Ctrl-D", "leaves"),
 )
 EDITOR_KEYS: Final = (
