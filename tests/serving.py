@@ -1,6 +1,8 @@
 """The command against a Kimi on the loopback interface, in this process: `main` has an event loop of its own."""
 
 import asyncio
+import io
+import sys
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -56,9 +58,11 @@ Run = Callable[..., Done]
 
 
 def runner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """A function that runs the command without a key, or with a server's."""
+    """A function that runs the command with nothing piped, and without a key, or with a server's."""
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    monkeypatch.setattr("sys.path", [*sys.path])
 
     def run(*arguments: str, server: KimiServer | None = None) -> Done:
         if server is not None:
@@ -73,3 +77,24 @@ def runner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
         return Done(code, printed.out, printed.err)
 
     return run
+
+
+Type = Callable[..., None]
+
+
+def typist(monkeypatch: pytest.MonkeyPatch) -> Type:
+    """A function that sets what is typed, line by line, then Ctrl-D. It is shown, as a terminal does."""
+
+    def set_lines(*lines: str) -> None:
+        left = iter(lines)
+
+        def read(prompt: str = "") -> str:
+            print(prompt, end="")
+            if (line := next(left, None)) is None:
+                raise EOFError
+            print(line)
+            return line
+
+        monkeypatch.setattr("builtins.input", read)
+
+    return set_lines

@@ -19,9 +19,11 @@ import pyte
 
 DEADLINE = 30.0
 """Seconds until a program that does not answer is taken for stuck."""
-TAKE_TERMINAL = (
-    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+HEAR_CTRL_C = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
 )
+"""Begins a program with a Ctrl-C that ends it, also where the tests run in the background of a script without one."""
+TAKE_TERMINAL = f"import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); {HEAR_CTRL_C}"
 ENVIRONMENT = {
     name: value
     for name, value in os.environ.items()

@@ -1,17 +1,20 @@
-"""The `kimi-agent` command, as a process of its own, piped and in a pseudo-terminal. Nothing leaves this machine."""
+"""The `kimi-agent` command itself: the demo, Ctrl-C, what it reads and writes, its help, and its page.
+
+What only a process can show is tested with one; all else runs in this one. Nothing leaves this machine.
+"""
 
 import argparse
-import asyncio
+import io
 import json
 import os
 import re
-import select
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
+import tomllib
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from serving import serving
+from serving import Run, Type, runner, serving, typist
 
 from kimi_agent import __version__
 from kimi_agent.errors import ModelRetry
@@ -27,134 +30,90 @@ from kimi_agent.terminal.cli import _parser, main
 from kimi_agent.terminal.demo import DemoAgent, calculated
 from kimi_agent.testing import KimiServer, ScriptedKimi, call, say
 
-pty = pytest.importorskip("pty", reason="there are no pseudo-terminals here")
+pytest.importorskip("pty", reason="there are no pseudo-terminals here")
+from terminals import ENVIRONMENT, HEAR_CTRL_C, Terminal
 
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("KIMI_", "MOONSHOT_"))}
 COMMAND = [sys.executable, "-m", "kimi_agent"]
 DEADLINE = 30.0
 """Seconds until a process that does not answer is taken for stuck."""
 
 
-@pytest.fixture(autouse=True)
-def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("KIMI_API_KEY", "MOONSHOT_API_KEY", "KIMI_BASE_URL", "MOONSHOT_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
-
-
-def piped(said: bytes, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [*COMMAND, *arguments],
-        input=said,
-        capture_output=True,
-        env=ENVIRONMENT | environment,
-        timeout=DEADLINE,
-        check=False,
-    )
-    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
-
-
-class Terminal:
-    """A process in a pseudo-terminal of its own, as a user has it before them."""
-
-    def __init__(self, command: Sequence[str]) -> None:
-        self._screen, inside = pty.openpty()
-        take = (
-            "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
-        )
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", take, *command],
-            stdin=inside,
-            stdout=inside,
-            stderr=inside,
-            env=ENVIRONMENT | {"TERM": "dumb"},
-            start_new_session=True,
-        )
-        os.close(inside)
-        self._unseen = ""
-
-    def press(self, keys: str) -> None:
-        os.write(self._screen, keys.encode())
-
-    def until(self, text: str) -> str:
-        """What was shown until now, `text` at its end. It is not shown again."""
-        deadline = time.monotonic() + DEADLINE
-        while text not in self._unseen:
-            ready, _, _ = select.select([self._screen], [], [], deadline - time.monotonic())
-            assert ready, f"{text!r} was not shown, but {self._unseen!r}"
-            self._unseen += self._read()
-        before, _, self._unseen = self._unseen.partition(text)
-        return before + text
-
-    def end(self) -> tuple[str, int]:
-        """What is shown until the process ends, and its exit code."""
-        while piece := self._read():
-            self._unseen += piece
-        return self._unseen, self._process.wait(DEADLINE)
-
-    def _read(self) -> str:
-        try:
-            return os.read(self._screen, 65536).decode().replace("\r\n", "\n")
-        except OSError:  # how Linux says that nobody has the other end any more
-            return ""
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        os.close(self._screen)
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    return runner(monkeypatch, capsys)
 
 
 @pytest.fixture
-def demo() -> Iterator[Terminal]:
-    terminal = Terminal([*COMMAND, "demo"])
-    yield terminal
-    terminal.close()
+def typed(monkeypatch: pytest.MonkeyPatch) -> Type:
+    return typist(monkeypatch)
+
+
+@pytest.fixture
+def begin() -> Iterator[Callable[..., Terminal]]:
+    """Begins a program in a terminal that can do nothing but show lines."""
+    terminals: list[Terminal] = []
+
+    def begin(*command: str) -> Terminal:
+        terminals.append(Terminal(command, columns=100, TERM="dumb"))
+        return terminals[-1]
+
+    yield begin
+    for terminal in terminals:
+        terminal.close()
+
+
+def ends_with(terminal: Terminal, text: str) -> Callable[[], bool]:
+    return lambda: terminal.screen.text.endswith(text)
 
 
 # ==== demo ====
 
 
 def test_the_piped_demo_calls_the_calculator_and_answers() -> None:
-    done = piped(b"what is 17 * 23?\n", "demo")
-    intro, *lines = done.stdout.split("\n")
-    assert intro.startswith("Offline: ")
-    assert "KIMI_API_KEY" in intro
+    done = subprocess.run(
+        [*COMMAND, "demo"],
+        input=b"what is 17 * 23?\n",
+        capture_output=True,
+        env=ENVIRONMENT,
+        timeout=DEADLINE,
+        check=False,
+    )
+    intro, *lines = done.stdout.decode().split("\n")
+    assert intro == "Offline: a stand-in answers. Set KIMI_API_KEY to talk to Kimi. Ctrl-D leaves."
     assert lines[:2] == ["USER: what is 17 * 23?", "AI: Thinking... [calculate]"]
     assert lines[2].startswith("AI: ")
     assert "391" in lines[2]
     assert lines[3:] == ["USER: ", ""]
-    assert (done.stderr, done.returncode) == ("", 0)
+    assert (done.stderr, done.returncode) == (b"", 0)
 
 
-def test_the_demo_in_a_terminal_answers_and_ctrl_d_leaves(demo: Terminal) -> None:
-    demo.until("USER: ")
-    demo.press("what is 17 * 23?\n")
-    assert "391" in demo.until("USER: ").partition("AI: Thinking... [calculate]")[2]
-    demo.press("\x04")
-    assert demo.end() == ("\n", 0)
-
-
-def test_ctrl_c_at_the_prompt_tells_how_to_leave_and_twice_leaves(demo: Terminal) -> None:
-    demo.until("USER: ")
+def test_the_demo_in_a_terminal_answers_and_ctrl_c_at_the_prompt_leaves_the_second_time(
+    begin: Callable[..., Terminal],
+) -> None:
+    demo = begin(*COMMAND, "demo")
+    demo.until(ends_with(demo, "USER:"))
     demo.press("half a line\x03")
-    assert demo.until("USER: ").endswith("\n(Ctrl-C again or Ctrl-D leaves)\nUSER: ")
-    demo.press("roll some dice\n")
-    demo.until("Thinking... [roll_dice]")
-    demo.until("USER: ")
+    demo.until(ends_with(demo, "\n(Ctrl-C again or Ctrl-D leaves)\nUSER:"))
+    demo.press("what is 17 * 23?\n")
+    demo.until(lambda: re.search(r"AI: Thinking... \[calculate\]\n.*391.*\nUSER:$", demo.screen.text, re.DOTALL))
     demo.press("\x03")
-    demo.until("leaves)\nUSER: ")
+    demo.until(ends_with(demo, "leaves)\nUSER:"))
     demo.press("\x03")
-    assert demo.end() == ("^C\n", 0)
+    assert demo.end() == 0
+    assert demo.screen.text.endswith("leaves)\nUSER: ^C")
 
 
-async def test_with_a_key_the_demo_talks_to_kimi() -> None:
-    async with KimiServer() as server:
-        key = {"KIMI_API_KEY": "sk-wrong", "KIMI_BASE_URL": server.base_url}
-        refused = await asyncio.to_thread(piped, b"hello\n", "demo", **key)
-    intro, _, error, *_ = refused.stdout.split("\n")
-    assert intro.startswith("Talking to kimi-k3. ")
+def test_with_a_key_the_demo_talks_to_kimi(run: Run, typed: Type, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed("hello")
+    with serving() as server:
+        monkeypatch.setenv("KIMI_API_KEY", "sk-wrong")
+        monkeypatch.setenv("KIMI_BASE_URL", server.base_url)
+        refused = run("demo")
+    intro, _, error, *_ = refused.out.split("\n")
+    assert intro == "Talking to kimi-k3. Ctrl-D leaves."
     assert error.startswith("ERROR: AuthenticationError: ")
-    assert "sk-wrong" not in refused.stdout + refused.stderr
-    assert (refused.stderr, refused.returncode) == ("", 0)
+    assert "sk-wrong" not in refused.out + refused.err
+    assert (refused.err, refused.code) == ("", 0)
 
 
 # ==== Ctrl-C ====
@@ -195,30 +154,26 @@ asyncio.run(main())
 """
 
 
-@pytest.fixture
-def slow() -> Iterator[Terminal]:
-    terminal = Terminal([sys.executable, "-c", HELD])
-    yield terminal
-    terminal.close()
-
-
-def test_ctrl_c_stops_answers_and_tools_and_the_chat_goes_on(slow: Terminal) -> None:
-    slow.until("USER: ")
-    for said, shown in (("tell", "AI: Once"), ("wait", "waiting\n"), ("block", "blocking\n")):
+def test_ctrl_c_stops_answers_and_tools_and_the_chat_goes_on(begin: Callable[..., Terminal]) -> None:
+    slow = begin(sys.executable, "-c", HELD)
+    slow.until(ends_with(slow, "USER:"))
+    for said, shown in (("tell", "AI: Once"), ("wait", "\nwaiting\n"), ("block", "\nblocking\n")):
         slow.press(f"{said}\n")
-        slow.until(shown)
+        slow.until(lambda shown=shown: shown in slow.screen.text + "\n" * (slow.screen.cursor.x == 0))
         slow.press("\x03")
-        assert "Traceback" not in slow.until("(stopped; Enter asks again)\nUSER: ")
+        slow.until(ends_with(slow, "(stopped; Enter asks again, Ctrl-C leaves)\nUSER:"))
     slow.press("\n")
-    slow.until("AI: Bye.\nUSER: ")
+    slow.until(ends_with(slow, "AI: Bye.\nUSER:"))
     slow.press("\x04")
+    assert slow.end() == 0
     history = "['user', 'user', 'assistant', 'tool', 'user', 'assistant', 'tool', 'assistant'] []"
-    assert slow.end() == (f"\n{history}\n", 0)
+    assert slow.screen.text.endswith(f"AI: Bye.\nUSER:\n{history}")
+    assert "Traceback" not in slow.screen.text
 
 
 def test_ctrl_c_twice_leaves_although_a_pipe_is_still_open() -> None:
     process = subprocess.Popen(
-        [*COMMAND, "chat", "--offline"],
+        [sys.executable, "-c", HEAR_CTRL_C, *COMMAND, "chat", "--offline"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -239,114 +194,148 @@ def test_ctrl_c_twice_leaves_although_a_pipe_is_still_open() -> None:
 # ==== chat ====
 
 
-def test_chat_offline_needs_no_key() -> None:
-    done = piped(b"hello\n", "chat", "--offline", "--model", "kimi-k2.6", "--system", "You are terse.")
-    assert done.stdout.startswith("Offline: ")
-    assert "\nUSER: hello\nAI: " in done.stdout
-    assert (done.stderr, done.returncode) == ("", 0)
+def test_chat_offline_needs_no_key(run: Run, typed: Type) -> None:
+    typed("hello")
+    done = run("chat", "--offline", "--model", "kimi-k2.6", "--system", "You are terse.")
+    assert done.out.startswith("Offline: ")
+    assert "\nUSER: hello\nAI: " in done.out
+    assert (done.err, done.code) == ("", 0)
 
 
 @pytest.mark.parametrize("key", ["", "  ", "not a key"])
-def test_chat_without_a_key_is_one_line_and_exit_code_1(key: str) -> None:
-    done = piped(b"hello\n", "chat", KIMI_API_KEY=key)
-    assert (done.stdout, done.returncode) == ("", 1)
-    assert done.stderr.startswith("kimi-agent: ")
-    assert done.stderr.count("\n") == 1
+def test_chat_without_a_key_is_one_line_and_exit_code_1(run: Run, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KIMI_API_KEY", key)
+    done = run("chat")
+    assert (done.out, done.code) == ("", 1)
+    assert done.err.startswith("kimi-agent: ")
+    assert done.err.count("\n") == 1
 
 
-async def test_chat_sends_the_model_and_the_system_prompt() -> None:
-    async with KimiServer([say("Hello.")]) as server:
-        process = await _spawn(server, "chat", "--model", "kimi-k2.6", "--system", "You are terse.")
-        output, _ = await process.communicate(b"Hi\n")
-    assert output.decode().endswith("USER: Hi\nAI: Hello.\nUSER: \n")
+def test_chat_sends_the_model_and_the_system_prompt(run: Run, typed: Type) -> None:
+    typed("Hi")
+    with serving([say("Hello.")]) as server:
+        done = run("chat", "--model", "kimi-k2.6", "--system", "You are terse.", server=server)
+    assert done.out.endswith("USER: Hi\nAI: Hello.\nUSER: \n")
     body = server.requests[0].body
     assert body["model"] == "kimi-k2.6"
     assert [message["content"] for message in body["messages"]] == ["You are terse.", "Hi"]
 
 
-async def _spawn(server: KimiServer, *arguments: str) -> Any:
-    from asyncio.subprocess import PIPE, create_subprocess_exec
+# ==== what it reads from and writes to ====
 
-    key = {"KIMI_API_KEY": server.api_key, "KIMI_BASE_URL": server.base_url}
-    return await create_subprocess_exec(*COMMAND, *arguments, stdin=PIPE, stdout=PIPE, env=ENVIRONMENT | key)
+
+def test_bytes_that_are_no_text_do_not_end_the_chat(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\nbye\n"), "utf-8"))
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, "ascii"))
+    assert run("chat", "--offline").code == 0
+    shown = written.getvalue().decode()
+    assert "USER: caf\\ufffd\nAI: " in shown
+    assert "USER: bye\nAI: " in shown
+
+
+def test_without_a_stdin_the_chat_ends_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    done = run("chat", "--offline")
+    assert (done.err, done.code) == ("", 0)
+
+
+@pytest.mark.parametrize("command", [["doctor", "--offline"], ["run", "Hello.", "--offline"], ["sessions"]])
+def test_without_a_stdout_nothing_is_done(run: Run, command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", None)
+    done = run(*command)
+    assert (done.code, done.err) == (
+        1,
+        "kimi-agent: standard output is closed; >/dev/null throws away what is printed\n",
+    )
+
+
+def test_without_a_stderr_errors_are_told_nowhere(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", None)
+    done = run("run", "Hello.", "--json")
+    assert (done.code, done.out) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [("models --offline >&-", b"kimi-agent: standard output is closed; "), ("run Hello. <&- 2>&-", b"")],
+)
+def test_what_a_shell_closes_is_closed(command: str, told: bytes) -> None:
+    command = f"exec {shlex.join(COMMAND)} {command}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, env=ENVIRONMENT, timeout=DEADLINE, check=False)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.startswith(told)
+    assert bool(done.stderr) == bool(told)
+
+
+@pytest.mark.parametrize("arguments", [("chat", "--offline"), ("models", "--offline")])
+def test_a_reader_that_leaves_ends_it_without_a_traceback(
+    run: Run, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w", encoding="utf-8") as stdout:
+        monkeypatch.setattr("sys.stdout", stdout)
+        done = run(*arguments)
+    assert (done.code, done.err) == (1, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")
+def test_a_full_disk_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        done = run("models", "--offline")
+    assert (done.code, done.err) == (1, "kimi-agent: [Errno 28] No space left on device\n")
 
 
 # ==== tokenizer ====
 
 
-def test_the_rank_file_is_copied_to_where_it_is_looked_for(data: Path, tmp_path: Path) -> None:
+def test_the_rank_file_is_copied_to_where_it_is_looked_for(
+    run: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = tmp_path / "cache" / "ranks"
-    done = piped(b"", "tokenizer", "download", "--from", str(data / "tiktoken.model"), KIMI_AGENT_RANKS=str(place))
-    assert (done.stdout, done.stderr, done.returncode) == (f"{place}: 2,795,286 bytes, checked.\n", "", 0)
+    monkeypatch.setenv("KIMI_AGENT_RANKS", str(place))
+    done = run("tokenizer", "download", "--from", str(data / "tiktoken.model"))
+    assert (done.out, done.err, done.code) == (f"{place}: 2,795,286 bytes, checked.\n", "", 0)
     assert place.read_bytes() == (data / "tiktoken.model").read_bytes()
-    shown = piped(b"", "tokenizer", "path", KIMI_AGENT_RANKS=str(place))
-    assert (shown.stdout, shown.stderr, shown.returncode) == (f"{place}\n", "", 0)
 
 
-def test_another_file_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_file_is_refused_in_one_line(run: Run, tmp_path: Path) -> None:
     (tmp_path / "other").write_text("YQ== 0\n")
-    assert main(["tokenizer", "download", "--from", str(tmp_path / "other")]) == 1
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("kimi-agent: ")
-    assert said.err.count("\n") == 1
+    done = run("tokenizer", "download", "--from", str(tmp_path / "other"))
+    assert (done.out, done.code) == ("", 1)
+    assert done.err.startswith("kimi-agent: ")
+    assert done.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("arguments", [["tokenizer", "path"], ["tokenizer"]])
 def test_the_path_of_the_rank_file_may_be_asked_before_it_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Run, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KIMI_AGENT_RANKS", str(tmp_path / "none"))
-    assert main(["tokenizer", "path"]) == 0
-    assert capsys.readouterr().out == f"{tmp_path / 'none'}\n"
+    done = run(*arguments)
+    assert (done.out, done.code) == (f"{tmp_path / 'none'}\n", 0)
 
 
 # ==== the command itself ====
 
 
-def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as left:
-        main(["--version"])
-    assert left.value.code == 0
-    assert capsys.readouterr().out == f"kimi-agent {__version__}\n"
+def test_the_version_is_the_package_s(run: Run) -> None:
+    done = run("--version")
+    assert (done.code, done.out) == (0, f"kimi-agent {__version__}\n")
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["chat", "--wings"], ["tokenizer"], ["tokenizer", "eat"]])
-def test_a_wrong_command_line_is_explained(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as left:
-        main(arguments)
-    assert left.value.code == 2
-    assert capsys.readouterr().err.startswith("usage: kimi-agent")
+def test_the_console_script_is_the_command() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert project["scripts"] == {"kimi-agent": f"{main.__module__}:{main.__name__}"}
 
 
-def test_bytes_that_are_no_text_do_not_end_the_chat() -> None:
-    done = piped(b"caf\xe9\nbye\n", "chat", "--offline", PYTHONIOENCODING="ascii")
-    assert "USER: caf\\ufffd\nAI: " in done.stdout
-    assert "USER: bye\nAI: " in done.stdout
-    assert (done.stderr, done.returncode) == ("", 0)
-
-
-def test_without_a_stdin_the_chat_ends_at_once() -> None:
-    command = f"exec {sys.executable} -m kimi_agent chat --offline <&-"
-    done = subprocess.run(["sh", "-c", command], capture_output=True, env=ENVIRONMENT, timeout=DEADLINE, check=False)
-    assert (done.stderr, done.returncode) == (b"", 0)
-
-
-def test_a_reader_that_leaves_ends_the_chat_without_a_traceback() -> None:
-    reading, writing = os.pipe()
-    os.close(reading)
-    try:
-        done = subprocess.run(
-            [*COMMAND, "chat", "--offline"],
-            input=b"hello\n",
-            stdout=writing,
-            stderr=subprocess.PIPE,
-            env=ENVIRONMENT,
-            timeout=DEADLINE,
-            check=False,
-        )
-    finally:
-        os.close(writing)
-    assert (done.stderr, done.returncode) == (b"", 1)
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["chat", "--wings"], ["tokenizer", "eat"], ["sessions", "eat"]])
+def test_a_wrong_command_line_is_explained(run: Run, arguments: list[str]) -> None:
+    done = run(*arguments)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("usage: kimi-agent")
 
 
 def test_help_opens_no_heavy_room(tmp_path: Path) -> None:
@@ -367,18 +356,22 @@ TRANSCRIPTS = re.findall(r"^```console\n(.*?)^```$", (ROOT / "docs" / "terminal.
 
 
 @pytest.mark.parametrize(("command", "text"), HELP, ids=[command for command, _ in HELP])
-def test_the_help_of_a_command(
-    command: str, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_help_of_a_command(run: Run, command: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("NO_COLOR", "1")
-    with pytest.raises(SystemExit) as left:
-        main(command.split()[1:])
-    assert left.value.code == 0
-    shown = capsys.readouterr().out
+    done = run(*command.split()[1:])
+    assert (done.code, done.err) == (0, "")
+    shown = done.out
     if sys.version_info >= (3, 13):  # it breaks lines elsewhere
         shown, text = " ".join(shown.split()), " ".join(text.split())
     assert shown == text
+
+
+@pytest.mark.parametrize("command", [command for command, _ in HELP])
+def test_options_fit_a_narrow_terminal(run: Run, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    _, _, options = run(*command.split()[1:]).out.partition("\n\n")
+    assert max(map(len, options.splitlines())) <= 40
 
 
 def test_the_help_of_every_command_is_tested() -> None:
@@ -394,35 +387,41 @@ def _commands(path: tuple[str, ...], parser: argparse.ArgumentParser) -> Iterato
                 yield from _commands((*path, name), command)
 
 
-def test_every_transcript_of_the_page_is_true(tmp_path: Path) -> None:
+def test_every_transcript_of_the_page_is_true(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`...` stands for anything."""
     folder = tmp_path / "examples"
     shutil.copytree(ROOT / "examples", folder, ignore=shutil.ignore_patterns("__pycache__"))
-    program = tmp_path / "kimi-agent"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m kimi_agent "$@"\n')
-    program.chmod(0o755)
-    python = Path(sys.executable).parent
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("KIMI_AGENT_SESSIONS", str(tmp_path / "sessions.db"))
+    monkeypatch.setenv("KIMI_AGENT_RANKS", str(tmp_path / "no ranks"))
     with serving() as server:
-        environment = ENVIRONMENT | {
-            "PATH": f"{tmp_path}:{python}:{os.environ['PATH']}",
-            "KIMI_API_KEY": server.api_key,
-            "KIMI_BASE_URL": server.base_url,
-            "KIMI_AGENT_SESSIONS": str(tmp_path / "sessions.db"),
-            "KIMI_AGENT_RANKS": str(tmp_path / "no ranks"),
-        }
         for command, said in SAID.findall("".join(TRANSCRIPTS)):
-            done = subprocess.run(
-                ["sh", "-c", command],
-                cwd=folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                timeout=DEADLINE,
-                check=False,
-            )
+            shown = piped(command, server) if "|" in command else printed(run, command, server)
             pattern = re.escape(said).replace(re.escape("..."), ".*").replace(r"\n.*\n", r"\n(?:.*\n)*")
-            assert re.fullmatch(pattern, done.stdout.decode(), re.DOTALL), (command, done.stdout.decode())
+            assert re.fullmatch(pattern, shown, re.DOTALL), (command, shown)
+
+
+def printed(run: Run, command: str, server: KimiServer) -> str:
+    program, *arguments = shlex.split(command)
+    assert program == "kimi-agent"
+    done = run(*arguments, server=server)
+    return done.out + done.err
+
+
+def piped(command: str, server: KimiServer) -> str:
+    """What a shell shows of it."""
+    functions = f'kimi-agent() {{ {shlex.join(COMMAND)} "$@"; }}; python() {{ {sys.executable} "$@"; }}'
+    key = {"KIMI_API_KEY": server.api_key, "KIMI_BASE_URL": server.base_url}
+    names = ("KIMI_AGENT_SESSIONS", "KIMI_AGENT_RANKS")
+    return subprocess.run(
+        ["bash", "-c", f"{functions}; {command}"],
+        env=ENVIRONMENT | {name: os.environ[name] for name in names} | key,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=DEADLINE,
+        check=False,
+    ).stdout.decode()
 
 
 # ==== the tools of the demo ====

@@ -1,18 +1,14 @@
-"""What `kimi-agent chat` talks to, and where it keeps what was said; on a terminal, dumb as it may be."""
+"""What `kimi-agent chat` talks to, and where it keeps what was said."""
 
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from serving import Run, runner, serving
+from serving import Run, Type, runner, serving, typist
 
-from kimi_agent.testing import KimiServer, call, say
-
-pytest.importorskip("pty", reason="there are no pseudo-terminals here")
-from test_cli import COMMAND, Terminal
+from kimi_agent.testing import call, say
 
 SHOP = '''
 from kimi_agent import Agent, JournalSession, ai_function
@@ -30,8 +26,6 @@ def kept(provider):
     return Agent(provider, session=JournalSession("own.journal"))
 '''
 
-Chat = Callable[..., Terminal]
-
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -41,139 +35,107 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def chat(folder: Path) -> Iterator[Chat]:
-    """Begins a chat in a terminal that stands in the folder of the shop."""
-    terminals: list[Terminal] = []
-
-    def begin(
-        *arguments: str, store: Path = folder / "kept" / "sessions.db", key: KimiServer | None = None
-    ) -> Terminal:
-        environment = [f"KIMI_AGENT_SESSIONS={store}"]
-        if key is not None:
-            environment += [f"KIMI_API_KEY={key.api_key}", f"KIMI_BASE_URL={key.base_url}"]
-        terminal = Terminal(["/usr/bin/env", *environment, *COMMAND, "chat", *arguments])
-        terminals.append(terminal)
-        return terminal
-
-    yield begin
-    for terminal in terminals:
-        terminal.close()
-
-
-def said(terminal: Terminal, text: str) -> str:
-    """The answer to something that is said."""
-    terminal.press(f"{text}\n")
-    terminal.until("AI: ")
-    return terminal.until("USER: ").removesuffix("\nUSER: ")
-
-
-def left(terminal: Terminal) -> str:
-    """What a chat says when it is left."""
-    terminal.press("\x04")
-    shown, code = terminal.end()
-    assert code == 0
-    return shown.strip()
-
-
-KEPT = re.compile(r"Kept: kimi-agent chat --session (\d{8}-\d{6}-[0-9a-f]{4}) goes on\.")
-
-
-def test_a_chat_on_a_terminal_is_kept_and_goes_on(chat: Chat, folder: Path):
-    with serving([say("Hello Ada."), say("Ada."), say("Ada!")]) as server:
-        first = chat(key=server)
-        first.until("USER: ")
-        said(first, "I am Ada.")
-        match = KEPT.fullmatch(left(first))
-        assert match is not None
-        for arguments in (["--session", match[1]], ["--continue"]):
-            again = chat(*arguments, key=server)
-            again.until("USER: ")
-            assert said(again, "Who am I?").startswith("Ada")
-            assert left(again) == match[0]
-    roles = [message["role"] for message in server.requests[-1].body["messages"]]
-    assert roles == ["user", "assistant"] * 2 + ["user"]
-    assert (folder / "kept").stat().st_mode & 0o777 == 0o700
-
-
-def test_a_chat_in_which_nothing_was_said_is_not_kept(chat: Chat):
-    silent = chat("--offline")
-    silent.until("USER: ")
-    assert left(silent) == ""
-
-
-def test_a_fork_is_what_goes_on(chat: Chat):
-    forking = chat("--offline", "--session", "ada b")
-    forking.until("USER: ")
-    said(forking, "I am Ada.")
-    forking.press("/fork\n")
-    forking.until("\nUSER: ")
-    shown = left(forking)
-    assert shown.startswith("Kept: kimi-agent chat --session ")
-    assert "'ada b'" not in shown
-    original = chat("--offline", "--session", "ada b")
-    original.until("USER: ")
-    assert left(original) == "Kept: kimi-agent chat --session 'ada b' goes on."
-
-
-def test_nothing_is_kept_of_whoever_does_not_want_it(chat: Chat, folder: Path):
-    private = chat("--offline", "--no-session")
-    private.until("USER: ")
-    said(private, "Hello.")
-    assert left(private) == ""
-    assert not (folder / "kept").exists()
-
-
-def test_an_agent_with_a_session_of_its_own_keeps_it(chat: Chat, folder: Path):
-    own = chat("my_shop:kept", "--offline")
-    own.until("USER: ")
-    said(own, "Hello.")
-    assert left(own) == ""
-    assert (folder / "own.journal").exists()
-    assert not (folder / "kept").exists()
-
-
-def test_a_chat_that_cannot_be_kept_says_so_and_goes_on(chat: Chat, folder: Path):
-    (folder / "kept").write_text("no folder")
-    unkept = chat("--offline")
-    assert "kimi-agent: this chat is not kept: cannot make the folder " in unkept.until("USER: ")
-    said(unkept, "Hello.")
-    assert left(unkept) == ""
-
-
-def test_an_agent_of_one_s_own_answers_with_its_functions(chat: Chat):
-    shop = chat("my_shop:Shop", "--offline", "--no-session")
-    shop.until("USER: ")
-    assert "3.50" in said(shop, 'What is the price of "tea"?')
-
-
-# ==== piped ====
-
-
-@pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path) -> Run:
     monkeypatch.setenv("KIMI_AGENT_SESSIONS", str(folder / "kept" / "sessions.db"))
-    monkeypatch.setattr("sys.path", [*sys.path])
     monkeypatch.delitem(sys.modules, "my_shop", raising=False)
     return runner(monkeypatch, capsys)
 
 
 @pytest.fixture
-def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    def pipe(*lines: str) -> None:
-        left_to_say = iter(lines)
-
-        def read(prompt: str = "") -> str:
-            print(prompt, end="")
-            if (line := next(left_to_say, None)) is None:
-                raise EOFError
-            return line
-
-        monkeypatch.setattr("builtins.input", read)
-
-    return pipe
+def typed(monkeypatch: pytest.MonkeyPatch) -> Type:
+    return typist(monkeypatch)
 
 
-def test_a_piped_chat_is_kept_when_it_is_asked_for(run: Run, typed: Callable[..., None], folder: Path):
+# ==== on a terminal ====
+
+
+@pytest.fixture
+def on_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kimi_agent.terminal.cli.is_watched", lambda stream: True)
+
+
+KEPT = re.compile(r"Kept: kimi-agent chat --session=(\d{8}-\d{6}-[0-9a-f]{4}) goes on\.")
+
+
+@pytest.mark.usefixtures("on_terminal")
+def test_a_chat_on_a_terminal_is_kept_and_goes_on(run: Run, typed: Type, folder: Path):
+    with serving([say("Hello Ada."), say("Ada."), say("Ada!")]) as server:
+        typed("I am Ada.")
+        match = KEPT.fullmatch(run("chat", server=server).out.splitlines()[-1])
+        assert match is not None
+        for argument in (f"--session={match[1]}", "--continue"):
+            typed("Who am I?")
+            done = run("chat", argument, server=server)
+            assert "\nUSER: Who am I?\nAI: Ada" in done.out
+            assert done.out.endswith(f"\n{match[0]}\n")
+    roles = [message["role"] for message in server.requests[-1].body["messages"]]
+    assert roles == ["user", "assistant"] * 2 + ["user"]
+    assert (folder / "kept").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.usefixtures("on_terminal")
+def test_a_chat_in_which_nothing_was_said_is_not_kept(run: Run, typed: Type):
+    typed()
+    assert "Kept" not in run("chat", "--offline").out
+
+
+@pytest.mark.usefixtures("on_terminal")
+def test_a_fork_is_what_goes_on(run: Run, typed: Type):
+    typed("I am Ada.", "/fork")
+    told = run("chat", "--offline", "--session=-ada b").out.splitlines()[-1]
+    assert told.startswith("Kept: kimi-agent chat --session='-ada b")
+    assert "'-ada b'" not in told
+    typed()
+    told = run("chat", "--offline", "--session=-ada b").out.splitlines()[-1]
+    assert told == "Kept: kimi-agent chat --session='-ada b' goes on."
+
+
+@pytest.mark.usefixtures("on_terminal")
+def test_nothing_is_kept_of_whoever_does_not_want_it(run: Run, typed: Type, folder: Path):
+    typed("Hello.")
+    assert "Kept" not in run("chat", "--offline", "--no-session").out
+    assert not (folder / "kept").exists()
+
+
+@pytest.mark.usefixtures("on_terminal")
+def test_an_agent_with_a_session_of_its_own_keeps_it(run: Run, typed: Type, folder: Path):
+    typed("Hello.")
+    assert "Kept" not in run("chat", "my_shop:kept", "--offline").out
+    assert (folder / "own.journal").exists()
+    assert not (folder / "kept").exists()
+
+
+@pytest.mark.usefixtures("on_terminal")
+def test_a_chat_that_cannot_be_kept_says_so_and_goes_on(run: Run, typed: Type, folder: Path):
+    (folder / "kept").write_text("no folder")
+    typed("Hello.")
+    done = run("chat", "--offline")
+    assert done.code == 0
+    assert "USER: Hello.\nAI: " in done.out
+    assert "Kept" not in done.out
+    assert done.err.startswith("kimi-agent: this chat is not kept: cannot make the folder ")
+
+
+def test_an_agent_of_one_s_own_answers_with_its_functions(run: Run, typed: Type):
+    typed('What is the price of "tea"?')
+    assert "3.50" in run("chat", "my_shop:Shop", "--offline").out
+
+
+def test_servers_that_cannot_be_reached_are_told_and_the_chat_goes_on(run: Run, typed: Type, folder: Path):
+    pytest.importorskip("mcp")
+    (folder / "mcp.json").write_text('{"mcpServers": {"gone": {"command": "no-such-program"}}}')
+    typed("Hello.")
+    done = run("chat", "--offline", "--mcp", "mcp.json")
+    assert done.code == 0
+    assert "USER: Hello.\nAI: " in done.out
+    assert done.err.startswith("kimi-agent: the MCP server 'gone' (no-such-program) could not be reached: ")
+    assert done.err.count("\n") == 1
+
+
+# ==== piped ====
+
+
+def test_a_piped_chat_is_kept_when_it_is_asked_for(run: Run, typed: Type, folder: Path):
     typed("I am Ada.")
     assert run("chat", "--offline").code == 0
     assert not (folder / "kept").exists()
@@ -184,7 +146,7 @@ def test_a_piped_chat_is_kept_when_it_is_asked_for(run: Run, typed: Callable[...
     assert run("sessions", "show", "ada").out.startswith("USER: I am Ada.\nASSISTANT: ")
 
 
-def test_the_options_of_a_chat_reach_the_model(run: Run, typed: Callable[..., None], folder: Path):
+def test_the_options_of_a_chat_reach_the_model(run: Run, typed: Type, folder: Path):
     typed("What is tea?")
     with serving([call("price", article="tea"), say("3.50.")]) as server:
         done = run("chat", "my_shop:Shop", "--model", "kimi-k2.6", "--thinking", "high", server=server)

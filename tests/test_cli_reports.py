@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 import stat
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from serving import Run, runner, serving
 
 from kimi_agent import Agent
 from kimi_agent.kimi import patience
-from kimi_agent.session import SQLiteSessionStore
+from kimi_agent.kimi.models import MODELS as MODELS_KNOWN
+from kimi_agent.kimi.models import TODAY
+from kimi_agent.session import JournalSession, SQLiteSessionStore
 from kimi_agent.terminal import reports
 from kimi_agent.testing import Failure, ScriptedKimi, say
 
@@ -30,9 +33,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 # ==== models and balance ====
 
 MODELS = """\
-MODEL      WINDOW     THINKING      SEES            USD A MILLION: IN, CACHED, OUT
-kimi-k3    1,048,576  low high max  pictures films  3.00  0.30  15.00
-kimi-k2.6  262,144    on off        pictures films  0.95  0.16  4.00
+MODEL      WINDOW     THINKING      SEES            PRICES
+kimi-k3    1,048,576  low high max  pictures films  3 0.3 15
+kimi-k2.6  262,144    on off        pictures films  0.95 0.16 4
 """
 
 
@@ -43,15 +46,43 @@ def test_the_models_of_the_stand_in_are_a_table(run: Run):
 
 def test_the_models_are_those_of_the_server(run: Run):
     with serving() as server:
-        server.models = [{"id": "月\x1b[2J\n"}, {"id": "kimi-k2-thinking", "context_length": 1000}]
+        server.models = [
+            {"id": "月\x1b[2J\n"},
+            {"id": "kimi-k2-thinking", "context_length": 1000},
+            {"id": "mine", "max_model_len": 8000},
+        ]
         done = run("models", server=server)
     assert (done.code, done.out.splitlines()[1:]) == (
         0,
         [
-            "月\\x1b[2J         262,144  -         -     -",
-            "kimi-k2-thinking  1,000    on        -     -",
+            "月\\x1b[2J         -       -         -     -",
+            "kimi-k2-thinking  1,000   on        -     -",
+            "mine              8,000   -         -     -",
         ],
     )
+
+
+def test_the_models_that_are_known_fit_a_terminal_and_a_person_reads_what_the_prices_are(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(reports, "is_watched", lambda stream: True)
+    with serving() as server:
+        server.models = [{"id": name} for name, info in MODELS_KNOWN.items() if info.last_seen == TODAY]
+        done = run("models", server=server)
+    assert max(map(len, done.out.splitlines())) < 80
+    assert done.out.endswith("\nPrices: USD for a million tokens that are new, cached, written by the model.\n")
+
+
+@pytest.mark.parametrize("command", ["models", "balance"])
+def test_a_server_that_is_silent_is_not_waited_for_long(run: Run, command: str, monkeypatch: pytest.MonkeyPatch):
+    assert reports.PATIENCE == {"timeout": 15.0, "max_retries": 0}
+    monkeypatch.setattr(reports, "PATIENCE", {"timeout": 0.05, "max_retries": 0})
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("KIMI_API_KEY", "sk-test")
+        monkeypatch.setenv("KIMI_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/v1")
+        done = run(command)
+    assert (done.code, done.out) == (1, "")
+    assert " in time " in done.err
 
 
 def test_the_balance_is_three_amounts(run: Run):
@@ -133,6 +164,20 @@ def test_without_a_key_nobody_is_asked(run: Run):
     found = lines(done.out)
     assert found["key"] == ("WRONG", "there is none: set KIMI_API_KEY")
     assert found["server"] == ("ok", "https://api.moonshot.ai/v1, the default")
+    assert "models" not in found
+
+
+@pytest.mark.parametrize("url", ["not a url", "ftp://host/v1", "http://[::1", "http://127.0.0.1:99999/v1", "host/v1"])
+def test_a_base_url_that_is_none_is_wrong_and_nobody_is_asked(run: Run, url: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("KIMI_API_KEY", "sk-test")
+    monkeypatch.setenv("KIMI_BASE_URL", url)
+    done = run("doctor")
+    assert (done.code, done.err) == (1, "kimi-agent: something is wrong: server\n")
+    found = lines(done.out)
+    state, text = found["server"]
+    assert state == "WRONG"
+    assert text.startswith(f"{url!r} is no base URL; ")
+    assert text.endswith("; it is from KIMI_BASE_URL")
     assert "models" not in found
 
 
@@ -260,6 +305,34 @@ def test_a_session_is_a_page_for_its_owner(run: Run, tmp_path: Path):
     assert stat.S_IMODE((tmp_path / "page.html").stat().st_mode) == 0o600
     printed = run("view", "ada", "--store", str(tmp_path / "sessions.db"))
     assert (printed.code, printed.out) == (0, written)
+
+
+@pytest.mark.parametrize("name", ["ada.json", "ada.kimi", "ada.journal"])
+def test_a_file_is_viewed_without_any_database(run: Run, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+
+    async def write() -> None:
+        session = JournalSession(name) if name.endswith("journal") else None
+        async with Agent(ScriptedKimi([say("Hello.")]), session=session) as agent:
+            await agent.chat_round("I am <Ada>.")
+            if session is None:
+                agent.save(name)
+
+    asyncio.run(write())
+    done = run("view", name)
+    assert (done.code, done.err) == (0, "")
+    assert "I am &lt;Ada&gt;." in done.out
+    assert f"<title>{name}" in done.out
+    assert not (tmp_path / "sessions.db").exists()
+
+
+def test_a_file_that_is_none_of_ours_is_one_line(run: Run, tmp_path: Path):
+    for content in ("", "Hello.", "[1]"):
+        (tmp_path / "other").write_text(content)
+        done = run("view", str(tmp_path / "other"))
+        assert (done.code, done.out) == (1, ""), content
+        assert done.err.startswith(f"kimi-agent: cannot load {tmp_path}/other: "), content
+        assert done.err.count("\n") == 1
 
 
 def test_what_cannot_be_viewed_is_one_line(run: Run, tmp_path: Path):

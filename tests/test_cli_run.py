@@ -1,18 +1,25 @@
 """`kimi-agent run`, and the agents that a command line describes."""
 
+import asyncio
 import io
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from serving import Run, runner, serving
+from terminals import ENVIRONMENT, HEAR_CTRL_C
 
 from kimi_agent.events import End, from_dict
+from kimi_agent.message import Message
+from kimi_agent.session import SQLiteSessionStore
 from kimi_agent.testing import Failure, KimiServer, Reply, call, say
 
 SERVERS = Path(__file__).parent / "mcp_servers"
@@ -55,6 +62,11 @@ several = [weigh, AIFunction(count)]
 toolset = SimpleToolset([AIFunction(weigh)])
 number = 12
 
+def shout() -> str:
+    """Shout."""
+    print("tea!")
+    return "done"
+
 class Inner:
     Shop = Shop
 
@@ -63,6 +75,13 @@ def refuses(provider):
 
 def fails(provider):
     raise ValueError("no\\x1b[2J\\nmilk")
+
+def leaves(provider):
+    raise SystemExit(4)
+
+class Needs(Agent):
+    def __init__(self, provider, article):
+        super().__init__(provider)
 
 def nothing(provider):
     return None
@@ -76,9 +95,7 @@ class NoAgent:
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """Runs the command in a folder with a module of somebody's, with nothing piped."""
     monkeypatch.setenv("KIMI_AGENT_SESSIONS", str(tmp_path / "kept" / "sessions.db"))
-    monkeypatch.setattr("sys.stdin", io.StringIO())
-    monkeypatch.setattr("sys.path", [*sys.path])
-    for name in ("my_shop", "broken", "leaves", "needs"):
+    for name in ("my_shop", "broken", "leaves", "needs", "lazy", "loud"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     (tmp_path / "my_shop.py").write_text(SHOP)
     monkeypatch.chdir(tmp_path)
@@ -133,7 +150,7 @@ def test_a_terminal_gets_control_characters_escaped(run: Run, monkeypatch: pytes
 
 
 def test_calls_and_retries_are_told_to_whoever_watches(run: Run, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("kimi_agent.terminal.oneshot.is_watched", lambda stream: stream is sys.stderr)
+    monkeypatch.setattr("kimi_agent.terminal.telling.is_watched", lambda stream: stream is sys.stderr)
     busy = Failure(429, "engine_overloaded_error", "busy\x1b[2J", retry_after=0)
     with serving([busy, call("price", article="t\x1b" + 100 * "e"), say("3.50.")]) as server:
         done = run("run", "What is tea?", "--agent", "my_shop:Shop", server=server)
@@ -142,9 +159,20 @@ def test_calls_and_retries_are_told_to_whoever_watches(run: Run, monkeypatch: py
     assert retried.startswith("[")
     assert "busy\\x1b[2J" in retried
     assert retried.endswith("; again in 0 s]")
-    assert called.startswith('[price({"article": "t\\u001beee')
-    assert called.endswith("eee... took 0.0 s]")
-    assert len(called) < 110
+    assert called.startswith(r"[price(article='t\x1beee")
+    assert called.endswith("eee') took 0.0 s]")
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_what_modules_and_tools_print_is_no_answer(run: Run, tmp_path: Path, options: list[str]):
+    (tmp_path / "loud.py").write_text("print('welcome')\nfrom my_shop import shout")
+    with serving([call("shout"), say("Done.")]) as server:
+        done = run("run", "Shout.", "--tools", "loud:shout", *options, server=server)
+    assert (done.code, done.err) == (0, "welcome\ntea!\n")
+    if options:
+        assert [json.loads(line) for line in done.out.splitlines()]
+    else:
+        assert done.out == "Done.\n"
 
 
 def test_json_is_a_frame_a_line_and_ends_with_the_end(run: Run):
@@ -248,63 +276,90 @@ def test_calls_that_have_to_be_approved_are_not_run(run: Run):
 
 # ==== signals and pipes ====
 
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("KIMI_", "MOONSHOT_"))}
 
-
-def spawn(*arguments: str, **options: object) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "kimi_agent", *arguments]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, env=ENVIRONMENT, **options)  # type: ignore[call-overload]
+@contextmanager
+def spawned(*arguments: str, **options: Any) -> Generator["subprocess.Popen[bytes]"]:
+    command = [sys.executable, "-c", HEAR_CTRL_C, sys.executable, "-m", "kimi_agent", *arguments]
+    options |= {"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE, "env": ENVIRONMENT}
+    with subprocess.Popen(command, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 HELD = """
-import asyncio, threading
+import threading
 from kimi_agent import Agent
-from kimi_agent.testing import Delivery, Gate, Reply, ScriptedKimi, call, say
+from kimi_agent.testing import Reply, ScriptedKimi, call
 
-class Slow(Agent):
-    pass
-
-def answer(provider):
-    return Agent(ScriptedKimi([Reply("Once upon a time", chunk_size=4, delivery=Delivery(gate=Gate(4)))]))
-
-def tool(provider):
+def agent(provider):
     def block() -> str:
         "Blocks for ever."
-        print("blocking", flush=True)
+        print("Held", flush=True)
         threading.Event().wait()
-    return Agent(ScriptedKimi([call("block")]), functions=[block])
+    held = Reply("I begin.", tool_calls=[call("block")])
+    return Agent(ScriptedKimi([held]), functions=[block])
 """
 
 
-@pytest.mark.parametrize(("agent", "shown"), [("answer", b"Once"), ("tool", b"blocking\n")])
-def test_ctrl_c_ends_it_with_130(tmp_path: Path, agent: str, shown: bytes):
+@pytest.mark.parametrize(("agent", "answer"), [("held:agent", b"I begin.\n"), ("held_import:Agent", b"")])
+def test_ctrl_c_ends_it_with_130(tmp_path: Path, agent: str, answer: bytes):
     (tmp_path / "held.py").write_text(HELD)
-    arguments = ("run", "Tell.", "--offline", "--agent", f"held:{agent}")
-    with spawn(*arguments, cwd=tmp_path, stdout=subprocess.PIPE) as process:
+    (tmp_path / "held_import.py").write_text("import time; print('Held', flush=True); time.sleep(1000)")
+    with spawned("run", "Tell.", "--offline", "--agent", agent, cwd=tmp_path, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        assert process.stdout.read(len(shown)) == shown
+        assert process.stderr.readline() == b"Held\n"
         process.send_signal(signal.SIGINT)
         assert process.wait(DEADLINE) == 130
-        assert process.stderr.read() == b""
+        assert (process.stdout.read(), process.stderr.read()) == (answer, b"")
 
 
-@pytest.mark.parametrize("arguments", [("run", "Hello.", "--offline"), ("models", "--offline")])
-def test_a_reader_that_leaves_ends_it_quietly(arguments: tuple[str, ...]):
+def test_a_reader_that_leaves_ends_it_quietly():
     reading, writing = os.pipe()
     os.close(reading)
-    with spawn(*arguments, stdout=writing) as process:
+    with spawned("run", "Hello.", "--offline", stdout=writing) as process:
         os.close(writing)
         assert process.stderr is not None
         assert (process.stderr.read(), process.wait(DEADLINE)) == (b"", 1)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")
-def test_a_full_disk_is_one_line():
-    with Path("/dev/full").open("w") as full, spawn("models", "--offline", stdout=full) as process:
-        assert process.stderr is not None
-        assert process.stderr.read() == b"kimi-agent: [Errno 28] No space left on device\n"
-        assert process.wait(DEADLINE) == 1
+# ==== on the way to the server ====
+
+
+@pytest.fixture
+def behind_proxy(run: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Sets the proxy that the environment names, for every host."""
+
+    def set_proxy(url: str) -> None:
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+            monkeypatch.delenv(name.lower(), raising=False)
+            monkeypatch.setenv(name, url)
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+
+    return set_proxy
+
+
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:1", ":::", "ftp://proxy"])
+def test_the_stand_in_is_not_behind_a_proxy(run: Run, behind_proxy: Callable[[str], None], proxy: str):
+    behind_proxy(proxy)
+    done = run("run", "Hello.", "--offline")
+    assert (done.code, done.err) == (0, "")
+
+
+@pytest.mark.parametrize("proxy", [":::", "ftp://proxy"])
+@pytest.mark.parametrize("command", [["run", "Hello."], ["models"]])
+def test_a_proxy_that_is_none_is_one_line(
+    run: Run, behind_proxy: Callable[[str], None], proxy: str, command: list[str]
+):
+    behind_proxy(proxy)
+    with serving() as server:
+        done = run(*command, server=server)
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("kimi-agent: the environment has unusable network settings: ")
+    assert done.err.count("\n") == 1
 
 
 # ==== the agent ====
@@ -335,6 +390,11 @@ def test_an_agent_is_a_class_or_a_function(run: Run, name: str):
         ),
         ("my_shop:nothing", "my_shop:nothing gives no Agent, but a NoneType"),
         ("my_shop:refuses", "closed\\x1b[2J today"),
+        (
+            "my_shop:Needs",
+            "my_shop:Needs makes no agent: TypeError: Needs.__init__() missing 1 required positional argument:"
+            " 'article'",
+        ),
     ],
 )
 def test_an_agent_that_is_none_is_one_line(run: Run, name: str, told: str):
@@ -358,6 +418,16 @@ def test_an_agent_that_is_none_is_one_line(run: Run, name: str, told: str):
             "cannot import needs: ModuleNotFoundError: No module named 'a_thing_that_nobody_has'"
             " ({folder}/needs.py, line 1)",
         ),
+        (
+            "broken",
+            "raise BaseException('sour')",
+            "cannot import broken: BaseException: sour ({folder}/broken.py, line 1)",
+        ),
+        (
+            "lazy",
+            "def __getattr__(name): raise ImportError(f'no {name}')",
+            "cannot get lazy:Shop: ImportError: no Shop ({folder}/lazy.py, line 1)",
+        ),
     ],
 )
 def test_a_module_that_cannot_be_imported_is_one_line(run: Run, tmp_path: Path, module: str, source: str, told: str):
@@ -366,11 +436,21 @@ def test_a_module_that_cannot_be_imported_is_one_line(run: Run, tmp_path: Path, 
     assert (done.code, done.out, done.err) == (1, "", f"kimi-agent: {told.format(folder=tmp_path)}\n")
 
 
-def test_an_agent_that_cannot_be_made_is_one_line_with_its_place(run: Run, tmp_path: Path):
-    line = SHOP.splitlines().index('    raise ValueError("no\\x1b[2J\\nmilk")') + 1
-    done = run("run", "Hm?", "--offline", "--agent", "my_shop:fails")
-    assert done.err == (
-        f"kimi-agent: my_shop:fails makes no agent: ValueError: no\\x1b[2J milk ({tmp_path}/my_shop.py, line {line})\n"
+@pytest.mark.parametrize(
+    ("name", "source", "told"),
+    [
+        ("fails", '    raise ValueError("no\\x1b[2J\\nmilk")', "ValueError: no\\x1b[2J milk"),
+        ("leaves", "    raise SystemExit(4)", "SystemExit: 4"),
+    ],
+)
+def test_an_agent_that_cannot_be_made_is_one_line_with_its_place(
+    run: Run, tmp_path: Path, name: str, source: str, told: str
+):
+    line = SHOP.splitlines().index(source) + 1
+    done = run("run", "Hm?", "--offline", "--agent", f"my_shop:{name}")
+    assert (done.code, done.err) == (
+        1,
+        f"kimi-agent: my_shop:{name} makes no agent: {told} ({tmp_path}/my_shop.py, line {line})\n",
     )
 
 
@@ -447,17 +527,10 @@ def test_tools_that_are_none_are_one_line(run: Run, arguments: list[str], told: 
 
 def test_tools_of_mcp_servers_are_open_while_it_runs(run: Run, tmp_path: Path):
     pytest.importorskip("mcp")
-    server_file = tmp_path / "shop_server.py"
-    server_file.write_text(
-        "from mcp.server.mcpserver import MCPServer\n"
-        "server = MCPServer('shop')\n"
-        "@server.tool()\n"
-        "def stock(article: str) -> str:\n"
-        "    '''Stock of an article.'''\n"
-        "    return f'{article}: 7'\n"
-        "server.run('stdio')\n"
-    )
-    mine = {"command": sys.executable, "args": [str(server_file)]}
+    tools = [{"name": "stock", "inputSchema": {"type": "object"}}]
+    answers = {"stock": {"content": [{"type": "text", "text": "tea: 7"}]}}
+    script = {"SCRIPT": json.dumps({"tools": tools, "answers": answers})}
+    mine = {"command": sys.executable, "args": ["-I", str(SERVERS / "scripted.py")], "env": script}
     (tmp_path / "mcp.json").write_text(
         json.dumps({"mcpServers": {"shop": mine, "gone": {"command": "no-such-program"}}})
     )
@@ -478,7 +551,6 @@ def test_tools_of_mcp_servers_are_open_while_it_runs(run: Run, tmp_path: Path):
         ("[1]", "mcp.json has no JSON object with MCP servers by name\n"),
         ("{}", "mcp.json: there is no server in an empty mapping\n"),
         ('{"shop": {"cmd": "sk-secret"}}', "mcp.json: the MCP server 'shop' needs either a command or a url, and has "),
-        ('{"shop": {"command": "no-such-program", "env": {"KEY": "sk-secret"}}}', ""),
     ],
 )
 def test_a_wrong_mcp_file_is_one_line_without_its_values(run: Run, tmp_path: Path, content: str | None, told: str):
@@ -488,6 +560,16 @@ def test_a_wrong_mcp_file_is_one_line_without_its_values(run: Run, tmp_path: Pat
     done = run("run", "Hm?", "--offline", "--mcp", "mcp.json")
     assert (done.code, done.out) == (1, "")
     assert done.err.startswith(f"kimi-agent: {told}")
+    assert done.err.count("\n") == 1
+    assert "secret" not in done.err
+
+
+def test_without_any_server_it_answers_all_the_same(run: Run, tmp_path: Path):
+    pytest.importorskip("mcp")
+    (tmp_path / "mcp.json").write_text('{"gone": {"command": "no-such-program", "env": {"KEY": "sk-secret"}}}')
+    done = run("run", "Hm?", "--offline", "--mcp", "mcp.json")
+    assert (done.code, done.out.count("\n")) == (0, 1)
+    assert done.err.startswith("kimi-agent: the MCP server 'gone' (no-such-program) could not be reached: ")
     assert done.err.count("\n") == 1
     assert "secret" not in done.err
 
@@ -507,6 +589,34 @@ def test_a_session_goes_on_where_it_was(run: Run, tmp_path: Path):
         assert run("run", "Who?", "--continue", server=server).out == "Ada!\n"
         assert roles(server) == ["system", "user", "assistant", "user", "assistant", "user"]
     assert (tmp_path / "kept").stat().st_mode & 0o777 == 0o700
+
+
+def test_of_two_programs_in_one_session_the_one_that_lost_says_what_is_not_kept(run: Run, tmp_path: Path):
+    store = tmp_path / "kept" / "sessions.db"
+
+    async def write() -> None:
+        async with SQLiteSessionStore(store) as other:
+            await other.open("ada").load()
+            await other.open("ada").append([Message.user("I am Eve.")])
+
+    def overtake(_: object) -> Reply:
+        with ThreadPoolExecutor(1) as elsewhere:
+            elsewhere.submit(lambda: asyncio.run(write())).result()
+        return say("Hello Ada.")
+
+    with serving([overtake]) as server:
+        done = run("run", "I am Ada.", "--session", "ada", server=server)
+    assert (done.code, done.out) == (1, "Hello Ada.\n")
+    assert done.err == (
+        "kimi-agent: another program has written to the session meanwhile; what came after that is not kept there\n"
+    )
+
+
+def test_the_database_may_be_in_the_home_of_its_owner(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("KIMI_AGENT_SESSIONS", "~/sessions.db")
+    assert run("run", "Hello.", "--offline", "--session", "ada").code == 0
+    assert (tmp_path / "home" / "sessions.db").exists()
 
 
 def test_without_being_asked_nothing_is_kept(run: Run, tmp_path: Path):

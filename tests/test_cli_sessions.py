@@ -1,6 +1,7 @@
 """`kimi-agent sessions`, as somebody runs it."""
 
 import asyncio
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -101,6 +102,32 @@ def test_what_is_not_there_is_one_line_on_stderr(store: Path, tmp_path: Path, ca
 
 
 # ==== lists ====
+
+
+@pytest.fixture
+def on_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kimi_agent.terminal.sessions.is_watched", lambda stream: True)
+    monkeypatch.setenv("COLUMNS", "44")
+
+
+@pytest.mark.usefixtures("on_terminal")
+def test_a_person_gets_columns_that_fit_the_terminal(store: Path, capsys: pytest.CaptureFixture[str]):
+    keep(store, "a longer id", Message.user("漢字" * 10))
+    keep(store, "c", *[Message.user("A question.")] * 10)
+    code, printed, _ = run(capsys, "list")
+    assert code == 0
+    shown = [re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d", "DATE............", line) for line in printed.splitlines()]
+    assert shown == [
+        "c            DATE............  10  A questi…",
+        "a longer id  DATE............   1  漢字漢字…",
+        "bob          DATE............   2  I am bob…",
+        "ada          DATE............   2  I am ada…",
+    ]
+
+
+def test_without_a_word_the_sessions_are_listed(store: Path, capsys: pytest.CaptureFixture[str]):
+    assert run(capsys) == run(capsys, "list")
+    assert run(capsys, "--store", str(store)) == run(capsys, "list")
 
 
 def test_a_list_says_that_there_are_more_and_goes_on(store: Path, capsys: pytest.CaptureFixture[str]):

@@ -28,7 +28,7 @@ from ..provider import OnEvent
 from .patience import RETRIES, TIMEOUTS, Retries, Timeouts, hint_of
 from .status import is_retryable, status_error, without_login
 
-__all__ = ["HttpResponse", "HttpTransport"]
+__all__ = ["HttpResponse", "HttpTransport", "direct_client"]
 
 T = TypeVar("T")
 
@@ -507,8 +507,13 @@ def _new_client() -> httpx.AsyncClient:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
     try:
         return httpx.AsyncClient(limits=limits, verify=_certificates())
-    except (ImportError, ValueError, OSError) as error:  # an unknown proxy, a file of certificates that is not there
+    except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:  # a strange proxy, no such certificates
         raise ChatProviderError(f"the environment has unusable network settings: {error}") from error
+
+
+def direct_client() -> httpx.AsyncClient:
+    """A client for a server on this machine, past the proxies of the environment. You close it."""
+    return httpx.AsyncClient(trust_env=False, verify=False)
 
 
 @functools.cache

@@ -1,27 +1,29 @@
 """The `kimi-agent` command.
 
-What goes wrong on purpose is one line on stderr and exit code 1, never a traceback; 2 is a command line that says
-nothing, 130 Ctrl-C. A new subcommand is a function that adds its parser, listed in `COMMANDS`, and one that runs it;
+What goes wrong on purpose is one line on stderr and exit code 1, never a traceback; 2 is a command line that cannot be
+read, 130 Ctrl-C. A new subcommand is a function that adds its parser, listed in `COMMANDS`, and one that runs it;
 both import what they need when they run.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import io
 import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from .. import __version__
 from ..errors import KimiAgentError
 from .loading import add_agent_options, agent_of, kimi_of, reference, running, tell
-from .oneshot import add_run, is_watched
+from .oneshot import add_run
 from .reports import add_balance, add_doctor, add_models
 from .sessions import add_session_options, add_sessions, add_view, kept
+from .telling import is_watched
 from .text import visible
 
 if TYPE_CHECKING:
@@ -41,9 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     _take_any_bytes()
     try:
+        _check_output()
         arguments.run(arguments)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except KimiAgentError as error:
         tell(str(error))
         return 1
@@ -59,6 +61,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _check_output() -> None:
+    """Make sure that somebody can hear of what the command does.
+
+    Raises:
+        KimiAgentError: nobody can.
+    """
+    if sys.stdout is None:
+        raise KimiAgentError("standard output is closed; >/dev/null throws away what is printed")
+
+
 def _say_no_more() -> None:
     """What is still to be written goes nowhere, also at exit."""
     with suppress(OSError, AttributeError):
@@ -67,7 +79,7 @@ def _say_no_more() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("kimi-agent", description="Agents on Kimi.")
-    parser.add_argument("--version", action="version", version=f"kimi-agent {__version__}")
+    parser.add_argument("-V", "--version", action="version", version=f"kimi-agent {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for add in COMMANDS:
         add(commands)
@@ -86,24 +98,29 @@ def _take_any_bytes() -> None:
 
 def _add_chat(commands: Commands) -> None:
     text = "Chat with a model. On a terminal the conversation is kept, and chat --continue goes on with it."
-    command = commands.add_parser("chat", help="chat with a model, or with an agent of yours", description=text)
+    usage, help = "%(prog)s [AGENT] [options]", "chat with a model, or with an agent of yours"
+    command = commands.add_parser("chat", usage=usage, help=help, description=text)
     command.add_argument(
         "agent",
         nargs="?",
         type=reference,
-        metavar="module:AgentClass",
-        help="who answers: a subclass of Agent, or a function from a provider to an agent",
+        metavar="AGENT",
+        help="who answers, as module:AgentClass: a subclass of Agent, or a function from a provider to an agent",
     )
     add_agent_options(command)
     add_session_options(command, kept_by_default=True)
-    command.set_defaults(run=running(_chat))
+    command.set_defaults(run=_chat)
 
 
-async def _chat(options: argparse.Namespace) -> None:
+def _chat(options: argparse.Namespace) -> None:
+    asyncio.run(_chatted(options, agent_of(options)))
+
+
+async def _chatted(options: argparse.Namespace, opening: AbstractAsyncContextManager[Agent]) -> None:
     from .chat import Chat
 
     is_watched_here = is_watched(sys.stdin) and is_watched(sys.stdout)
-    async with agent_of(options) as agent, kept(agent, options, by_default=is_watched_here):
+    async with opening as agent, kept(agent, options, by_default=is_watched_here):
         _introduce(agent.provider.model_name, offline=options.offline)
         chat = Chat(agent)
         await chat.run()
@@ -117,13 +134,13 @@ async def _tell_how_to_go_on(agent: Agent) -> None:
 
     session = session_of(agent)
     if session is not None and (info := await session._store.info(session.id)) is not None and info.messages:
-        print(f"Kept: kimi-agent chat --session {shlex.quote(session.id)} goes on.")
+        print(f"Kept: kimi-agent chat --session={shlex.quote(session.id)} goes on.")
 
 
 def _introduce(model: str, *, offline: bool) -> None:
     from ..kimi.client import KEY_NAMES
 
-    stand_in = f"Offline: a stand-in for Kimi answers. Set {KEY_NAMES[0]} to talk to Kimi."
+    stand_in = f"Offline: a stand-in answers. Set {KEY_NAMES[0]} to talk to Kimi."
     print(stand_in if offline else f"Talking to {visible(model)}.", "Ctrl-D leaves.", flush=True)
 
 
@@ -151,7 +168,8 @@ async def _demo(options: argparse.Namespace) -> None:
 
 def _add_tokenizer(commands: Commands) -> None:
     command = commands.add_parser("tokenizer", help="the rank file, with which tokens are counted exactly")
-    actions = command.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    command.set_defaults(run=_show_ranks_path)
+    actions = command.add_subparsers(title="commands", metavar="COMMAND", description="Without one: path.")
     download = actions.add_parser("download", help="fetch it from where Moonshot AI publishes it, and check it")
     download.add_argument("--from", dest="source", metavar="URL-or-path", help="fetch it from there instead")
     download.set_defaults(run=_download_ranks)

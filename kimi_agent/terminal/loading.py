@@ -1,7 +1,8 @@
 """The agent that a command line describes: who answers, of which class, with which tools.
 
 What is named is a Python object, `module:name`; the working directory is looked through first. Whatever is wrong with
-it is a `KimiAgentError` of one line: an agent that does not load is a typing mistake more often than a bug.
+it is a `KimiAgentError` of one line: an agent that does not load is a typing mistake more often than a bug. It is
+imported before there is an event loop, so that Ctrl-C ends a slow import at once.
 """
 
 from __future__ import annotations
@@ -12,29 +13,30 @@ import re
 import sys
 import traceback
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from importlib import import_module
 from inspect import isawaitable
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
-from ..errors import KimiAgentError
-from .text import visible
+from ..errors import KimiAgentError, MCPServerError
+from .text import on_one_line
 
 if TYPE_CHECKING:
     from ..agent import Agent
     from ..kimi.client import Kimi
     from ..tools.base import ToolLike
 
+AnyTool: TypeAlias = "ToolLike | Callable[..., Any]"
+
 __all__ = [
     "add_agent_options",
     "add_model_options",
     "agent_of",
     "kimi_of",
-    "one_line",
     "reference",
     "running",
     "tell",
@@ -42,6 +44,7 @@ __all__ = [
 
 EFFORTS: Final = ("off", "low", "high", "max")
 """Of thinking: those that some model of Kimi has in its own words."""
+PACKAGE: Final = str(Path(__file__).parents[1])
 
 
 # ==== arguments ====
@@ -63,8 +66,8 @@ def add_agent_options(command: ArgumentParser) -> None:
         nargs="+",
         action="extend",
         default=[],
-        metavar="module:function",
-        help="functions that the model may call",
+        metavar="TOOL",
+        help="functions that the model may call, each as module:function",
     )
     command.add_argument("--mcp", type=Path, metavar="FILE", help='MCP servers, as {"mcpServers": {...}} in JSON')
     add_model_options(command)
@@ -106,10 +109,12 @@ async def kimi_of(options: Namespace, **client_options: Any) -> AsyncGenerator[K
     client = partial(Kimi, model, **client_options) if model else partial(Kimi, **client_options)
     async with AsyncExitStack() as stack:
         if options.offline:
+            from ..kimi.http import direct_client
             from ..testing import KimiServer
 
             server = await stack.enter_async_context(KimiServer())
-            client = partial(client, api_key=server.api_key, base_url=server.base_url)
+            straight = await stack.enter_async_context(direct_client())
+            client = partial(client, api_key=server.api_key, base_url=server.base_url, http_client=straight)
         kimi = client()
         yield await stack.enter_async_context(kimi.with_thinking(thinking) if thinking else kimi)
 
@@ -117,9 +122,10 @@ async def kimi_of(options: Namespace, **client_options: Any) -> AsyncGenerator[K
 # ==== the agent ====
 
 
-@asynccontextmanager
-async def agent_of(options: Namespace) -> AsyncGenerator[Agent]:
+def agent_of(options: Namespace) -> AbstractAsyncContextManager[Agent]:
     """The agent that a command line describes, for as long as its tools are open. It has no session yet.
+
+    What is named is imported now; the agent is made, and its servers are reached, when this is entered.
 
     Args:
         options: those of `add_agent_options`, and `agent`, the name of its class or `None`.
@@ -128,18 +134,33 @@ async def agent_of(options: Namespace) -> AsyncGenerator[Agent]:
         KimiAgentError: something that is named cannot be had; the text says what.
     """
     make, tools = _maker(options.agent), [tool for name in options.tools for tool in _tools(name)]
-    servers = None if options.mcp is None else _mcp_tools(options.mcp)
+    return _opened(options, make, tools, None if options.mcp is None else _mcp_tools(options.mcp))
+
+
+@asynccontextmanager
+async def _opened(
+    options: Namespace, make: Callable[[Kimi], Any], tools: Sequence[AnyTool], servers: Any
+) -> AsyncGenerator[Agent]:
     async with kimi_of(options) as kimi, AsyncExitStack() as stack:
         agent = await make(kimi)
         _add_tools(agent, tools)
         if servers is not None:
-            found = await stack.enter_async_context(servers)
-            for error in found.errors.values():
-                tell(str(error))
-            _add_tools(agent, found)
+            _add_tools(agent, await _reached(servers, stack))
         if options.system is not None:
             _set_system_prompt(agent, options.system)
         yield agent
+
+
+async def _reached(servers: Any, stack: AsyncExitStack) -> Iterable[AnyTool]:
+    """The tools of those MCP servers that can be reached. The others are told."""
+    try:
+        tools = await stack.enter_async_context(servers)
+    except MCPServerError as error:  # none of them
+        tell(str(error))
+        return ()
+    for error in tools.errors.values():
+        tell(str(error))
+    return tools
 
 
 def _set_system_prompt(agent: Agent, text: str) -> None:
@@ -153,7 +174,7 @@ def _set_system_prompt(agent: Agent, text: str) -> None:
         pinned.insert(0, Message.system(text.strip()))
 
 
-def _add_tools(agent: Agent, tools: Iterable[ToolLike | Callable[..., Any]]) -> None:
+def _add_tools(agent: Agent, tools: Iterable[AnyTool]) -> None:
     from ..tools.toolset import functions_in, merged
 
     agent.functions = merged(agent.functions, functions_in(tools))
@@ -178,9 +199,9 @@ async def _made(name: str, make: Callable[[Kimi], Any], kimi: Kimi) -> Agent:
     try:
         made = make(kimi)
         made = await made if isawaitable(made) else made
-    except KimiAgentError:
+    except (KimiAgentError, KeyboardInterrupt, asyncio.CancelledError):
         raise
-    except Exception as error:
+    except BaseException as error:
         raise KimiAgentError(f"{name} makes no agent: {_described(error)}") from error
     if not isinstance(made, Agent):
         raise KimiAgentError(f"{name} gives no Agent, but a {type(made).__name__}")
@@ -190,7 +211,7 @@ async def _made(name: str, make: Callable[[Kimi], Any], kimi: Kimi) -> Agent:
 # ==== its tools ====
 
 
-def _tools(name: str) -> list[ToolLike | Callable[..., Any]]:
+def _tools(name: str) -> list[AnyTool]:
     """What a name stands for: a function, a tool, or several."""
     from ..tools.toolset import SimpleToolset, functions_in
 
@@ -232,10 +253,13 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _found(name: str) -> Any:
     """The Python object of a `module:name`."""
     module, _, path = name.partition(":")
+    imported = _imported(module)
     try:
-        return attrgetter(path)(_imported(module))
+        return attrgetter(path)(imported)
     except AttributeError as error:
         raise KimiAgentError(f"there is no {path} in the module {module}") from error
+    except Exception as error:  # of a `__getattr__`, or of a property
+        raise KimiAgentError(f"cannot get {name}: {_described(error)}") from error
 
 
 def _imported(module: str) -> object:
@@ -243,7 +267,9 @@ def _imported(module: str) -> object:
         sys.path.insert(0, "")  # a console script does not look where it is called
     try:
         return import_module(module)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing and f"{module}.".startswith(f"{missing}."):
             raise KimiAgentError(f"there is no module {missing}, neither here nor among those installed") from error
@@ -251,8 +277,9 @@ def _imported(module: str) -> object:
 
 
 def _described(error: BaseException) -> str:
-    """An error of somebody else's code, and where it came from."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
+    """An error of somebody else's code, and where in that it came from."""
+    ours = ("<frozen", PACKAGE)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(ours)]
     place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {error}{'' if isinstance(error, SyntaxError) else place}"
 
@@ -260,11 +287,7 @@ def _described(error: BaseException) -> str:
 # ==== what is told ====
 
 
-def one_line(text: str) -> str:
-    """A text for a terminal, in one line."""
-    return visible(text.strip()).translate(dict.fromkeys(map(ord, "\n\t\u2028\u2029"), " "))
-
-
 def tell(text: str) -> None:
-    """Say something on stderr, beside the result of the command."""
-    print(f"kimi-agent: {one_line(text)}", file=sys.stderr, flush=True)
+    """Say something on stderr, beside the result of the command; nowhere if it is closed."""
+    if sys.stderr is not None:  # for print, None is stdout
+        print(f"kimi-agent: {on_one_line(text)}", file=sys.stderr, flush=True)

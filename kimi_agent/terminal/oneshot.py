@@ -1,7 +1,8 @@
 """`kimi-agent run`: one question, one answer, for scripts and pipes.
 
 Standard output has the answer and nothing else: its text as it comes, or with `--json` the frames, a line each. What
-happens meanwhile - calls, requests that are sent again - is told on stderr, and only to somebody who watches it.
+modules and tools print goes to stderr. What happens meanwhile - calls, requests that are sent again - is told there,
+too, and only to somebody who watches it.
 A terminal gets control characters escaped; a pipe gets the text as it is.
 """
 
@@ -11,22 +12,24 @@ import asyncio
 import json
 import sys
 from argparse import ArgumentParser, Namespace, _SubParsersAction
+from collections.abc import Generator
+from contextlib import AbstractAsyncContextManager, contextmanager, redirect_stdout
 from functools import partial
 from typing import TYPE_CHECKING, Final, TextIO
 
-from ..errors import ApprovalPending, KimiAgentError
-from .loading import add_agent_options, agent_of, one_line, reference
+from ..errors import ApprovalPending, KimiAgentError, SessionConflictError
+from .loading import add_agent_options, agent_of, reference
 from .sessions import add_session_options, kept
+from .telling import is_watched, telling
 from .text import visible
 
 if TYPE_CHECKING:
     from ..agent import Agent
-    from ..events import RequestRetried, StreamFrame, ToolCallFinished
+    from ..events import StreamFrame
 
-__all__ = ["add_run", "is_watched"]
+__all__ = ["add_run"]
 
-LONGEST_ARGUMENTS: Final = 80
-"""Characters of a call that are told on stderr."""
+OVERTAKEN: Final = "another program has written to the session meanwhile; what came after that is not kept there"
 
 
 # ==== arguments ====
@@ -36,11 +39,12 @@ def add_run(commands: _SubParsersAction[ArgumentParser]) -> None:
     """Add the subcommand to those of `kimi-agent`."""
     command = commands.add_parser(
         "run",
+        usage="%(prog)s [PROMPT] [options]",
         help="ask one question and print the answer",
         description="Ask one question and print the answer. Piped input goes before the prompt, or is the prompt.",
     )
     command.add_argument("prompt", nargs="?", metavar="PROMPT", help="the question; - for what is piped")
-    command.add_argument("--agent", type=reference, metavar="module:AgentClass", help="who answers")
+    command.add_argument("--agent", type=reference, metavar="AGENT", help="who answers, as module:AgentClass")
     add_agent_options(command)
     add_session_options(command)
     command.add_argument("--json", action="store_true", help="print the frames of the round, one JSON object a line")
@@ -51,7 +55,9 @@ def _run(command: ArgumentParser, options: Namespace) -> None:
     prompt = _prompt(options.prompt)
     if not prompt:
         command.error("there is no prompt: give one, or pipe one")
-    asyncio.run(_answered(prompt, options))
+    out = sys.stdout
+    with redirect_stdout(sys.stderr):
+        asyncio.run(_answered(prompt, options, agent_of(options), out))
 
 
 def _prompt(given: str | None) -> str:
@@ -65,8 +71,14 @@ def _prompt(given: str | None) -> str:
 # ==== the round ====
 
 
-async def _answered(prompt: str, options: Namespace) -> None:
+async def _answered(prompt: str, options: Namespace, opening: AbstractAsyncContextManager[Agent], out: TextIO) -> None:
     """Ask, and print what comes.
+
+    Args:
+        prompt: the question.
+        options: of the command.
+        opening: who is asked.
+        out: where it is printed; `sys.stdout` is everybody's.
 
     Raises:
         KimiAgentError: there is no answer, or it was cut off.
@@ -74,30 +86,38 @@ async def _answered(prompt: str, options: Namespace) -> None:
     from ..events import CUT_OFF, End
 
     reason: str | None = None
-    text = _Text(sys.stdout)
-    async with agent_of(options) as agent, kept(agent, options), agent:
-        show = _print_json if options.json else text.show
-        _tell_what_happens(agent)
-        try:
-            async with agent.full_round_frames(prompt) as frames:
-                async for frame in frames:
-                    show(frame)
-                    reason = frame.finish_reason if isinstance(frame, End) else reason
-        except ApprovalPending as pending:
-            names = ", ".join(dict.fromkeys(call.name for call in pending.calls))
-            raise KimiAgentError(
-                f"calls of {names} wait for approval, and here is nobody to ask; use chat"
-            ) from pending
-        finally:  # whoever is told why there is no more reads it on a line of its own
-            text.end()
+    text = _Text(out)
+    show = partial(_print_json, out) if options.json else text.show
+    with _in_words():
+        async with opening as agent, kept(agent, options), agent:
+            try:
+                with telling(agent, sys.stderr):
+                    async with agent.full_round_frames(prompt) as frames:
+                        async for frame in frames:
+                            show(frame)
+                            reason = frame.finish_reason if isinstance(frame, End) else reason
+            finally:  # whoever is told why there is no more reads it on a line of its own
+                text.end()
     if reason in CUT_OFF:
         raise KimiAgentError(f"the answer was cut off: {reason}")
 
 
-def _print_json(frame: StreamFrame) -> None:
+@contextmanager
+def _in_words() -> Generator[None]:
+    """Errors that speak to a program speak to whoever typed the command."""
+    try:
+        yield
+    except ApprovalPending as pending:
+        names = ", ".join(dict.fromkeys(call.name for call in pending.calls))
+        raise KimiAgentError(f"calls of {names} wait for approval, and here is nobody to ask; use chat") from pending
+    except SessionConflictError as error:
+        raise KimiAgentError(OVERTAKEN) from error
+
+
+def _print_json(out: TextIO, frame: StreamFrame) -> None:
     from ..events import to_dict
 
-    print(json.dumps(to_dict(frame)), flush=True)
+    print(json.dumps(to_dict(frame)), file=out, flush=True)
 
 
 class _Text:
@@ -107,7 +127,8 @@ class _Text:
         stream: where it is printed.
     """
 
-    def __init__(self, stream: TextIO | None) -> None:
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
         self._is_watched = is_watched(stream)
         self._held = ""
         """The half of a line end that may follow."""
@@ -125,7 +146,7 @@ class _Text:
         """The message is over."""
         held, self._held = self._held, ""
         if held or self._is_open:
-            print(visible(held), flush=True)
+            print(visible(held), file=self._stream, flush=True)
         self._is_open = False
 
     def _print(self, text: str) -> None:
@@ -134,32 +155,5 @@ class _Text:
             self._held = "\r" if text.endswith("\r") else ""
             text = visible(text.removesuffix("\r"))
         if text:
-            print(text, end="", flush=True)
+            print(text, end="", file=self._stream, flush=True)
             self._is_open = not text.endswith("\n")
-
-
-# ==== beside the answer ====
-
-
-def _tell_what_happens(agent: Agent) -> None:
-    """Tell of calls and retries, if anybody watches stderr."""
-    from ..events import RequestRetried, ToolCallFinished
-
-    if is_watched(sys.stderr):
-        agent.on(ToolCallFinished, _tell_call)
-        agent.on(RequestRetried, _tell_retry)
-
-
-def _tell_call(event: ToolCallFinished) -> None:
-    asked = one_line(f"{event.call.name}({event.call.arguments or ''})")
-    shown = asked if len(asked) <= LONGEST_ARGUMENTS else f"{asked[:LONGEST_ARGUMENTS]}..."
-    print(f"[{shown} took {event.duration:.1f} s]", file=sys.stderr, flush=True)
-
-
-def _tell_retry(event: RequestRetried) -> None:
-    print(f"[{one_line(event.error)}; again in {event.delay:.0f} s]", file=sys.stderr, flush=True)
-
-
-def is_watched(stream: TextIO | None) -> bool:
-    """Whether somebody sees what is printed there at once."""
-    return stream is not None and stream.isatty()

@@ -7,17 +7,19 @@ import platform
 import sys
 import time
 from argparse import ArgumentParser, Namespace, _SubParsersAction
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from .. import __version__
 from ..errors import ChatProviderError, KimiAgentError, NotFoundError, PermissionDeniedError, RanksError, SessionError
-from .loading import add_model_options, kimi_of, one_line, running
-from .text import display_width
+from .columns import aligned
+from .loading import add_model_options, kimi_of, running
+from .telling import is_watched
+from .text import on_one_line
 
 if TYPE_CHECKING:
     from ..kimi.client import Kimi
@@ -27,6 +29,9 @@ __all__ = ["add_balance", "add_doctor", "add_models"]
 
 CURRENCIES: Final = {"api.moonshot.ai": "USD", "api.moonshot.cn": "CNY"}
 """Of the balance, by the host."""
+PATIENCE: Final[Mapping[str, Any]] = {"timeout": 15.0, "max_retries": 0}
+"""With the server: somebody waits for the report."""
+PRICES: Final = "Prices: USD for a million tokens that are new, cached, written by the model."
 
 
 # ==== models ====
@@ -34,27 +39,38 @@ CURRENCIES: Final = {"api.moonshot.ai": "USD", "api.moonshot.cn": "CNY"}
 
 def add_models(commands: _SubParsersAction[ArgumentParser]) -> None:
     """Add the subcommand to those of `kimi-agent`."""
-    command = commands.add_parser("models", help="which models the server has")
+    text = "which models the server has"
+    command = commands.add_parser("models", help=text, description=f"See {text}. {PRICES}")
     add_model_options(command)
     command.set_defaults(run=running(_models))
 
 
 async def _models(options: Namespace) -> None:
-    async with kimi_of(options) as kimi:
+    async with kimi_of(options, **PATIENCE) as kimi:
         found = await kimi.models()
-    _print_table([("MODEL", "WINDOW", "THINKING", "SEES", "USD A MILLION: IN, CACHED, OUT"), *map(_row, found)])
+    for line in aligned([("MODEL", "WINDOW", "THINKING", "SEES", "PRICES"), *map(_row, found)]):
+        print(line)
+    if is_watched(sys.stdout):
+        print(PRICES)
 
 
 def _row(info: ModelInfo) -> tuple[str, ...]:
     prices = info.prices and (info.prices.input, info.prices.cached_input, info.prices.output)
     sees = [name for name, is_seen in (("pictures", info.images), ("films", info.videos)) if is_seen]
     return (
-        info.name,
-        f"{info.context_window:,}",
+        on_one_line(info.name),
+        "-" if _is_assumed(info) else f"{info.context_window:,}",
         _thinking(info),
         " ".join(sees) or "-",
-        "  ".join(f"{price:.2f}" for price in prices) if prices else "-",
+        " ".join(f"{price:g}" for price in prices) if prices else "-",
     )
+
+
+def _is_assumed(info: ModelInfo) -> bool:
+    """Whether nobody knows the window: its name says nothing, and the server said nothing else."""
+    from ..kimi.models import UNKNOWN, model_info
+
+    return replace(model_info(info.name), name="") == UNKNOWN and info.context_window == UNKNOWN.context_window
 
 
 def _thinking(info: ModelInfo) -> str:
@@ -63,15 +79,6 @@ def _thinking(info: ModelInfo) -> str:
 
 THINKING: Final = {"unknown": "-", "never": "off", "always": "on", "switch": "on off"}
 """Of models without levels."""
-
-
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Columns as wide as they have to be."""
-    shown = [[one_line(cell) for cell in row] for row in rows]
-    widths = [max(map(display_width, column)) for column in zip(*shown, strict=True)]
-    for row in shown:
-        cells = (cell + " " * (width - display_width(cell)) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())
 
 
 # ==== balance ====
@@ -85,7 +92,7 @@ def add_balance(commands: _SubParsersAction[ArgumentParser]) -> None:
 
 
 async def _balance(options: Namespace) -> None:
-    async with kimi_of(options) as kimi:
+    async with kimi_of(options, **PATIENCE) as kimi:
         left = await kimi.balance()
     for name, amount in (("available", left.available), ("voucher", left.voucher), ("cash", left.cash)):
         print(f"{name:<9}  {_money(amount, kimi)}")
@@ -106,8 +113,6 @@ PACKAGES: Final = ("httpx", "pydantic", "tiktoken")
 EXTRAS: Final = {"cli": ("rich", "prompt-toolkit"), "mcp": ("mcp",)}
 PROXIES: Final = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
 """Variables that change how the server is reached."""
-PATIENCE: Final = 15.0
-"""Seconds to wait for the server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,17 +141,19 @@ def add_doctor(commands: _SubParsersAction[ArgumentParser]) -> None:
 async def _doctor(options: Namespace) -> None:
     wrong: list[str] = []
     async for found in _findings(options):
-        print(f"{found.state:<5}  {found.name:<12}  {one_line(found.text)}", flush=True)
+        print(f"{found.state:<5}  {found.name:<12}  {on_one_line(found.text)}", flush=True)
         wrong += [found.name] if found.state == WRONG else []
     if wrong:
         raise KimiAgentError(f"something is wrong: {', '.join(wrong)}")
 
 
 async def _findings(options: Namespace) -> AsyncGenerator[Finding]:
-    for found in (*_versions(), *_key(options), *_way(options)):
+    configured = [*_versions(), *_key(options), *_way(options)]
+    for found in configured:
         yield found
-    async for found in _server(options):
-        yield found
+    if not any(found.state == WRONG for found in configured):  # else there is nobody to ask
+        async for found in _server(options):
+            yield found
     yield _ranks()
     yield await _sessions()
     yield _terminal()
@@ -183,15 +190,23 @@ def _key(options: Namespace) -> Iterable[Finding]:
 
 
 def _way(options: Namespace) -> Iterable[Finding]:
-    from ..kimi.client import BASE_URL, BASE_URL_NAMES
+    if not options.offline:
+        yield _address()
+    if proxies := _set([*PROXIES, *map(str.lower, PROXIES)]):
+        yield Finding(NOTE, "way", f"{', '.join(proxies)} set")
+
+
+def _address() -> Finding:
+    from ..kimi.client import BASE_URL, BASE_URL_NAMES, _check_url
     from ..kimi.status import without_login
 
     named = _set(BASE_URL_NAMES)
-    if not options.offline:
-        url, source = (os.environ[named[0]], f"from {named[0]}") if named else (BASE_URL, "the default")
-        yield Finding(OK, "server", f"{without_login(url.strip())}, {source}{_unused(named)}")
-    if proxies := _set([*PROXIES, *map(str.lower, PROXIES)]):
-        yield Finding(NOTE, "way", f"{', '.join(proxies)} set")
+    url, source = (os.environ[named[0]].strip(), f"from {named[0]}") if named else (BASE_URL, "the default")
+    try:
+        _check_url(url)
+    except ChatProviderError as error:
+        return Finding(WRONG, "server", f"{error}; it is {source}")
+    return Finding(OK, "server", f"{without_login(url)}, {source}{_unused(named)}")
 
 
 def _set(names: Iterable[str]) -> list[str]:
@@ -205,14 +220,10 @@ def _unused(named: Sequence[str]) -> str:
 
 async def _server(options: Namespace) -> AsyncGenerator[Finding]:
     """What the server says, asked once."""
-    from ..kimi.client import KEY_NAMES
-
-    if not options.offline and not _set(KEY_NAMES):
-        return
     async with AsyncExitStack() as stack:
         began = time.monotonic()
         try:
-            kimi = await stack.enter_async_context(kimi_of(options, max_retries=0, timeout=PATIENCE))
+            kimi = await stack.enter_async_context(kimi_of(options, **PATIENCE))
             names = [info.name for info in await kimi.models()]
         except ChatProviderError as error:
             yield Finding(WRONG, "models", str(error))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 import shlex
+import shutil
+import sys
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace, _SubParsersAction
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -14,8 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import SessionError
-from .loading import one_line, tell
-from .text import visible
+from .columns import aligned
+from .loading import tell
+from .telling import is_watched
+from .text import display_width, on_one_line, visible
 
 if TYPE_CHECKING:
     from ..agent import Agent
@@ -27,13 +32,16 @@ __all__ = ["add_session_options", "add_sessions", "add_view", "kept", "store_pat
 
 STORE_NAME: Final = "KIMI_AGENT_SESSIONS"
 """The environment variable that names the database."""
+MOST: Final = 50
+"""How many sessions are listed unless another number is asked for."""
 
 
 def store_path() -> Path:
     """The database that the command uses unless it is told another one."""
     from platformdirs import user_data_path
 
-    return Path(os.environ.get(STORE_NAME) or user_data_path("kimi_agent") / "sessions.db")
+    named = os.environ.get(STORE_NAME)
+    return Path(os.path.expanduser(named)) if named else user_data_path("kimi_agent") / "sessions.db"
 
 
 # ==== the session of a conversation ====
@@ -115,9 +123,10 @@ def add_sessions(commands: _SubParsersAction[ArgumentParser]) -> None:
     """Add the subcommand to those of `kimi-agent`."""
     command = commands.add_parser("sessions", help="conversations that were kept in a database")
     _add_store(command, None)
-    actions = command.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    command.set_defaults(run=_runs(_list), limit=MOST, after=None)
+    actions = command.add_subparsers(title="commands", metavar="COMMAND", description="Without one: list.")
     listing = _add(actions, "list", _list, "the newest ones first")
-    listing.add_argument("--limit", type=_count, default=50, metavar="N", help="at most so many (50)")
+    listing.add_argument("--limit", type=_count, default=MOST, metavar="N", help=f"at most so many ({MOST})")
     listing.add_argument("--after", metavar="ID", help="those that come after this one")
     showing = _add(actions, "show", _show, "what was said in one")
     showing.add_argument("id", metavar="ID")
@@ -130,9 +139,10 @@ def add_sessions(commands: _SubParsersAction[ArgumentParser]) -> None:
 
 def add_view(commands: _SubParsersAction[ArgumentParser]) -> None:
     """Add the subcommand to those of `kimi-agent`."""
-    command = _add(commands, "view", _view, "a page of a session, for a browser")
-    command.add_argument("id", metavar="SESSION", help="its id")
+    command = _add(commands, "view", _view_kept, "a page of a session, for a browser")
+    command.add_argument("id", metavar="SESSION", help="its id, or the path of a saved file or a journal")
     command.add_argument("-o", dest="path", type=Path, metavar="FILE", help="where to write it; on stdout unless given")
+    command.set_defaults(run=_view)
 
 
 def _add(
@@ -183,15 +193,31 @@ async def _list(store: SQLiteSessionStore, arguments: Any) -> None:
     after = None if arguments.after is None else await _info(store, arguments.after)
     found = await store.list(arguments.limit + 1, after)
     shown = found[: arguments.limit]
-    for info in shown:
-        print(_row(info))
+    for line in _lines(list(map(_row, shown))):
+        print(line)
     if len(found) > len(shown):
         tell(f"there are more; list --after={shlex.quote(shown[-1].id)} goes on")
 
 
-def _row(info: SessionInfo) -> str:
+def _row(info: SessionInfo) -> tuple[str, ...]:
     changed = f"{info.updated.astimezone():%Y-%m-%d %H:%M}"
-    return "\t".join([one_line(info.id), changed, str(info.messages), one_line(info.title)])
+    return (visible(info.id), changed, str(info.messages), on_one_line(info.title))
+
+
+def _lines(rows: Sequence[tuple[str, ...]]) -> Sequence[str]:
+    """Columns for a person, who sees one line for each session; tabs for a program."""
+    if not is_watched(sys.stdout):
+        return list(map("\t".join, rows))
+    width = shutil.get_terminal_size().columns
+    return [_cut(line, width) for line in aligned(rows, right=(2,))]
+
+
+def _cut(line: str, width: int) -> str:
+    if display_width(line) <= width:
+        return line
+    while display_width(line) >= width:
+        line = line[:-1]
+    return f"{line}…"
 
 
 async def _show(store: SQLiteSessionStore, arguments: Any) -> None:
@@ -216,18 +242,57 @@ async def _export(store: SQLiteSessionStore, arguments: Any) -> None:
     _refuse(_damage(arguments.id, await store.open(arguments.id).load()))
 
 
-async def _view(store: SQLiteSessionStore, arguments: Any) -> None:
+def _view(arguments: Any) -> None:
+    if os.path.isfile(arguments.id):
+        asyncio.run(_view_file(arguments))
+    else:
+        _runs(_view_kept)(arguments)
+
+
+async def _view_file(arguments: Any) -> None:
+    _show_page(await _loaded(arguments.id), os.path.basename(arguments.id), arguments)
+
+
+async def _loaded(path: str) -> SessionState:
+    """What a saved file or a journal has.
+
+    Raises:
+        SessionError: it cannot be read, or is none of ours.
+    """
+    from ..session import file
+    from ..session.journal import JournalSession
+
+    if not _is_journal(path):
+        return file.load(path)
+    journal = JournalSession(path)
+    try:
+        return await journal.load()
+    finally:
+        await journal.aclose()
+
+
+def _is_journal(path: str) -> bool:
+    """Whether it begins like a line of one."""
+    with suppress(OSError), open(path, "rb") as file:
+        return re.match(rb'\["[0-9a-f]{8}",', file.read(12)) is not None
+    return False
+
+
+async def _view_kept(store: SQLiteSessionStore, arguments: Any) -> None:
+    info = await _info(store, arguments.id)
+    _show_page(await store.open(info.id).load(), info.title or info.id, arguments)
+
+
+def _show_page(state: SessionState, title: str, arguments: Any) -> None:
     from .view import page
 
-    info = await _info(store, arguments.id)
-    state = await store.open(info.id).load()
-    shown = page(state, info.title or info.id)
+    shown = page(state, title)
     if arguments.path is None:
         print(shown, end="")
     else:
         _write_for_its_owner(arguments.path, shown)
         print(visible(str(arguments.path)))
-    _refuse(_damage(info.id, state))
+    _refuse(_damage(arguments.id, state))
 
 
 def _write_for_its_owner(path: Path, text: str) -> None:
