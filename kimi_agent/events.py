@@ -182,6 +182,8 @@ class RequestRetried:
     delay: float
     error_type: str
     error: str
+    status_code: int | None = None
+    """The HTTP status, if the server answered."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,19 @@
-"""Every example, as a reader runs it: in a process of its own, against a Kimi on the loopback interface."""
+"""Every example, as a reader runs it, against a Kimi on the loopback interface.
+
+Most of them run in this process, as `python example.py` would run them: nobody waits for the imports of twenty more.
+"""
 
 import asyncio
+import io
 import json
 import os
+import runpy
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from serving import NAMES, serving
 
 from kimi_agent.testing import KimiServer, call, say
 
@@ -99,9 +106,10 @@ PRINTED = {
         'USER: Add the note "buy tea".',
         "Thinking... [add_note(text='buy tea')]",
         "FUNC: 3",
-        'Run delete_note({"number": 2})? [y]es, [a]lways, [n]o, or what to do instead: y',
+        "delete_note(number=2)",
+        "Run delete_note? [y]es, [a]lways, [N]o, or what to do instead: y",
         "FUNC: deleted: call Ada",
-        'Run delete_note({"number": 1})?',
+        "delete_note(number=1)",
         "FUNC: Not run: the user did not approve this call. Do not repeat it unasked. The user says: I need it.",
         "USER: ",
     ],
@@ -201,12 +209,27 @@ def test_every_example_is_checked():
     assert list(PRINTED) == CONVERSATIONS
 
 
+@pytest.fixture(scope="module")
+def kimi() -> Generator[KimiServer]:
+    with serving() as server:
+        yield server
+
+
 @pytest.mark.parametrize("name", CONVERSATIONS)
-async def test_an_example_prints_what_it_is_there_for(name: str):
-    async with KimiServer() as server:
-        key = {"KIMI_API_KEY": server.api_key, "KIMI_BASE_URL": server.base_url}
-        printed = await output_of(str(EXAMPLES / name), said=TYPED.get(name, ""), **key)
-    assert_in_order(printed, PRINTED[name])
+def test_an_example_prints_what_it_is_there_for(
+    name: str, kimi: KimiServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    for variable in NAMES:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("KIMI_API_KEY", kimi.api_key)
+    monkeypatch.setenv("KIMI_BASE_URL", kimi.base_url)
+    monkeypatch.setattr("sys.argv", [str(EXAMPLES / name)])
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(TYPED.get(name, "").encode()), "utf-8"))
+    monkeypatch.syspath_prepend(EXAMPLES)
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert_in_order(printed.out, PRINTED[name])
 
 
 async def test_an_example_runs_without_a_key():

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from kimi_agent.agent import Agent
 from kimi_agent.errors import KimiAgentError
 from kimi_agent.history import problems
 from kimi_agent.message import Message
+from kimi_agent.terminal import interrupts, telling
 from kimi_agent.terminal.chat import chat_in_terminal, chat_in_terminal_async
 from kimi_agent.testing import Call, Delivery, Failure, Reply, ScriptedKimi, call, say
 from kimi_agent.testing.script import Step
@@ -88,6 +90,16 @@ def test_piped_input_is_shown_as_if_it_were_typed(monkeypatch: pytest.MonkeyPatc
     chat_in_terminal(Weather(say("Hello."), say("Bye.")))
     expected = "USER: Hel\\x07lo?\nAI: Hello.\nUSER: last line without an end\nAI: Bye.\nUSER: \n"
     assert capsys.readouterr().out == expected
+
+
+def test_on_a_terminal_calls_are_told(typed: Type, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telling, "is_watched", lambda stream: True)
+    typed("Go")
+    chat_in_terminal(Weather(call("get_weather", city="Oslo" + 300 * "o"), call("fail"), say("Well.")))
+    took, _, failed = capsys.readouterr().out.split("\n")[2:5]
+    assert re.fullmatch(r"\[get_weather\(city='Oslo+… took 0\.0 s\]", took)
+    assert len(took) < 240
+    assert re.fullmatch(r"\[fail\(\) failed after 0\.0 s: .*no such luck\\x1b\[2J.*\]", failed)
 
 
 WEATHER = (call("get_weather", city="Tokyo"), say("It is 21 degrees."))
@@ -229,10 +241,10 @@ def test_the_user_is_asked_for_an_approval(typed: Type, capsys: Output, stream: 
     typed("Tea!", " Yes ", "Rum!", "too early")
     chat_in_terminal(agent, stream=stream)
     shown = capsys.readouterr().out.splitlines()
-    question = "? [y]es, [a]lways, [n]o, or what to do instead: "
-    assert shown[1:4] == [
+    assert shown[1:5] == [
         "AI: Thinking... [order]",
-        'Run order({"article": "tea\\u001b[2J"})' + question + " Yes ",
+        r"order(article='tea\x1b[2J')",
+        "Run order? [y]es, [a]lways, [N]o, or what to do instead:  Yes ",
         "AI: Done.",
     ]
     results = [message.text for message in agent.chat_history if message.role == "tool"]
@@ -244,7 +256,7 @@ def test_what_is_approved_for_always_is_asked_once_and_no_means_no(typed: Type, 
     agent = Shop(ScriptedKimi([*[call("order", article="tea"), say("Done.")] * 3]))
     typed("Tea!", "n", "Tea!", "a", "Tea!")
     chat_in_terminal(agent)
-    assert capsys.readouterr().out.count("Run order(") == 2
+    assert capsys.readouterr().out.count("Run order?") == 2
     results = [message.text for message in agent.chat_history if message.role == "tool"]
     assert ["did not approve" in text for text in results] == [True, False, False]
 
@@ -361,7 +373,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(typed: Type, capsys: Output, s
     agent = Weather(held, say("Bye."))
     chat_in_terminal(agent, stream=stream)
     shown = capsys.readouterr().out
-    assert shown.endswith("(stopped; Enter asks again)\nUSER: Bye\nAI: Bye.\nUSER: \nUSER: \n")
+    assert shown.endswith("(stopped; Enter asks again, Ctrl-C leaves)\nUSER: Bye\nAI: Bye.\nUSER: \nUSER: \n")
     assert [message.text for message in agent.chat_history] == ["Tell me", "Bye", "Bye."]
 
 
@@ -379,7 +391,9 @@ def test_ctrl_c_stops_a_tool_and_the_history_stays_valid(typed: Type, capsys: Ou
     agent = Impatient(Reply(tool_calls=[call("get_weather", city="Oslo"), call("wait")]), say("I stopped."))
     chat_in_terminal(agent, stream=stream)
     shown = capsys.readouterr().out
-    assert shown.endswith("[get_weather; wait]\n(stopped; Enter asks again)\nUSER: \nAI: I stopped.\nUSER: \n")
+    assert shown.endswith(
+        "[get_weather; wait]\n(stopped; Enter asks again, Ctrl-C leaves)\nUSER: \nAI: I stopped.\nUSER: \n"
+    )
     assert roles(agent) == ["user", "assistant", "tool", "tool", "assistant"]
     assert problems(agent.chat_history) == []
     assert agent.chat_history[3].is_tool_call_error
@@ -400,13 +414,14 @@ def test_the_handler_of_ctrl_c_is_back_after_the_chat(typed: Type) -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def test_a_second_ctrl_c_ends_a_program_whose_loop_is_blocked(typed: Type) -> None:
+def test_a_second_ctrl_c_ends_a_program_whose_loop_is_blocked(typed: Type, monkeypatch: pytest.MonkeyPatch) -> None:
     class Blocking(Weather):
         async def get_enabled_functions(self) -> Any:
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
             pytest.fail("the second Ctrl-C was not heard")
 
+    monkeypatch.setattr(interrupts, "PATIENCE", 0.0)
     typed("Hi")
     with pytest.raises(KeyboardInterrupt):
         chat_in_terminal(Blocking(), stream=False)

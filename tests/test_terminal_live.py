@@ -113,14 +113,14 @@ def test_ctrl_c_stops_an_answer_and_a_tool_and_twice_at_the_prompt_leaves(start:
     assert chat.screen.buffer[chat.row("Once")][0].bold
     chat.press("\x03")
     chat.until(prompts(chat, 2))
-    assert shown(chat)[2:5] == ["Once", "upon a", "(stopped; Enter asks again)"]
+    assert shown(chat)[2:5] == ["Once", "upon a", "(stopped; Enter asks again, Ctrl-C leaves)"]
 
     chat.press("wait\r")
     chat.until("it waits")
     chat.until("wait(hours=3) · 0 s")
     chat.press("\x03")
     chat.until(prompts(chat, 3))
-    assert shown(chat)[6:9] == ["it waits", "✗ wait(hours=3) · stopped", "(stopped; Enter asks again)"]
+    assert shown(chat)[6:9] == ["it waits", "✗ wait(hours=3) · stopped", "(stopped; Enter asks again, Ctrl-C leaves)"]
 
     chat.press("list\r")
     chat.until(prompts(chat, 4))
@@ -195,13 +195,15 @@ def test_ctrl_z_stops_the_program_and_fg_goes_on_with_it(start: Start) -> None:
 def test_what_needs_approval_is_asked_in_the_chat(start: Start) -> None:
     chat = start("""[call("delete", path="/a"), say("Kept."), call("delete", path="/b"), say("Gone.")]""")
     chat.press("go\r")
-    chat.until('Run delete({"path": "/a"})?')
+    chat.until("Run delete?")
+    assert chat.shows("delete(path='/a')")
     chat.press("not this one\r")
     chat.until("Kept.")
     assert "✗ delete(path='/a'): " in chat.screen.text
     chat.until(prompts(chat, 2))
     chat.press("go\r")
-    chat.until('Run delete({"path": "/b"})?')
+    chat.until(lambda: chat.screen.text.count("Run delete?") == 2)
+    assert chat.shows("delete(path='/b')")
     chat.press("y\r")
     chat.until("Gone.")
     assert "✓ delete(path='/b') · 0.0 s" in chat.screen.text
@@ -211,18 +213,18 @@ def test_a_retry_is_visible_until_it_goes_on(start: Start) -> None:
     failure = 'Failure(429, "rate_limit_reached_error", "slow down", retry_after={})'
     chat = start(f"[{failure.format(1)}, say('Here.'), {failure.format(60)}]")
     chat.press("go\r")
-    chat.until("429 rate_limit_reached_error), again in 1 s")
+    chat.until("429, again in 1 s · Ctrl-C stops · slow down (429 rate_limit_reached_error)")
     chat.until("Here.")
     chat.until(prompts(chat, 2))
     assert shown(chat)[:3] == ["USER: go", "Here.", "USER:"]
     chat.press("again\r")
     chat.until("again in 60 s")
     chat.press("\x03")
-    chat.until("(stopped; Enter asks again)")
+    chat.until("(stopped; Enter asks again, Ctrl-C leaves)")
     assert not chat.shows("again in")
 
 
-def test_what_is_open_of_a_broken_answer_does_not_stand_twice(start: Start) -> None:
+def test_of_a_broken_answer_all_that_came_stays_to_be_read(start: Start) -> None:
     chat = start(
         """[Reply("First.\\n\\nSecond, and more of it.", chunk_size=4, delivery=Delivery(stop_after=1200)),
         say("Whole.")]"""
@@ -230,9 +232,9 @@ def test_what_is_open_of_a_broken_answer_does_not_stand_twice(start: Start) -> N
     chat.press("go\r")
     chat.until("(Enter tries again)")
     chat.until(prompts(chat, 2))
-    assert "First." in shown(chat)
-    assert "(broken off; what came of it is not kept)" in shown(chat)
-    assert not chat.shows("Second")
+    assert shown(chat)[1].startswith("First.")
+    assert shown(chat)[2].startswith("Second")
+    assert shown(chat)[3] == "(broken off; what came of it is not kept)"
     chat.press("\r")
     chat.until("Whole.")
 

@@ -128,13 +128,30 @@ def test_wide_columns_share_the_room_and_a_table_without_room_is_lines() -> None
     assert "".join("".join(lines_of(table, 8)).split()) == "".join(table.split())
 
 
+def test_the_cells_of_a_column_stand_where_its_delimiter_says() -> None:
+    table = "|left|middle|number|\n|:-|:-:|-:|\n|a|b|1|\n|a|b|22|\n"
+    assert [lines_of(table)[row] for row in (0, 2, 3)] == [
+        "left   middle   number",
+        "a        b           1",
+        "a        b          22",
+    ]
+
+
+def test_of_a_long_call_the_arguments_are_cut_and_not_what_came_of_it() -> None:
+    painter = Painter()
+    assert painter.line(f"✓ f({'x' * 100})", 30, tail=" · 2.5 s") == "✓ f(xxxxxxxxxxxxxxxxx… · 2.5 s"
+    assert painter.line(f"✗ f({'x' * 100})", 30, tail=f" · 2.5 s · {'no ' * 40}") == "✗ f(xxxxxxxxxxx… · 2.5 s · no…"
+    assert painter.line("✗ f()", 30, tail=f" · 2.5 s · {'no ' * 40}") == "✗ f() · 2.5 s · no no no no n…"
+
+
 @given(
     st.text(st.sampled_from("กำที่เป็นไทย 👩\u200d👧🏽🇳🇴❤\ufe0f漢字e\u0301\u200b ab*`-\n"), max_size=80),
     st.integers(12, 40),
 )
 def test_no_row_is_wider_than_the_terminal(text: str, width: int) -> None:
     painter = Painter()
-    rows = [*painter.wrapped(text, width), painter.line(text, width), *lines_of(text, width)]
+    lines = [painter.line(text, width), painter.line(text, width, tail=text), painter.line("f()", width, tail=text)]
+    rows = [*painter.wrapped(text, width), *lines, *lines_of(text, width)]
     assert all(cell_len(COLOR.sub("", row)) <= width for row in rows)
 
 

@@ -22,7 +22,14 @@ from weakref import WeakKeyDictionary
 import httpx
 from loguru import logger
 
-from ..errors import APIConnectionError, APITimeoutError, ChatProviderError, RateLimitError, StreamProtocolError
+from ..errors import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    ChatProviderError,
+    RateLimitError,
+    StreamProtocolError,
+)
 from ..events import RequestRetried, tell
 from ..provider import OnEvent
 from .patience import RETRIES, TIMEOUTS, Retries, Timeouts, hint_of
@@ -44,6 +51,11 @@ ERROR_TIME: Final = 10.0
 """Seconds that an error's body may take."""
 LARGEST_DOWNLOAD: Final = 128 * 1024 * 1024
 """Bytes. Kimi keeps no file above 100 MB."""
+
+
+def _retried(attempt: int, delay: float, error: ChatProviderError) -> RequestRetried:
+    status = error.status_code if isinstance(error, APIStatusError) else None
+    return RequestRetried(attempt, delay, type(error).__name__, str(error), status)
 
 
 class HttpTransport:
@@ -119,8 +131,8 @@ class HttpTransport:
         Args:
             attempt: sends a request, up to the first piece of its answer. It gets a place among the concurrent ones,
                 which the answer gives up when it ends.
-            on_event: gets a `RequestRetried` before each wait, and is awaited if it is async. Its attempt is 0 where the
-                first one waits for what a server said to another request.
+            on_event: gets a `RequestRetried` before each wait, and is awaited if it is async. Its attempt is 0 where
+                the first one waits for what a server said to another request.
             concurrent: whether it needs such a place.
             may_repeat: whether the request may be sent twice after such an error.
 
@@ -153,7 +165,7 @@ class HttpTransport:
                 raise
             logger.debug("attempt {} failed: {}; the next one in {:.1f} s", number, failure, delay)
             if on_event is not None:
-                await tell(on_event, RequestRetried(number, delay, type(failure).__name__, str(failure)))
+                await tell(on_event, _retried(number, delay, failure))
             await asyncio.sleep(delay)
         raise AssertionError
 
@@ -166,7 +178,7 @@ class HttpTransport:
         hint = hint_of(error)
         if hint is not None and self._retries.most and is_retryable(error):
             self._closed_until = max(self._closed_until, monotonic() + hint)
-            self._closed_by = RequestRetried(0, hint, type(error).__name__, str(error))
+            self._closed_by = _retried(0, hint, error)
 
     async def _tell_of_wait(self, on_event: OnEvent | None) -> None:
         left = self._closed_until - monotonic()

@@ -1,7 +1,7 @@
 """A conversation in the terminal.
 
-Ctrl-C stops the answer and never the chat: the round is closed, so the history stays one that can be sent. At the
-prompt Ctrl-C tells how to leave, and leaves when it comes twice; Ctrl-D leaves. An error of the provider is one line,
+Ctrl-C stops the answer, and the round is closed, so the history stays one that can be sent. When it comes twice with
+nothing said in between, it leaves; so does Ctrl-D. An error of the provider is one line,
 and the chat goes on. Whatever a model or a tool wrote is made visible before it is printed.
 
 Where a person types, a line such as `/help` is a command. Lines that come out of a pipe all go to the model.
@@ -12,7 +12,7 @@ The chat knows a `Display` and a `Reader`, and not what they are made of.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from ..errors import ApprovalPending, KimiAgentError, SessionError
 from ..tools.approval import Approval
 from . import commands
+from .approvals import approval_of, described, question
 from .completing import complete
 from .conversations import Conversations, session_of
 from .display import USER, Display, PlainDisplay
@@ -30,7 +31,7 @@ from .options import ChatOptions, Completion
 from .reading import Left, PlainReader, Reader, input_is_piped
 from .recap import recap
 from .status import status_line
-from .text import on_one_line, visible
+from .text import on_one_line
 
 if TYPE_CHECKING:
     from ..agent import Agent
@@ -40,6 +41,7 @@ __all__ = ["Chat", "chat_in_terminal", "chat_in_terminal_async"]
 
 T = TypeVar("T")
 
+LEAVES: Final = ", Ctrl-C leaves"
 WAITING: Final = "(calls wait for approval; Enter shows them)"
 
 
@@ -58,8 +60,9 @@ def chat_in_terminal(
 ) -> None:
     """Chat with an agent in the terminal until the user leaves with Ctrl-D or the stopword.
 
-    Ctrl-C stops an answer. After an answer that was stopped or failed, Enter alone asks again. `/help` lists what else
-    a person can type. After `/fork` and `/sessions` the chat goes on with another agent, and this one stays as it is.
+    Ctrl-C stops an answer, and twice it leaves. After an answer that was stopped or failed, Enter alone asks again.
+    `/help` lists what else a person can type. After `/fork` and `/sessions` the chat goes on with another agent, and
+    this one stays as it is.
 
     Args:
         agent: is closed at the end, if nobody else has entered it.
@@ -174,13 +177,14 @@ class Chat:
             rounds: leave after so many; 0 for no limit.
             ai_first: the model speaks first.
         """
-        async with self.conversations:
-            with self.interrupts.caught(), suppress(Left):
-                await self._look_around()
-                for number in range(rounds) if rounds else count():
-                    self._is_last = number == rounds - 1
-                    query = None if ai_first and number == 0 else await self._query()
-                    await self._answer(query)
+        with self.interrupts.caught():
+            async with self.conversations:
+                with suppress(Left):
+                    await self._look_around()
+                    for number in range(rounds) if rounds else count():
+                        self._is_last = number == rounds - 1
+                        query = None if ai_first and number == 0 else await self._query()
+                        await self._answer(query)
 
     async def _look_around(self) -> None:
         """What was said the last time, with calls that may wait since then; and there may be sessions to go on with."""
@@ -194,7 +198,7 @@ class Chat:
     async def _query(self) -> str | None:
         """What the user says. Enter alone means nothing, except after an answer that did not come."""
         while True:
-            line = await self._line(USER)
+            line = self._heard(await self.reader.line(USER))
             if self.stopword and line == self.stopword:
                 raise Left
             if not input_is_piped():
@@ -213,6 +217,7 @@ class Chat:
             task = await self._ended(commands.run(self, command))
             if task.cancelled():
                 self.display.notice("(stopped)", "remark")
+                self._leave_if_asked_to()
             else:
                 asks = await self._takes(task.result())
         except (KimiAgentError, OSError, ValueError) as error:
@@ -244,8 +249,8 @@ class Chat:
             self._unanswered = True
             self.display.notice(WAITING, "remark")
 
-    async def _line(self, prompt: str) -> str:
-        line = (await self.reader.line(prompt)).strip()
+    def _heard(self, said: str) -> str:
+        line = said.strip()
         if self.options.echo:
             self.display.said(line)
         return line
@@ -259,7 +264,8 @@ class Chat:
             if await self._went_to_its_end(query):
                 self._unanswered = False
             else:
-                self.display.notice("(stopped)" if self._is_last else "(stopped; Enter asks again)", "remark")
+                self.display.notice(self._stopped(), "remark")
+                self._leave_if_asked_to()
         except KimiAgentError as error:
             self.display.notice(_told(error) + ("" if self._is_last else " (Enter tries again)"), "error")
 
@@ -267,7 +273,8 @@ class Chat:
         """A round, and all that the user has to approve in it; whether it was not stopped."""
         waiting = self.agent.waiting_calls if query is None else ()
         while True:
-            said = [await self._approval(call) for call in waiting]
+            if (said := await self._approvals(waiting)) is None:
+                return False
             task = await self._ended(self.display.answer(self.agent, query, said))
             if task.cancelled():
                 return False
@@ -276,6 +283,17 @@ class Chat:
                 return True
             except ApprovalPending as pending:
                 query, waiting = None, pending.calls
+
+    async def _approvals(self, calls: Sequence[ToolCall]) -> list[Approval] | None:
+        """What the user says of each call; `None` for Ctrl-C, and then they still wait."""
+        said: list[Approval] = []
+        for call in calls:
+            self.display.notice(described(call))
+            reply = await self.reader.reply(question(call))
+            if reply is None:
+                return None
+            said.append(approval_of(self._heard(reply), call))
+        return said
 
     async def _ended(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Its task, at its end, which may be Ctrl-C: then it was cancelled."""
@@ -289,19 +307,16 @@ class Chat:
                 raise
         return task
 
-    async def _approval(self, call: ToolCall) -> Approval:
-        """What the user says of a call."""
-        asked = " ".join(visible(f"{call.name}({call.arguments})").split())
-        line = await self._line(f"Run {asked}? [y]es, [a]lways, [n]o, or what to do instead: ")
-        match line.lower():
-            case "y" | "yes":
-                return Approval.approve(call)
-            case "a" | "always":
-                return Approval.approve_for_session(call)
-            case "" | "n" | "no":
-                return Approval.reject(call=call)
-            case _:
-                return Approval.reject(line, call)
+    def _stopped(self) -> str:
+        if self._is_last:
+            return "(stopped)"
+        return (
+            f"(stopped; {'calls wait, Enter shows them' if self.agent.waiting_calls else 'Enter asks again'}{LEAVES})"
+        )
+
+    def _leave_if_asked_to(self) -> None:
+        if self.interrupts.count > 1:
+            raise Left
 
 
 def _told(error: Exception) -> str:

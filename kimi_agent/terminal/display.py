@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
@@ -9,7 +11,8 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 from ..tools.approval import Approval
 from .formatters import assistant_message_thinking
 from .options import ChatOptions
-from .text import print_stream, print_width, visible
+from .telling import is_watched, telling
+from .text import format_width, print_stream, print_width
 
 if TYPE_CHECKING:
     from ..agent import Agent
@@ -66,6 +69,10 @@ class PlainDisplay:
     options: ChatOptions
 
     async def answer(self, agent: Agent, query: str | None, approvals: Sequence[Approval] = ()) -> None:
+        with telling(agent, sys.stdout):
+            await self._answer(agent, query, approvals)
+
+    async def _answer(self, agent: Agent, query: str | None, approvals: Sequence[Approval]) -> None:
         if self.options.stream:
             rounds = agent.resume_stream(approvals) if approvals else agent.full_round_stream(query)
             async with rounds as streams:
@@ -80,7 +87,8 @@ class PlainDisplay:
         print_width(text, self.options.width, USER)
 
     def notice(self, text: str, kind: NoticeKind = "told") -> None:
-        print(visible(text), flush=True)
+        width = shutil.get_terminal_size().columns if is_watched(sys.stdout) else None
+        print(format_width(text, width), flush=True)
 
     async def _show_stream(self, stream: MessageStream) -> None:
         if stream.role != "assistant":

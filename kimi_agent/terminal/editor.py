@@ -10,16 +10,15 @@ from typing import Any, Final
 
 from platformdirs import user_state_path
 from prompt_toolkit import PromptSession
-from prompt_toolkit.application import Application
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import DEFAULT_BUFFER
 from prompt_toolkit.filters import has_focus
-from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.history import DummyHistory, FileHistory, History, InMemoryHistory
+from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.styles import Style
 
-from .display import USER
 from .interrupts import Interrupts
 from .options import ChatOptions
 from .options import Completion as Known
@@ -37,6 +36,10 @@ def history_path() -> Path:
     return user_state_path("kimi_agent", appauthor=False) / "history"
 
 
+class _Stopped(Exception):
+    """Ctrl-C, where a question stands."""
+
+
 class Editor:
     """Reads with prompt_toolkit. Enter ends the text; Alt-Enter, or a backslash before Enter, begins a new line.
 
@@ -47,7 +50,6 @@ class Editor:
 
     def __init__(self, interrupts: Interrupts, options: ChatOptions) -> None:
         self._interrupts, self._options = interrupts, options
-        self._warned = False
         self._status = ""
         self._says = self._session(
             history=_history(history_path()),
@@ -56,18 +58,44 @@ class Editor:
             multiline=True,
             prompt_continuation=_indent,
         )
-        self._answers = self._session(history=InMemoryHistory())
+        self._replies = self._session(history=DummyHistory())
 
     async def line(self, prompt: str) -> str:
-        session = self._says if prompt == USER else self._answers
-        self._warned, self._status = False, self._options.status()
-        with self._interrupts.stopping(lambda: self._interrupt(session.app)):
+        return await self._read(self._says, prompt, lambda: EOFError if self._interrupts.count > 1 else None)
+
+    async def reply(self, question: str) -> str | None:
+        terminal = self._replies.input
+        with terminal.raw_mode():
+            typed = [*get_typeahead(terminal), *terminal.read_keys(), *terminal.flush_keys()]
+        try:
+            return await self._read(self._replies, question, lambda: _Stopped)
+        except _Stopped:
+            return None
+        finally:
+            store_typeahead(terminal, [*typed, *get_typeahead(terminal)])
+
+    async def _read(
+        self, session: PromptSession[str], prompt: str, ends_with: Callable[[], type[Exception] | None]
+    ) -> str:
+        """A text. Ctrl-C takes back what is typed; where there is nothing, it may end the prompt with an error."""
+
+        def interrupted() -> None:
+            if session.app.current_buffer.text:
+                self._interrupts.count = 0
+                session.app.current_buffer.reset()
+            elif (error := ends_with()) is not None:
+                session.app.exit(exception=error)
+            session.app.invalidate()
+
+        self._status = self._options.status()
+        with self._interrupts.stopping(interrupted):
             try:
                 text = await session.prompt_async(
                     [("class:prompt", visible(prompt))], handle_sigint=False, set_exception_handler=False
                 )
-            except EOFError:
+            except (EOFError, OSError):  # OSError: the terminal is gone
                 raise Left from None
+        self._interrupts.count = 0
         return _readable(text)
 
     def _session(self, **options: Any) -> PromptSession[str]:
@@ -76,17 +104,7 @@ class Editor:
         )
 
     def _toolbar(self) -> str:
-        return LEAVING if self._warned else self._status
-
-    def _interrupt(self, app: Application[str]) -> None:
-        """Ctrl-C takes back what is typed; where there is nothing, it tells how to leave, and then leaves."""
-        buffer = app.current_buffer
-        if self._warned and not buffer.text:
-            app.exit(exception=EOFError)
-            return
-        self._warned = not buffer.text
-        buffer.reset()
-        app.invalidate()
+        return LEAVING if self._interrupts.count else self._status
 
     # ---- keys ----
 
@@ -97,7 +115,7 @@ class Editor:
         return keys
 
     def _stop(self, event: KeyPressEvent) -> None:
-        self._interrupt(event.app)
+        self._interrupts.deliver()
 
 
 def _indent(width: int, line: int, wraps: int) -> str:

@@ -99,10 +99,14 @@ def assistant_message_thinking(msg: Message, *, show_args: bool = False, color: 
     return visible(thinking).replace("\n", "\\n") if color else thinking
 
 
+UNREADABLE: Final = (ToolArgumentsError, RecursionError, ValueError)
+"""Why arguments cannot be shown as values: they are no object, nest deeply, or have numbers of thousands of digits."""
+
+
 def with_arguments(call: ToolCall) -> str:
     """`get_weather(city='Oslo')`. What is no JSON object is shown as the model wrote it."""
     try:
         arguments = ", ".join(f"{name}={value!r}" for name, value in call.args.items())
-    except (ToolArgumentsError, RecursionError, ValueError):  # nested deeply, and numbers of thousands of digits
+    except UNREADABLE:
         arguments = call.arguments
     return f"{call.name}({arguments})"

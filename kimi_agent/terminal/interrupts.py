@@ -1,6 +1,7 @@
-"""Ctrl-C, handed to whoever is doing something that can be stopped.
+"""Signals, handed to whoever can do something about them: Ctrl-C stops what goes on, and what ends the program first
+ends the chat, so the round is closed and the terminal is as it was.
 
-Python hears of Ctrl-C in the main thread only. In any other thread nothing is caught, and it ends the program.
+Python hears of signals in the main thread only. In any other thread nothing is caught, and they end the program.
 """
 
 from __future__ import annotations
@@ -9,10 +10,17 @@ import asyncio
 import signal
 import threading
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Final
 
 __all__ = ["Interrupts"]
+
+PATIENCE: Final = 1.0
+"""Seconds in which the loop has to get round to Ctrl-C. After that the next one ends the program."""
+ENDS: Final = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Signals that end a program, unless somebody else listens to them."""
 
 
 @dataclass
@@ -20,27 +28,44 @@ class Interrupts:
     """Ctrl-C, handed to whoever is doing something that can be stopped."""
 
     stop: Callable[[], object] = lambda: None
-    _waiting: bool = False
+    count: int = 0
+    """How often Ctrl-C came since the user said something."""
+    _since: float | None = None
+    """Since when Ctrl-C waits for the loop."""
 
     @contextmanager
     def caught(self) -> Generator[None, None, None]:
-        """While it lasts, Ctrl-C calls `stop` in the event loop. The handler before is back afterwards."""
+        """While it lasts, Ctrl-C calls `stop` in the event loop. The handlers before are back afterwards.
+
+        A signal that ends the program cancels the task that is here, and does what it always does when that is over.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        loop = asyncio.get_running_loop()
+        ends = [number for number in ENDS if signal.getsignal(number) is signal.SIG_DFL]
+        loop, task, came = asyncio.get_running_loop(), asyncio.current_task(), list[int]()
 
-        def on_signal(*_: object) -> None:
-            if self._waiting:  # the loop did not get round to the last one: something blocks it
+        def interrupted(*_: object) -> None:
+            if self._since is None:
+                self._since = monotonic()
+            elif monotonic() - self._since >= PATIENCE:  # something blocks the loop
                 raise KeyboardInterrupt
-            self._waiting = True
-            loop.call_soon_threadsafe(self._deliver)
+            loop.call_soon_threadsafe(self.deliver)
 
-        before = signal.signal(signal.SIGINT, on_signal)
+        def ended(number: int, frame: object) -> None:
+            came.append(number)
+            signal.signal(number, signal.SIG_DFL)  # the second one does not wait
+            loop.call_soon_threadsafe(task.cancel if task else loop.stop)
+
         try:
-            yield
+            with ExitStack() as stack:
+                stack.enter_context(_handled(signal.SIGINT, interrupted))
+                for number in ends:
+                    stack.enter_context(_handled(number, ended))
+                yield
         finally:
-            signal.signal(signal.SIGINT, before if before is not None else signal.default_int_handler)
+            for number in came:
+                signal.raise_signal(number)
 
     @contextmanager
     def stopping(self, stop: Callable[[], object]) -> Generator[None, None, None]:
@@ -51,6 +76,17 @@ class Interrupts:
         finally:
             self.stop = before
 
-    def _deliver(self) -> None:
-        self._waiting = False
+    def deliver(self) -> None:
+        """What Ctrl-C does, also where it is a key and no signal."""
+        self._since = None
+        self.count += 1
         self.stop()
+
+
+@contextmanager
+def _handled(number: int, handler: Callable[..., Any]) -> Generator[None, None, None]:
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before if before is not None else signal.SIG_DFL)

@@ -40,6 +40,7 @@ from .formatters import with_arguments
 from .options import ChatOptions
 from .painting import DIM, Painter
 from .region import Region, size_of, written
+from .text import format_width, on_one_line
 
 if TYPE_CHECKING:
     from ..agent import Agent
@@ -89,7 +90,7 @@ class LiveDisplay:
         self._print(text, STYLES[kind])
 
     def _print(self, text: str, style: str = "") -> None:
-        written(self._out, self._painter.text(text, style))
+        written(self._out, self._painter.text(format_width(text, self._columns()), style))
 
     def _columns(self) -> int:
         """To fill. The last one stays free: terminals differ in what they do behind it."""
@@ -130,9 +131,9 @@ class _Running:
     started: float
     progress: str = ""
 
-    def shown(self, now: float) -> str:
-        """The call, for how long it has been running, and what it says itself."""
-        return " · ".join(filter(None, (self.text, f"{now - self.started:.0f} s", self.progress)))
+    def tail(self, now: float) -> str:
+        """For how long it has been running, and what it says itself."""
+        return f" · {now - self.started:.0f} s" + (f" · {self.progress}" if self.progress else "")
 
 
 @dataclass
@@ -160,8 +161,8 @@ class _Answer:
         self._calls: dict[str, ToolCall] = {}
         """Those that have no result yet."""
         self._running: dict[str, _Running] = {}
-        self._retry: tuple[str, float] | None = None
-        """Why a request is sent again, and when."""
+        self._retry: tuple[RequestRetried, float] | None = None
+        """What was told of a request that is sent again, and when that will be."""
 
     def goes_on_with(self, calls: Sequence[ToolCall]) -> None:
         """Calls of an answer that was shown before."""
@@ -219,7 +220,7 @@ class _Answer:
     def result(self, result: ToolResult) -> None:
         """One that no event told of: its call did not run."""
         if (call := self._calls.pop(result.tool_call_id, None)) is not None:
-            self._print(f"✗ {_described(call)}: {result.return_value.message or 'not run'}", ERROR, is_line=True)
+            self._print_line(f"✗ {_described(call)}", ERROR, f": {result.return_value.message or 'not run'}")
 
     # ---- events ----
 
@@ -251,16 +252,17 @@ class _Answer:
         self._running.pop(event.call.id, None)
         failed = event.message.is_tool_call_error
         described = _described(event.call, None if self._options.show_args else LONGEST_CALL)
-        line = f"{'✗' if failed else '✓'} {described} · {event.duration:.1f} s"
-        if failed:
-            line += f" · {event.message.text[:LONGEST_CALL]}"
-        self._print(line, ERROR if failed else NOTICE, is_line=not self._options.show_args)
+        mark, style = ("✗", ERROR) if failed else ("✓", NOTICE)
+        tail = f" · {event.duration:.1f} s" + (f" · {event.message.text[:LONGEST_CALL]}" if failed else "")
+        if self._options.show_args:
+            self._print(f"{mark} {described}{tail}", style)
+        else:
+            self._print_line(f"{mark} {described}", style, tail)
         if self._options.show_returns:
             self._print(event.message.text, NOTICE)
 
     def retried(self, event: RequestRetried) -> None:
-        error = " ".join(event.error.split())[:LONGEST_CALL]
-        self._retry = (f"{event.error_type}: {error}", monotonic() + event.delay)
+        self._retry = (event, monotonic() + event.delay)
 
     def compacted(self, event: HistoryCompacted) -> None:
         self._print(f"(compacted: {event.tokens_before:,} tokens are {event.tokens_after:,} now)", NOTICE)
@@ -272,13 +274,13 @@ class _Answer:
         self._end_thought()
         self._close_blocks()
         for running in self._running.values():
-            self._print(f"✗ {running.text} · stopped", ERROR, is_line=True)
+            self._print_line(f"✗ {running.text}", ERROR, " · stopped")
         self._running.clear()
 
     def _break_off(self) -> None:
-        """An answer that failed is not kept, and asked for again it begins anew: what is open need not stand twice."""
+        """An answer that failed is not kept, but somebody may be reading it."""
         if self._is_begun:
-            self._blocks = Blocks()
+            self._close_blocks()
             self._print("(broken off; what came of it is not kept)", WARNING)
 
     def _end_thought(self) -> None:
@@ -298,10 +300,13 @@ class _Answer:
             self._region.print(self._painter.blocks([block], self._columns()))
             self._is_blank = block.kind == "blank"
 
-    def _print(self, text: str, style: str = "", *, is_line: bool = False) -> None:
-        line = f"{self._painter.line(text, self._columns(), style)}\n" if is_line else self._painter.text(text, style)
-        self._region.print(line)
+    def _print(self, text: str, style: str = "") -> None:
+        self._region.print(self._painter.text(text, style))
         self._is_blank = not text
+
+    def _print_line(self, text: str, style: str, tail: str = "") -> None:
+        self._region.print(f"{self._painter.line(text, self._columns(), style, tail)}\n")
+        self._is_blank = False
 
     # ---- what is drawn ----
 
@@ -323,13 +328,16 @@ class _Answer:
     def _call_rows(self, columns: int) -> list[str]:
         written = [f"… {name}({length:,} characters)" for name, length in self._written.values()]
         now = monotonic()
-        running = [f"{self._spinner} {running.shown(now)}" for running in self._running.values()]
-        return [self._painter.line(text, columns, NOTICE) for text in (*written, *running)]
+        running = [(f"{self._spinner} {running.text}", running.tail(now)) for running in self._running.values()]
+        rows = [*((text, "") for text in written), *running]
+        return [self._painter.line(text, columns, NOTICE, tail) for text, tail in rows]
 
     def _status_rows(self, columns: int) -> list[str]:
         if self._retry is not None:
-            reason, again = self._retry
-            return [self._painter.line(f"{reason}, again in {max(ceil(again - monotonic()), 0)} s", columns, WARNING)]
+            event, again = self._retry
+            failed = f"{self._spinner} {event.status_code or event.error_type}"
+            left = f"again in {max(ceil(again - monotonic()), 0)} s · Ctrl-C stops · {on_one_line(event.error)}"
+            return [self._painter.line(f"{failed}, {left}", columns, WARNING)]
         what = "thinking · " if self._thought else ""
         elapsed = f"{self._spinner} {what}{monotonic() - self._began:.0f} s · Ctrl-C stops"
         return [] if self._running else [self._painter.line(elapsed, columns, NOTICE)]

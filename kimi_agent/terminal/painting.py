@@ -16,7 +16,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from rich.box import SIMPLE
 from rich.cells import cell_len, set_cell_size
-from rich.console import Console, RenderableType
+from rich.console import Console, JustifyMethod, RenderableType
 from rich.style import Style
 from rich.syntax import Syntax
 from rich.table import Table
@@ -76,12 +76,12 @@ class Painter:
         lines = Text(visible(text), style).wrap(self._console, max(width, 1))
         return [self._painted(line, 0)[:-1] for line in lines]
 
-    def line(self, text: str, width: int, style: str = "") -> str:
-        """One line, without its newline, cut off where it is longer than `width`."""
-        text = visible(text).replace("\n", "\\n").expandtabs(1)
-        if cell_len(text) > width:
-            text = set_cell_size(text, max(width - 1, 0)).rstrip() + "…"
-        return self._painted(Text(text, style), 0)[:-1]
+    def line(self, text: str, width: int, style: str = "", tail: str = "") -> str:
+        """One line, without its newline. Where it is longer than `width` the text is cut off, and of the tail what is
+        longer than half of it."""
+        text, tail = _on_one_line(text), _on_one_line(tail)
+        tail = _cut(tail, max(width - cell_len(text), width // 2))
+        return self._painted(Text(_cut(text, width - cell_len(tail)) + tail, style), 0)[:-1]
 
     def colored(self, text: str) -> str:
         """A line that a function printed: it may have colors, and nothing else that a terminal would do."""
@@ -167,6 +167,7 @@ def _table(block: Block, width: int) -> RenderableType:
     widths = _widths([header, *begun[1:]], width)
     if sum(widths) + BETWEEN_COLUMNS * (len(widths) - 1) > width:
         return _plain(block, width)
+    delimiters = marks.cells((block.above or block.lines)[1])
     table = Table(
         box=SIMPLE,
         show_edge=False,
@@ -175,11 +176,18 @@ def _table(block: Block, width: int) -> RenderableType:
         header_style="bold",
         border_style=DIM,
     )
-    for cell, columns in zip(header, widths, strict=True):
-        table.add_column(cell, overflow="fold", width=columns)
+    for cell, columns, delimiter in zip(header, widths, delimiters, strict=True):
+        table.add_column(cell, overflow="fold", width=columns, justify=_side(delimiter))
     for row in _cells(block.lines) if block.goes_on else begun[1:]:
         table.add_row(*row[: len(header)])
     return table
+
+
+def _side(delimiter: str) -> JustifyMethod:
+    """Where the cells of a column stand, as `---:` says it."""
+    if not delimiter.endswith(":"):
+        return "left"
+    return "center" if delimiter.startswith(":") else "right"
 
 
 def _cells(lines: Iterable[str]) -> list[list[Text]]:
@@ -217,6 +225,15 @@ PAINTERS: Final[dict[Kind, Callable[[Block, int], RenderableType]]] = {
     "blank": _blank,
     "plain": _plain,
 }
+
+
+def _on_one_line(text: str) -> str:
+    return visible(text).replace("\n", "\\n").expandtabs(1)
+
+
+def _cut(text: str, width: int) -> str:
+    """Text that is no wider than so many columns."""
+    return text if cell_len(text) <= width else set_cell_size(text, max(width - 1, 0)).rstrip() + "…"
 
 
 def _joined(lines: Iterable[str]) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import select
 import sys
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Iterator
 from contextlib import suppress
 from inspect import isbuiltin
-from typing import Protocol
+from typing import Any, Protocol, TextIO
 
 from .interrupts import Interrupts
 from .text import visible
@@ -36,6 +39,19 @@ class Reader(Protocol):
         """
         ...
 
+    async def reply(self, question: str) -> str | None:
+        """What the user replies to a question, or `None` for Ctrl-C.
+
+        A person replies to what they have read: what was typed before is no reply, and is left for the next line.
+
+        Args:
+            question: stands before it.
+
+        Raises:
+            Left: Ctrl-D, or the end of the input.
+        """
+        ...
+
 
 class PlainReader:
     """Reads with `input`.
@@ -47,25 +63,53 @@ class PlainReader:
 
     def __init__(self, interrupts: Interrupts, *, echo: bool = False) -> None:
         self._interrupts, self._echo = interrupts, echo
+        self._typed = deque[str]()
+        """Lines that were typed before a question was asked."""
+        self._coming: asyncio.Future[str] | None = None
+        """A line that is being read, for nobody since a question was stopped."""
 
     async def line(self, prompt: str) -> str:
-        line = _line_from_user(prompt)
-        warned = False
+        if self._typed:
+            self._interrupts.count, said = 0, self._typed.popleft()
+            print(f"{prompt}{visible(said)}", flush=True)
+            return said
 
         def interrupted() -> None:
-            nonlocal warned
-            if warned and not line.done():
-                line.set_exception(Left())
-            elif not warned:
-                warned = True
+            if self._interrupts.count == 1:
                 print(f"\n{LEAVING}\n{prompt}", end="", flush=True)
+            else:
+                _settle(line, Left())
 
+        line = self._read(prompt)
         with self._interrupts.stopping(interrupted):
-            try:
-                said = await line
-            except Left:
-                print(flush=True)
-                raise
+            return await self._taken(line)
+
+    async def reply(self, question: str) -> str | None:
+        self._typed.extend(_lines_typed())
+        line, stopped = self._read(question), asyncio.get_running_loop().create_future()
+        with self._interrupts.stopping(lambda: _settle(stopped, None)):
+            await asyncio.wait([line, stopped], return_when=asyncio.FIRST_COMPLETED)
+        if line.done():
+            return await self._taken(line)
+        print(flush=True)
+        self._coming = line
+        return None
+
+    def _read(self, prompt: str) -> asyncio.Future[str]:
+        """A line, which somebody may be reading already."""
+        coming, self._coming = self._coming, None
+        if coming is None:
+            return _line_from_user(prompt)
+        print(prompt, end="", flush=True)
+        return coming
+
+    async def _taken(self, line: asyncio.Future[str]) -> str:
+        try:
+            said = await line
+        except Left:
+            print(flush=True)
+            raise
+        self._interrupts.count = 0
         if input_is_piped():
             print(end="\n" if self._echo else f"{visible(said)}\n", flush=True)
         return said
@@ -73,7 +117,26 @@ class PlainReader:
 
 def input_is_piped() -> bool:
     """Whether nobody sees what is read. A notebook replaces `input` by one that shows it."""
-    return isbuiltin(input) and not sys.stdin.isatty()
+    stdin: TextIO | None = sys.stdin
+    return isbuiltin(input) and (stdin is None or not stdin.isatty())
+
+
+def _lines_typed() -> Iterator[str]:
+    """Whole lines that wait in the terminal, taken out of it."""
+    if os.name != "posix" or not isbuiltin(input) or input_is_piped():
+        return
+    while select.select([sys.stdin], [], [], 0)[0] and (line := os.read(sys.stdin.fileno(), 65_536)):
+        yield line.decode(errors="replace").rstrip("\n")
+
+
+def _settle(future: asyncio.Future[Any], outcome: object) -> None:
+    """End a future, unless it has ended."""
+    if future.done():
+        return
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
 
 
 def _line_from_user(prompt: str) -> asyncio.Future[str]:
@@ -81,20 +144,16 @@ def _line_from_user(prompt: str) -> asyncio.Future[str]:
     loop = asyncio.get_running_loop()
     line: asyncio.Future[str] = loop.create_future()
 
-    def settle(settle_line: Callable[..., None], outcome: object) -> None:
-        if not line.done():
-            settle_line(outcome)
-
     def read() -> None:
         stdin = sys.stdin  # held, because a thread that still reads at exit must not lose the file under its feet
         try:
-            outcome = line.set_result, input(prompt)
+            outcome = input(prompt)
         except (EOFError, RuntimeError):  # RuntimeError: there is no stdin at all
-            outcome = line.set_exception, Left()
+            outcome = Left()
         except Exception as error:
-            outcome = line.set_exception, error
+            outcome = error
         with suppress(RuntimeError):  # the chat is over, and its loop is closed
-            loop.call_soon_threadsafe(settle, *outcome)
+            loop.call_soon_threadsafe(_settle, line, outcome)
         del stdin
 
     threading.Thread(target=read, name="kimi_agent prompt", daemon=True).start()
