@@ -177,7 +177,7 @@ if TYPE_CHECKING:
     from .structured.parsing import Parsed
     from .structured.records import Records, records
     from .structured.sections import Section, sections
-    from .terminal.chat import chat_in_terminal, chat_in_terminal_async
+    from .terminal.chat.chat import chat_in_terminal, chat_in_terminal_async
     from .terminal.formatters import (
         all_message_contents,
         assistant_message_contents,
@@ -502,7 +502,7 @@ _ROOMS = (
     "structured.parsing",
     "structured.output",
     "tools.mcp",
-    "terminal.chat",
+    "terminal.chat.chat",
     "terminal.formatters",
     "terminal.text",
 )

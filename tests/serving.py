@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from kimi_agent.terminal.cli import main
+from kimi_agent.terminal.command.cli import main
 from kimi_agent.testing import KimiServer
 from kimi_agent.testing.script import ScriptSource
 

@@ -35,6 +35,9 @@ STEPS = (
     ("agent",),
     ("testing",),
     ("terminal",),
+    ("terminal.page", "terminal.screen"),
+    ("terminal.chat",),
+    ("terminal.command",),
 )
 """Lower rooms first. Rooms on one step do not import each other."""
 

@@ -26,8 +26,8 @@ from serving import Run, Type, runner, serving, typist
 
 from kimi_agent import __version__
 from kimi_agent.errors import ModelRetry
-from kimi_agent.terminal.cli import _parser, main
-from kimi_agent.terminal.demo import DemoAgent, calculated
+from kimi_agent.terminal.command.cli import _parser, main
+from kimi_agent.terminal.command.demo import DemoAgent, calculated
 from kimi_agent.testing import KimiServer, ScriptedKimi, call, say
 
 pytest.importorskip("pty", reason="there are no pseudo-terminals here")
@@ -122,7 +122,7 @@ HELD = """
 import asyncio, sys
 from kimi_agent.agent import Agent
 from kimi_agent.history import problems
-from kimi_agent.terminal.chat import chat_in_terminal_async
+from kimi_agent.terminal.chat.chat import chat_in_terminal_async
 from kimi_agent.testing import Delivery, Gate, KimiServer, Reply, call, say
 from kimi_agent.kimi.client import Kimi
 from kimi_agent.tools.function import ai_function
@@ -340,7 +340,7 @@ def test_a_wrong_command_line_is_explained(run: Run, arguments: list[str]) -> No
 
 def test_help_opens_no_heavy_room(tmp_path: Path) -> None:
     code = (
-        "import sys; from kimi_agent.terminal.cli import _parser; _parser();"
+        "import sys; from kimi_agent.terminal.command.cli import _parser; _parser();"
         "print({'httpx', 'tiktoken', 'kimi_agent.agent', 'kimi_agent.testing'} & sys.modules.keys())"
     )
     assert subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path, env=ENVIRONMENT) == b"set()\n"

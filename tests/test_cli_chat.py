@@ -51,7 +51,7 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Type:
 
 @pytest.fixture
 def on_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kimi_agent.terminal.cli.is_watched", lambda stream: True)
+    monkeypatch.setattr("kimi_agent.terminal.command.cli.is_watched", lambda stream: True)
 
 
 KEPT = re.compile(r"Kept: kimi-agent chat --session=(\d{8}-\d{6}-[0-9a-f]{4}) goes on\.")

@@ -4,6 +4,7 @@ import asyncio
 import re
 import socket
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from kimi_agent.kimi import patience
 from kimi_agent.kimi.models import MODELS as MODELS_KNOWN
 from kimi_agent.kimi.models import TODAY
 from kimi_agent.session import JournalSession, SQLiteSessionStore
-from kimi_agent.terminal import reports
+from kimi_agent.terminal.command import reports
 from kimi_agent.testing import Failure, ScriptedKimi, say
 
 SECRET = "sk-very-secret"
@@ -235,11 +236,12 @@ def test_a_missing_extra_says_how_to_install_it(run: Run, monkeypatch: pytest.Mo
         return None if package == "prompt-toolkit" else "1.0"
 
     monkeypatch.setattr(reports, "_version", version)
+    monkeypatch.setitem(sys.modules, "kimi_agent.terminal.screen.editor", None)
     done = run("doctor", "--offline")
     found = lines(done.out)
     assert (done.code, found["extra cli"]) == (0, ("note", "not installed: pip install 'kimi_agent[cli]'"))
     assert found["extra mcp"] == ("ok", "mcp 1.0")
-    assert found["chat"] == ("note", f"plain: the extra cli is missing, {NO_TERMINAL}")
+    assert found["chat"] == ("note", f"plain: {NO_TERMINAL}, the extra cli is missing")
 
 
 def test_what_makes_a_chat_plain_is_named(monkeypatch: pytest.MonkeyPatch):

@@ -144,13 +144,13 @@ def test_a_pipe_gets_the_text_as_it_is(run: Run):
 
 
 def test_a_terminal_gets_control_characters_escaped(run: Run, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("kimi_agent.terminal.oneshot.is_watched", lambda stream: True)
+    monkeypatch.setattr("kimi_agent.terminal.command.oneshot.is_watched", lambda stream: True)
     with serving([Reply("\x1b[31mred\r\nblue\r", chunk_size=1)]) as server:
         assert run("run", "Hm?", server=server).out == "\\x1b[31mred\nblue\\x0d\n"
 
 
 def test_calls_and_retries_are_told_to_whoever_watches(run: Run, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("kimi_agent.terminal.telling.is_watched", lambda stream: stream is sys.stderr)
+    monkeypatch.setattr("kimi_agent.terminal.screen.telling.is_watched", lambda stream: stream is sys.stderr)
     busy = Failure(429, "engine_overloaded_error", "busy\x1b[2J", retry_after=0)
     with serving([busy, call("price", article="t\x1b" + 100 * "e"), say("3.50.")]) as server:
         done = run("run", "What is tea?", "--agent", "my_shop:Shop", server=server)

@@ -11,8 +11,8 @@ import pytest
 from kimi_agent import Agent, ImageURLPart, Message
 from kimi_agent.message import MediaURL, TextPart, ThinkPart
 from kimi_agent.session import SessionState, SQLiteSessionStore
-from kimi_agent.terminal.cli import main
-from kimi_agent.terminal.sessions import store_path
+from kimi_agent.terminal.command.cli import main
+from kimi_agent.terminal.disk import store_path
 from kimi_agent.testing import Call, ScriptedKimi, say
 
 
@@ -106,7 +106,7 @@ def test_what_is_not_there_is_one_line_on_stderr(store: Path, tmp_path: Path, ca
 
 @pytest.fixture
 def on_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kimi_agent.terminal.sessions.is_watched", lambda stream: True)
+    monkeypatch.setattr("kimi_agent.terminal.command.sessions.is_watched", lambda stream: True)
     monkeypatch.setenv("COLUMNS", "44")
 
 

@@ -157,7 +157,7 @@ def steps() -> dict[str, int]:
 
 def room_of(module: Path, rooms: dict[str, int]) -> str:
     parts = module.relative_to(ROOT / "kimi_agent").with_suffix("").parts
-    return next(room for room in (".".join(parts), parts[0]) if room in rooms)
+    return next(room for end in range(len(parts), 0, -1) if (room := ".".join(parts[:end])) in rooms)
 
 
 def imports_of(module: Path) -> Iterator[Path]:

@@ -14,9 +14,9 @@ from terminals import Drawn
 
 from kimi_agent.agent import Agent
 from kimi_agent.events import HistoryCompacted
-from kimi_agent.terminal import painting
-from kimi_agent.terminal.live import LiveDisplay
-from kimi_agent.terminal.options import ChatOptions
+from kimi_agent.terminal.screen import painting
+from kimi_agent.terminal.screen.live import LiveDisplay
+from kimi_agent.terminal.screen.options import ChatOptions
 from kimi_agent.testing import Reply, ScriptedKimi, call, say
 from kimi_agent.tools.function import ai_function
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kimi_agent.message import ToolCall
-from kimi_agent.terminal.approvals import approval_of, described, question
+from kimi_agent.terminal.chat.approvals import approval_of, described, question
 
 pytest.importorskip("pty", reason="there are no pseudo-terminals here")
 pytest.importorskip("pyte", reason="pyte, which is the screen, is not installed")
@@ -89,7 +89,7 @@ import asyncio, signal
 from kimi_agent.agent import Agent
 from kimi_agent.history import problems
 from kimi_agent.kimi.client import Kimi
-from kimi_agent.terminal.chat import chat_in_terminal_async
+from kimi_agent.terminal.chat.chat import chat_in_terminal_async
 from kimi_agent.testing import Delivery, Gate, KimiServer, Reply, call, say
 from kimi_agent.tools.function import ai_function
 

@@ -14,8 +14,8 @@ from kimi_agent.agent import Agent
 from kimi_agent.errors import KimiAgentError
 from kimi_agent.history import problems
 from kimi_agent.message import Message
-from kimi_agent.terminal import interrupts, telling
-from kimi_agent.terminal.chat import chat_in_terminal, chat_in_terminal_async
+from kimi_agent.terminal.chat.chat import chat_in_terminal, chat_in_terminal_async
+from kimi_agent.terminal.screen import interrupts, telling
 from kimi_agent.testing import Call, Delivery, Failure, Reply, ScriptedKimi, call, say
 from kimi_agent.testing.script import Step
 from kimi_agent.tools.function import ai_function

@@ -25,12 +25,12 @@ from kimi_agent.kimi.client import Kimi
 from kimi_agent.message import Message, TokenUsage, ToolCall
 from kimi_agent.prompt.compaction import SummarizeHistory
 from kimi_agent.session import JournalSession, SQLiteSessionStore
-from kimi_agent.terminal import commands
-from kimi_agent.terminal.chat import Chat, chat_in_terminal_async
-from kimi_agent.terminal.conversations import session_of
-from kimi_agent.terminal.reading import Left
-from kimi_agent.terminal.recap import recap
-from kimi_agent.terminal.status import status_line
+from kimi_agent.terminal.chat import commands
+from kimi_agent.terminal.chat.chat import Chat, chat_in_terminal_async
+from kimi_agent.terminal.chat.conversations import session_of
+from kimi_agent.terminal.chat.recap import recap
+from kimi_agent.terminal.chat.status import status_line
+from kimi_agent.terminal.screen.reading import Left
 from kimi_agent.terminal.text import display_width
 from kimi_agent.testing import Delivery, Failure, KimiServer, Reply, ScriptedKimi, call, say
 from kimi_agent.testing.script import Step
@@ -407,7 +407,7 @@ WRONG_FILES = {
     "/load notes.md": "ERROR: SessionError: ",
     "/export talk.docx": "ERROR: the name of the file has to end in .md, .html, .json",
     "/export talk": "ERROR: the name of the file has to end in .md, .html, .json",
-    "/export nowhere/talk.md": "ERROR: cannot write nowhere/talk.md: No such file or directory",
+    "/export nowhere/talk.md": "ERROR: SessionError: cannot write nowhere/talk.md: No such file or directory",
     "/export a\0b.md": "ERROR: embedded null",
 }
 
@@ -848,8 +848,8 @@ async def test_a_session_that_is_not_there_is_one_line(talk: Talk, tmp_path: Pat
             await talk(Weather(session=store.open(name)), "Hi")
         agent = Weather(session=store.open("ada"))
         shown = await talk(agent, "/sessions nobody", "/sessions twin", "/sessions a\x1bb", "Hi")
-    assert shown[0] == "ERROR: SessionError: there is no session 'nobody'; see /sessions"
-    assert shown[1] == "ERROR: SessionError: there are several sessions 'twin'; see /sessions"
+    assert shown[0] == "ERROR: SessionError: there is no session 'nobody'"
+    assert shown[1] == "ERROR: SessionError: there are several sessions 'twin'"
     assert shown[2].startswith("ERROR: SessionError: ")
     assert shown[3] == "AI: Ok."
 

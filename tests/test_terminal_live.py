@@ -17,16 +17,16 @@ pytest.importorskip("prompt_toolkit", reason="the extra `cli` is not installed")
 
 from terminals import Terminal
 
-from kimi_agent.terminal.front import front
-from kimi_agent.terminal.interrupts import Interrupts
-from kimi_agent.terminal.options import ChatOptions
+from kimi_agent.terminal.screen.front import front
+from kimi_agent.terminal.screen.interrupts import Interrupts
+from kimi_agent.terminal.screen.options import ChatOptions
 
 PROGRAM = '''
 import asyncio, signal
 from kimi_agent.agent import Agent
 from kimi_agent.history import problems
 from kimi_agent.kimi.client import Kimi
-from kimi_agent.terminal.chat import chat_in_terminal_async
+from kimi_agent.terminal.chat.chat import chat_in_terminal_async
 from kimi_agent.testing import Call, Delivery, Failure, Gate, KimiServer, Reply, call, say
 from kimi_agent.tools.function import ai_function
 
@@ -397,7 +397,7 @@ def test_without_the_extra_it_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setattr(sys, "stdin", Tty())
     monkeypatch.setattr(sys, "stdout", Tty())
-    monkeypatch.setitem(sys.modules, "kimi_agent.terminal.live", None)
+    monkeypatch.setitem(sys.modules, "kimi_agent.terminal.screen.live", None)
     assert front(Interrupts(), ChatOptions()) is None
 
 

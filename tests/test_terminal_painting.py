@@ -11,9 +11,9 @@ pytest.importorskip("rich", reason="the extra `cli` is not installed")
 
 from rich.cells import cell_len
 
-from kimi_agent.terminal import painting
-from kimi_agent.terminal.blocks import MOST_OPEN, MOST_SHOWN, Block, Blocks, end_of
-from kimi_agent.terminal.painting import Painter
+from kimi_agent.terminal.screen import painting
+from kimi_agent.terminal.screen.blocks import MOST_OPEN, MOST_SHOWN, Block, Blocks, end_of
+from kimi_agent.terminal.screen.painting import Painter
 from kimi_agent.terminal.text import visible
 
 COLOR = re.compile(r"\x1b\[[0-9;]*m")

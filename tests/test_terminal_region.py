@@ -15,9 +15,9 @@ pytest.importorskip("rich", reason="the extra `cli` is not installed")
 
 from terminals import Drawn
 
-from kimi_agent.terminal import region as regions
-from kimi_agent.terminal.painting import Painter
-from kimi_agent.terminal.region import ENTER, LEAVE, MOST_LINES, Region
+from kimi_agent.terminal.screen import region as regions
+from kimi_agent.terminal.screen.painting import Painter
+from kimi_agent.terminal.screen.region import ENTER, LEAVE, MOST_LINES, Region
 
 
 def test_what_a_function_prints_stands_above_the_region_and_later_where_it_always_does() -> None:

@@ -26,9 +26,9 @@ from kimi_agent.message import (
     VideoURLPart,
 )
 from kimi_agent.session.state import Damage, SessionState
-from kimi_agent.terminal import charts, drawing, prose, timeline, view
-from kimi_agent.terminal.drawing import Answer, Call
-from kimi_agent.terminal.view import page
+from kimi_agent.terminal.page import charts, drawing, prose, timeline, view
+from kimi_agent.terminal.page.drawing import Answer, Call
+from kimi_agent.terminal.page.view import page
 
 PICTURE = "data:image/png;base64,iVBORw0KGgo="
 

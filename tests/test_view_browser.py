@@ -13,7 +13,7 @@ from kimi_agent.measured import KEY
 from kimi_agent.message import ImageURLPart, MediaURL, Message, ThinkPart, ToolCall
 from kimi_agent.session import JournalSession
 from kimi_agent.session.state import Damage, SessionState
-from kimi_agent.terminal.view import page
+from kimi_agent.terminal.page.view import page
 from kimi_agent.testing import Failure, KimiServer, Reply, call
 
 PATH = browser_path()

@@ -15,7 +15,7 @@ from kimi_agent.limits import Spent
 from kimi_agent.measured import KEY, MeasuredAnswer, MeasuredCall, Retry
 from kimi_agent.message import Message, TextPart, ThinkPart, TokenUsage, ToolCall
 from kimi_agent.session.state import SessionState
-from kimi_agent.terminal.view import page
+from kimi_agent.terminal.page.view import page
 
 __all__ = ["NAME", "html"]
 

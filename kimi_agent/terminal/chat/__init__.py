@@ -1,0 +1,1 @@
+"""The chat: what is asked, answered and commanded."""
