@@ -25,6 +25,13 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def nothing_but_garbage_is_collected() -> None:
+    """What the modules of tests before have opened for good, other modules above all, stays as well."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request that is sent again is sent again at once, unless the server says otherwise."""
