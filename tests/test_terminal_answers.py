@@ -17,7 +17,7 @@ from kimi_agent.events import HistoryCompacted
 from kimi_agent.terminal.screen import painting
 from kimi_agent.terminal.screen.live import LiveDisplay
 from kimi_agent.terminal.screen.options import ChatOptions
-from kimi_agent.testing import Reply, ScriptedKimi, call, say
+from kimi_agent.testing import Delivery, Gate, Reply, ScriptedKimi, call, say
 from kimi_agent.tools.function import ai_function
 
 
@@ -58,6 +58,19 @@ async def test_a_hundred_calls_at_once_have_no_more_rows_than_the_screen() -> No
     lines = out.screen.text.split("\n")
     assert {line.split(" · ")[0] for line in lines[:100]} == {f"✓ wait(number={number})" for number in range(100)}
     assert [line for line in lines[100:] if line] == ["All."]
+
+
+async def test_an_open_block_is_never_higher_than_the_screen_and_stands_once_when_it_has_ended() -> None:
+    out, gate = Drawn(), Gate(33)
+    rows = [f"row {number}" for number in range(40)]
+    agent = Agent(ScriptedKimi([Reply("\n".join(rows), chunk_size=6, delivery=Delivery(gate=gate))]))
+    task = answering(agent, out)
+    await until(lambda: "row 26" in out.screen.text)
+    assert not out.screen.lines_before
+    assert "row 4\n" not in out.screen.text
+    gate.open()
+    await task
+    assert [line for line in out.screen.text.split("\n") if line] == rows
 
 
 async def test_what_an_agent_inside_calls_stands_beside_its_call() -> None:

@@ -255,23 +255,6 @@ def test_ten_thousand_lines_scroll_by_once(start: Start) -> None:
     assert len(chat.written) < 20 * 100_000
 
 
-def test_an_open_block_is_never_higher_than_the_screen_and_stands_once_after_a_resize(start: Start) -> None:
-    lines = "\\n".join(f"row {number}" for number in range(25))
-    words = " ".join(f"word{number}" for number in range(12))
-    chat = start(
-        f"""[held("{lines}", 40, chunk_size=6), held("first\\n\\n{words}", 20, chunk_size=6)]""", rows=10, columns=60
-    )
-    chat.press("go\r")
-    chat.until("row 21")
-    assert [line.rstrip() for line in chat.screen.display[:8]] != [""] * 8
-    assert "row 0" not in "\n".join(chat.screen.display)
-    chat.process.send_signal(signal.SIGUSR1)
-    chat.until("row 24")
-    chat.until(lambda: chat.screen.display[-1].startswith("kimi-k3"))
-    rows = [line for line in chat.screen.text.split("\n") if line.startswith("row")]
-    assert rows == [f"row {number}" for number in range(25)]
-
-
 def test_an_answer_is_laid_out_anew_when_the_terminal_is_resized(start: Start) -> None:
     words = [f"word{number}" for number in range(24)]
     chat = start(f"""[held("first\\n\\n{" ".join(words)}", 20, chunk_size=8)]""", columns=70)
