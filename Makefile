@@ -14,7 +14,8 @@ test: $(VENV)/dev-ready  ## the whole suite, on all cores
 nightly: $(VENV)/dev-ready  ## answers and files damaged in 100,000 ways, storms of calls, sessions killed 5,000 times
 	KIMI_AGENT_FUZZ=100000 KIMI_AGENT_KILLS=2500 KIMI_AGENT_STORES=2000 $(RUN) -m pytest -q \
 		--timeout 900 tests/test_sse_fuzz.py tests/test_interleavings.py tests/test_tool_storm.py tests/test_raw_parsers.py \
-		tests/test_session_file.py tests/test_killed_sessions.py tests/test_sqlite_store.py
+		tests/test_session_file.py tests/test_killed_sessions.py tests/test_sqlite_store.py tests/test_schema.py \
+		tests/test_records.py tests/test_wire.py tests/test_placeholders.py tests/test_sections.py tests/test_markdown_handlers.py
 
 check: $(VENV)/dev-ready docs  ## format, lint, types, and that the site can be built
 	$(RUN) -m ruff format --check .
