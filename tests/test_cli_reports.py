@@ -251,6 +251,9 @@ def test_what_makes_a_chat_plain_is_named(monkeypatch: pytest.MonkeyPatch):
         def isatty(self) -> bool:
             return True
 
+        def fileno(self) -> int:
+            return 0
+
     monkeypatch.setattr("sys.stdin", Terminal())
     monkeypatch.setattr("sys.stdout", Terminal())
     monkeypatch.setattr(reports, "_version", lambda package: "1.0")

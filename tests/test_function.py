@@ -379,8 +379,10 @@ async def test_instances_that_ran_a_function_are_collected_too():
     await functions_of(owner)["zebra"].call({})
     await functions_of(owner)["zebra"].call({"a": "x"})
     del owner
-    gc.collect()
-    assert reference() is None
+    async with asyncio.timeout(10):
+        while reference() is not None:  # the thread that ran it may still be on its way out
+            gc.collect()
+            await asyncio.sleep(0)
 
 
 def test_dropped_classes_are_collected():

@@ -122,6 +122,7 @@ async def main():
     held = Gate(4)
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, held.open)
     slow = Reply("Slowly", chunk_size=2, delivery=Delivery(gate=held))
+    late = Reply("Slowly", None, [call("delete", path="/etc")], chunk_size=2, delivery=Delivery(gate=held))
     async with KimiServer(SCRIPT) as server:
         agent = Shell(Kimi(api_key=server.api_key, base_url=server.base_url))
         await chat_in_terminal_async(agent)
@@ -170,6 +171,61 @@ def test_what_was_typed_before_a_question_is_no_reply_to_it(start: Start) -> Non
     assert "USER: y" in rows
     assert rows.index("USER: y") > rows.index("delete(path='/etc')")
     assert "is gone" not in chat.screen.text
+
+
+@pytest.mark.parametrize("ahead", ["y", "a" * 1023 + "\ry\r", "one\rtwo\ry\r"])
+def test_whatever_was_typed_before_a_question_enter_alone_means_no(start: Start, ahead: str) -> None:
+    chat = start("[late, *map(say, 'abcdef')]")
+    chat.press("go\r")
+    chat.until("Slow")
+    chat.press(ahead)
+    chat.process.send_signal(signal.SIGUSR1)
+    chat.until("Run delete?")
+    chat.press("\r")
+    chat.until(lambda: chat.screen.text.count("USER:") > 1)
+    assert "delete(path='/etc')" in chat.screen.text
+    assert "took 0" not in chat.screen.text
+    assert "✓" not in chat.screen.text
+
+
+def test_a_line_that_came_after_a_stopped_question_is_no_reply_to_the_next_one(start: Start) -> None:
+    chat = start("[call('delete', path='/etc'), slow, call('delete', path='/home'), say('Kept.')]")
+    chat.press("go\r")
+    chat.until("Run delete?")
+    chat.press("\x03")
+    chat.until(lambda: chat.screen.text.count("USER:") == 2)
+    chat.press("again\r")
+    chat.until("Slow")
+    chat.press("y\r")
+    chat.process.send_signal(signal.SIGUSR1)
+    chat.until("delete(path='/home')")
+    chat.until(lambda: chat.screen.text.count("Run delete?") == 2)
+    chat.press("\r")
+    chat.until("Kept.")
+    assert "✓" not in chat.screen.text
+    assert "took 0" not in chat.screen.text
+
+
+def test_always_holds_for_the_other_calls_of_the_answer(start: Start) -> None:
+    chat = start("[Reply(tool_calls=[call('delete', path='/a'), call('delete', path='/b')]), say('Gone.')]")
+    chat.press("go\r")
+    chat.until("Run delete?")
+    chat.press("a\r")
+    chat.until("Gone.")
+    assert chat.screen.text.count("Run delete?") == 1
+    assert chat.screen.text.count("delete(path='/b')") == 2
+
+
+def test_ctrl_c_keeps_what_was_typed_ahead(start: Start) -> None:
+    chat = start("[slow, say('Else.')]")
+    chat.press("go\r")
+    chat.until("Slow")
+    chat.press("no, else")
+    chat.press("\x03")
+    chat.until("(stopped;")
+    chat.until(lambda: chat.screen.text.count("USER:") == 2)
+    chat.press("\r")
+    chat.until("Else.")
 
 
 def test_ctrl_c_at_a_question_leaves_the_call_waiting_and_the_chat_goes_on(start: Start) -> None:

@@ -41,6 +41,7 @@ __all__ = ["Chat", "chat_in_terminal", "chat_in_terminal_async"]
 
 T = TypeVar("T")
 
+ALWAYS: Final = "always"
 LEAVES: Final = ", Ctrl-C leaves"
 WAITING: Final = "(calls wait for approval; Enter shows them)"
 
@@ -287,12 +288,14 @@ class Chat:
     async def _approvals(self, calls: Sequence[ToolCall]) -> list[Approval] | None:
         """What the user says of each call; `None` for Ctrl-C, and then they still wait."""
         said: list[Approval] = []
+        always: set[str] = set()
         for call in calls:
             self.display.notice(described(call))
-            reply = await self.reader.reply(question(call))
+            reply = ALWAYS if call.name in always else await self.reader.reply(question(call))
             if reply is None:
                 return None
             said.append(approval_of(self._heard(reply), call))
+            always |= {call.name} if said[-1].decision == "approve_for_session" else set()
         return said
 
     async def _ended(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:

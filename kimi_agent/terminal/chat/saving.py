@@ -49,9 +49,9 @@ def _written(chat: Chat, argument: str, command: str, done: str, write: Callable
     Raises:
         CommandError: there is one already, and nobody has said that it may go.
     """
-    name = argument.removesuffix(FORCE)
+    name = argument.removesuffix(FORCE).rstrip()
     path, shown = _path(name), on_one_line(name)
-    if name == argument and path.is_file() and not chat.conversations.owns_file(path):
+    if name == argument and os.path.lexists(path) and not path.is_dir() and not chat.conversations.owns_file(path):
         raise CommandError(f"there is {shown} already; {command} {shown}{FORCE} writes over it")
     write(path)
     chat.conversations.own_file(path)

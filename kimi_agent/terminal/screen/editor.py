@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -66,7 +67,10 @@ class Editor:
     async def reply(self, question: str) -> str | None:
         terminal = self._replies.input
         with terminal.raw_mode():
-            typed = [*get_typeahead(terminal), *terminal.read_keys(), *terminal.flush_keys()]
+            typed = get_typeahead(terminal)
+            while select.select([terminal.fileno()], [], [], 0)[0] and not terminal.closed:
+                typed += terminal.read_keys()  # at most so many bytes at once
+            typed += terminal.flush_keys()
         try:
             return await self._read(self._replies, question, lambda: _Stopped)
         except _Stopped:

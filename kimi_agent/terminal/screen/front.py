@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["front", "why_plain"]
 
 NO_TERMINAL: Final = "standard input or output is no terminal for UTF-8"
+UTF8: Final = ("utf-8", "utf8")
 DUMB: Final = frozenset(("", "dumb", "unknown"))
 
 
@@ -55,4 +56,9 @@ def why_plain() -> Iterator[str]:
 
 def _is_terminal(stream: TextIO | None) -> bool:
     """Whether it is a terminal on which everything can be written. There may be no stream at all."""
-    return stream is not None and stream.isatty() and stream.encoding.lower().replace("-", "") == "utf8"
+    try:
+        return (
+            stream is not None and stream.isatty() and stream.fileno() >= 0 and (stream.encoding or "").lower() in UTF8
+        )
+    except (AttributeError, OSError, ValueError):  # it only says that it is one
+        return False

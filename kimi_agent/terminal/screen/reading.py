@@ -85,7 +85,7 @@ class PlainReader:
             return await self._taken(line)
 
     async def reply(self, question: str) -> str | None:
-        self._typed.extend(_lines_typed())
+        self._typed.extend((*self._taken_meanwhile(), *_lines_typed()))
         line, stopped = self._read(question), asyncio.get_running_loop().create_future()
         with self._interrupts.stopping(lambda: _settle(stopped, None)):
             await asyncio.wait([line, stopped], return_when=asyncio.FIRST_COMPLETED)
@@ -94,6 +94,12 @@ class PlainReader:
         print(flush=True)
         self._coming = line
         return None
+
+    def _taken_meanwhile(self) -> Iterator[str]:
+        """The line that came for nobody, if it has come."""
+        if self._coming is not None and self._coming.done() and self._coming.exception() is None:
+            line, self._coming = self._coming, None
+            yield line.result()
 
     def _read(self, prompt: str) -> asyncio.Future[str]:
         """A line, which somebody may be reading already."""
@@ -121,12 +127,27 @@ def input_is_piped() -> bool:
     return isbuiltin(input) and (stdin is None or not stdin.isatty())
 
 
-def _lines_typed() -> Iterator[str]:
-    """Whole lines that wait in the terminal, taken out of it."""
+def _lines_typed() -> list[str]:
+    """Whole lines that wait in the terminal, taken out of it. What was begun after them is dropped."""
     if os.name != "posix" or not isbuiltin(input) or input_is_piped():
-        return
-    while select.select([sys.stdin], [], [], 0)[0] and (line := os.read(sys.stdin.fileno(), 65_536)):
-        yield line.decode(errors="replace").rstrip("\n")
+        return []
+    import termios
+
+    try:
+        terminal = sys.stdin.fileno()
+        before = termios.tcgetattr(terminal)
+    except (OSError, ValueError, termios.error):  # something that only looks like a terminal
+        return []
+    at_once = before.copy()
+    at_once[3] &= ~termios.ICANON  # also what has no Enter yet
+    termios.tcsetattr(terminal, termios.TCSANOW, at_once)
+    try:
+        typed = b""
+        while select.select([terminal], [], [], 0)[0] and (piece := os.read(terminal, 65_536)):
+            typed += piece
+    finally:
+        termios.tcsetattr(terminal, termios.TCSANOW, before)
+    return typed.decode(errors="replace").split("\n")[:-1]
 
 
 def _settle(future: asyncio.Future[Any], outcome: object) -> None:

@@ -285,6 +285,7 @@ def _without_echo(keyboard: TextIO) -> Generator[None, None, None]:
         return
     quiet = before.copy()
     quiet[3] &= ~(termios.ECHO | termios.ICANON)
+    quiet[3] |= termios.NOFLSH  # Ctrl-C does not throw away what was typed
     termios.tcsetattr(terminal, termios.TCSANOW, quiet)
     try:
         yield
