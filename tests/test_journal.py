@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -906,6 +907,23 @@ async def test_a_strand_gives_what_its_functions_give_and_raise():
     with pytest.raises(SystemExit):
         await strand.run(sys.exit)
     assert await strand.run(int, "8") == 8
+
+
+async def test_whoever_hears_that_a_function_has_ended_finds_it_let_go_of():
+    class Owner:
+        def work(self) -> int:
+            return 1
+
+    owner, held = Owner(), list[object]()
+    alive, may_end = weakref.ref(owner), threading.Event()
+    strand = Strand()
+    strand.submit(may_end.wait)
+    done = strand.submit(owner.work)
+    done.add_done_callback(lambda _: held.append(alive()))
+    del owner
+    may_end.set()
+    assert await strand.run(int, "7") == 7
+    assert (done.result(), held) == (1, [None])
 
 
 # ==== forks ====

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from kimi_agent.message import ToolCall
 from kimi_agent.terminal.chat.approvals import approval_of, described, question
+from kimi_agent.terminal.text import display_width
 
 pytest.importorskip("pty", reason="there are no pseudo-terminals here")
 pytest.importorskip("pyte", reason="pyte, which is the screen, is not installed")
@@ -35,8 +36,8 @@ def called(name: str, arguments: str) -> ToolCall:
         ('{"path": "\\u202etxt.exe"}', r"f(path='\u202etxt.exe')"),
         ('{"n": 1e400, "b": [true, null]}', "f(n=inf, b=[True, None])"),
         ("", "f()"),
-        ("{ no \n json \x1b", "f({ no \\n json \\x1b)"),
-        (f"[{'1' * 400}]", f"f([{'1' * 400}])"),
+        ("{ no \n json \x1b", "f(\n    │ { no \\n json \\x1b\n)"),
+        (f"[{'1' * 400}]", f"f(\n    │ [{'1' * 400}]\n)"),
         (
             '{"to": "Ada", "text": "one\\n  two\\t.\\n"}',
             "f(\n  to = 'Ada'\n  text =\n    │ one\n    │   two\\t.\n    │ \n)",
@@ -51,13 +52,29 @@ TEXTS = st.text(st.sampled_from("a \n\t\\'│=\u200b\u2028\x1b"), max_size=6)
 ARGUMENTS = st.dictionaries(st.sampled_from("abc"), TEXTS | st.lists(TEXTS, max_size=2), max_size=2)
 
 
-@given(ARGUMENTS, ARGUMENTS)
+@given(ARGUMENTS, ARGUMENTS, st.none() | st.integers(1, 40))
 def test_calls_that_differ_are_shown_differently_and_nothing_in_them_is_unseen(
-    one: dict[str, object], other: dict[str, object]
+    one: dict[str, object], other: dict[str, object], width: int | None
 ) -> None:
-    shown = described(called("f", json.dumps(one)))
+    shown = described(called("f", json.dumps(one)), width)
     assert shown.replace("\n", "").isprintable()
-    assert (described(called("f", json.dumps(other))) == shown) == ([*one.items()] == [*other.items()])
+    assert (described(called("f", json.dumps(other)), width) == shown) == ([*one.items()] == [*other.items()])
+
+
+@given(TEXTS | st.text(max_size=200), st.integers(14, 40))
+def test_nothing_in_a_call_stands_where_the_program_speaks(text: str, width: int) -> None:
+    begins, *rows, ends = described(called("f", json.dumps({"path": text, "text": f"{text}\n"})), width).split("\n")
+    assert (begins, ends) == ("f(", ")")
+    assert all(row.startswith(("  path =", "  text =", "    │ ", "    ┆ ")) for row in rows)
+    assert max(map(display_width, rows)) <= width
+
+
+@pytest.mark.parametrize("arguments", ['{"path": "%s"}', '{"path": "%s\\n"}', "%s"])
+def test_a_question_inside_of_a_call_is_no_question(arguments: str) -> None:
+    forged = f"{' ' * 57}Run list_files? [y]es"
+    rows = described(called("delete", arguments % forged), 60).split("\n")
+    assert len(rows) > 3
+    assert all(row.startswith(("delete(", "  ", ")")) for row in rows)
 
 
 def test_a_long_call_is_shown_whole_and_the_question_stays_short() -> None:
@@ -233,7 +250,7 @@ def test_ctrl_c_at_a_question_leaves_the_call_waiting_and_the_chat_goes_on(start
     chat.press("go\r")
     chat.until("Run delete?")
     chat.press("\x03")
-    chat.until("(stopped; calls wait, Enter shows them, Ctrl-C leaves)")
+    chat.until("(stopped; the calls wait, Enter asks about them, Ctrl-C leaves)")
     chat.until(lambda: chat.screen.text.count("USER:") == 2)
     chat.press("\r")
     chat.until(lambda: chat.screen.text.count("Run delete?") == 2)

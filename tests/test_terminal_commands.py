@@ -25,6 +25,7 @@ from kimi_agent.kimi.client import Kimi
 from kimi_agent.message import Message, TokenUsage, ToolCall
 from kimi_agent.prompt.compaction import SummarizeHistory
 from kimi_agent.session import JournalSession, SQLiteSessionStore
+from kimi_agent.terminal import columns
 from kimi_agent.terminal.chat import commands
 from kimi_agent.terminal.chat.chat import Chat, chat_in_terminal_async
 from kimi_agent.terminal.chat.conversations import session_of
@@ -127,6 +128,14 @@ async def test_help_lists_every_command_with_its_usage(talk: Talk) -> None:
 def test_there_are_the_commands_that_people_know() -> None:
     names = "help clear undo retry save load sessions fork model thinking tools system usage compact export quit"
     assert [command.name for command in commands.COMMANDS] == [f"/{name}" for name in names.split()]
+
+
+@pytest.mark.parametrize("width", [20, 30, 47, 60, 79])
+def test_a_list_fits_a_narrow_terminal(width: int) -> None:
+    rows = [(command.usage, command.help) for command in commands.COMMANDS]
+    lines = columns.described(rows, width).split("\n")
+    assert max(map(display_width, lines)) <= width
+    assert " ".join(" ".join(lines).split()) == " ".join(" ".join(row) for row in rows)
 
 
 async def test_help_lists_the_keys_of_the_editor_where_there_is_one(talk: Talk) -> None:
@@ -400,6 +409,7 @@ async def test_a_home_is_found_and_a_home_of_nobody_is_no_traceback(
 
 
 WRONG_FILES = {
+    "/save --force": "usage: /save FILE",
     "/save talk.txt": "ERROR: SessionError: ",
     "/save nowhere/talk.json": "ERROR: SessionError: ",
     "/save a\0b.json": "ERROR: ",
@@ -965,6 +975,26 @@ async def test_what_somebody_else_has_written_is_there_before_anything_is_taken_
         assert [message.text for message in (await store.open("ada").load()).chat_history] == ["one", "Ok."]
 
 
+async def test_a_question_that_a_conflict_has_lost_is_asked_again(talk: Talk, tmp_path: Path) -> None:
+    async with SQLiteSessionStore(tmp_path / "s.db") as store:
+
+        class Disturbed(Weather):
+            disturbed = False
+
+            async def get_enabled_functions(self) -> Any:
+                if len(self.chat_history) == 3 and not self.disturbed:
+                    self.disturbed = True
+                    await store.open("ada").append([Message.user("Me too!")])
+                return await super().get_enabled_functions()
+
+        agent = Disturbed(session=store.open("ada"))
+        shown = await talk(agent, "one", "two", "", "three")
+        assert "ERROR: SessionConflictError: " in shown[1]
+        assert shown[2:] == ["AI: Ok.", "AI: Ok."]
+        assert said(agent)[-4:] == ["two", "Ok.", "three", "Ok."]
+        assert [message.text for message in (await store.open("ada").load()).chat_history] == said(agent)
+
+
 async def test_a_conversation_that_cannot_be_left_well_is_left_all_the_same(talk: Talk, tmp_path: Path) -> None:
     class Failing(JournalSession):
         async def aclose(self) -> None:
@@ -1003,6 +1033,17 @@ async def test_a_session_that_this_chat_began_and_emptied_is_not_kept(talk: Talk
         state = await store.open("new").load()
         assert [message.text for message in state.chat_history] == ["I am still here.", "Ok."]
         assert [message.text for message in state.always_included_messages] == ["You are terse."]
+
+
+async def test_a_session_that_has_checkpoints_is_kept(talk: Talk, tmp_path: Path) -> None:
+    async with SQLiteSessionStore(tmp_path / "s.db") as store:
+        agent = Weather(session=store.open("ada"))
+        async with agent:
+            await agent.chat_round("Hi")
+            await agent.checkpoint("greeted")
+        chat = Chat(Weather(session=store.open("ada")))
+        await talk(chat, "/clear", "/fork")
+        assert "ada" in {info.id for info in await store.list()}
 
 
 # ==== where a conversation stood ====
@@ -1048,7 +1089,7 @@ async def test_calls_that_a_question_passes_over_are_told(talk: Talk) -> None:
     agent = Weather(call("order", article="tea"), say("Ok."))
     await talk(agent, "Tea!")
     shown = await talk(agent, "Never mind.")
-    assert shown == ["✗ order: not run\nAI: Ok."]
+    assert shown == ["✗ order(article='tea'): not run\nAI: Ok."]
 
 
 # ==== how a line could go on ====

@@ -108,7 +108,7 @@ def test_ctrl_c_stops_an_answer_and_a_tool_and_twice_at_the_prompt_leaves(start:
     )
     chat.press("tell\r")
     chat.until("upon a")
-    assert re.fullmatch(r"thought for \d+ s, 12 characters", shown(chat)[1])
+    assert re.fullmatch(r"thought for \d+\.\d s, 12 characters", shown(chat)[1])
     assert chat.screen.display[chat.row("upon a") + 1].rstrip().endswith("· Ctrl-C stops")
     assert chat.screen.buffer[chat.row("Once")][0].bold
     chat.press("\x03")
@@ -160,6 +160,27 @@ def test_lines_are_edited_completed_kept_and_typed_ahead(start: Start, tmp_path:
     history = tmp_path / "state" / "kimi_agent" / "history"
     assert stat.S_IMODE(os.stat(history).st_mode) == 0o600
     assert "+one\n+two\n+three\n+four\n" in history.read_text("utf-8")
+
+
+def test_marks_that_turn_text_around_are_seen_while_they_are_edited(start: Start) -> None:
+    chat = start("""[lambda body: say("Heard: " + ascii(body["messages"][-1]["content"]))]""")
+    chat.press("one\u202etwo")
+    chat.until("USER: one\\u202etwo")
+    chat.press("\x1b[D" * 4 + "|")
+    chat.until("USER: one|\\u202etwo")
+    chat.press("\x1b[C-\r")
+    chat.until("Heard: 'one|\\u202e-two'")
+
+
+def test_the_status_line_is_cut_where_it_does_not_fit_and_gives_way_while_ctrl_c_would_leave(start: Start) -> None:
+    chat = start("""[say("Ok.")]""", columns=32)
+    chat.press("go\r")
+    chat.until(prompts(chat, 2))
+    chat.until(lambda: re.fullmatch(r"kimi-k3 · .{21}…", chat.screen.display[-1]))
+    chat.press("\x03")
+    chat.until(lambda: chat.screen.display[-1].startswith("(Ctrl-C again"))
+    chat.press("x")
+    chat.until(lambda: chat.screen.display[-1].startswith("kimi-k3 · "))
 
 
 def test_what_is_pasted_while_an_answer_comes_is_one_message(start: Start) -> None:

@@ -385,6 +385,11 @@ class Ledger:
         fields["window"] = self._window_fields(state.window, serials, state.unknown.get("window", {}))
         return self._recorded(fields)
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The checkpoints that can be gone back to."""
+        return tuple(self._checkpoints)
+
     def checkpointing(self, label: str) -> Record:
         """The record that remembers the present state under a label."""
         return self._recorded(Fields(type="checkpoint", label=label))

@@ -47,7 +47,7 @@ class Strand:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: deque[Callable[[], None]] = deque()
+        self._waiting: deque[_Job] = deque()
         self._works = False
         self._unfinished = 0
 
@@ -82,7 +82,7 @@ class Strand:
         done.set_running_or_notify_cancel()
         call = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
         with self._lock:
-            self._waiting.append(functools.partial(self._settle, done, call))
+            self._waiting.append(_Job(done, call))
             self._unfinished += 1
             begins, self._works = not self._works, True
         if begins:
@@ -97,26 +97,40 @@ class Strand:
 
     def _work(self) -> None:
         while job := self._next():
-            job()
+            self._settle(job)
 
-    def _next(self) -> Callable[[], None] | None:
+    def _next(self) -> _Job | None:
         with self._lock:
             self._works = bool(self._waiting)
             return self._waiting.popleft() if self._waiting else None
 
-    def _settle(self, done: Future[Any], call: Callable[[], Any]) -> None:
+    def _settle(self, job: _Job) -> None:
         try:
-            value = call()
+            value = job.take()()
         except BaseException as error:
             self._finish()
-            done.set_exception(error)
+            job.done.set_exception(error)
         else:
             self._finish()
-            done.set_result(value)
+            job.done.set_result(value)
 
     def _finish(self) -> None:
         with self._lock:
             self._unfinished -= 1
+
+
+class _Job:
+    __slots__ = ("_call", "done")
+
+    def __init__(self, done: Future[Any], call: Callable[[], Any]) -> None:
+        self.done = done
+        self._call: Callable[[], Any] | None = call
+
+    def take(self) -> Callable[[], Any]:
+        """What to call, and no longer hold on to: whoever hears of the end finds nothing of it kept alive here."""
+        call, self._call = self._call, None
+        assert call is not None
+        return call
 
 
 async def _end_of(done: Future[Any]) -> None:

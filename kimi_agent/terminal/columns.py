@@ -14,19 +14,22 @@ WIDEST_NAME: Final = 24
 GAP: Final = 2
 
 
-def described(rows: Sequence[tuple[str, str]]) -> str:
+def described(rows: Sequence[tuple[str, str]], width: int | None = None) -> str:
     """Names, and beside each what it is; a name that is too long has it below.
 
     Args:
         rows: name and description, made visible.
+        width: of a line, in columns; it has at most 79 in any case.
     """
-    widest = max((width for name, _ in rows if (width := display_width(name)) <= WIDEST_NAME), default=WIDEST_NAME)
-    return "\n".join(line for name, text in rows for line in _described(name, text, widest))
+    width = min(width or WIDTH, WIDTH)
+    most = WIDEST_NAME if width >= 2 * WIDEST_NAME else GAP
+    widest = max((columns for name, _ in rows if (columns := display_width(name)) <= most), default=most)
+    return "\n".join(line for name, text in rows for line in _described(name, text, widest, width))
 
 
-def _described(name: str, text: str, widest: int) -> Iterable[str]:
+def _described(name: str, text: str, widest: int, width: int) -> Iterable[str]:
     indent = " " * (widest + GAP)
-    lines = [f"{indent}{line}" for line in format_width(text, WIDTH - len(indent)).splitlines()]
+    lines = [f"{indent}{line}" for line in format_width(text, max(width - len(indent), GAP)).splitlines()]
     if not lines or display_width(name) > widest:
         return [name, *lines]
     return [_padded(name, len(indent)) + lines[0].lstrip(), *lines[1:]]

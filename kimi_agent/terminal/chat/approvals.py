@@ -6,19 +6,25 @@ escapes.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
 from ...message import ToolCall
 from ...tools.approval import Approval
 from ..formatters import UNREADABLE, with_arguments
+from ..text import display_width
 
 __all__ = ["approval_of", "described", "question"]
 
 SHORT: Final = 300
-"""Characters of a call that is shown on one line."""
-ROW: Final = "    │ "
+"""Characters of a call that is shown on one line, where lines may have any length."""
+LINE: Final = "    │ "
 """Before each line of a text of several lines."""
+REST: Final = "    ┆ "
+"""Before what of a line does not fit: what a call has in it never stands where the program speaks."""
+LEAST: Final = 8
+"""Columns of an argument in each row, however narrow the terminal is."""
 
 
 def question(call: ToolCall) -> str:
@@ -39,24 +45,43 @@ def approval_of(reply: str, call: ToolCall) -> Approval:
             return Approval.reject(reply, call)
 
 
-def described(call: ToolCall) -> str:
-    """The call with all its arguments; texts of several lines, and what is long, on lines of their own."""
+def described(call: ToolCall, width: int | None = None) -> str:
+    """The call with all its arguments; texts of several lines, and what is long, on lines of their own.
+
+    Args:
+        call: of the model.
+        width: of a line, in columns; `None` for lines of any length.
+    """
     line = _seen(with_arguments(call))
-    if len(line) <= SHORT and r"\n" not in line:
+    if display_width(line) <= (width or SHORT) and r"\n" not in line:
         return line
     try:
-        rows = [row for name, value in call.args.items() for row in _rows(_seen(name), value)]
+        lines = [line for name, value in call.args.items() for line in _lines(_seen(name), value)]
     except UNREADABLE:
-        return line
+        lines = [f"{LINE}{_seen(call.arguments)}"]
+    rows = [row for line in lines for row in _rows(line, width)]
     return "\n".join([f"{_seen(call.name)}(", *rows, ")"])
 
 
-def _rows(name: str, value: Any) -> Iterator[str]:
+def _lines(name: str, value: Any) -> Iterator[str]:
     if isinstance(value, str) and "\n" in value:
         yield f"  {name} ="
-        yield from (f"{ROW}{_seen(line)}" for line in value.split("\n"))
+        yield from (f"{LINE}{_seen(line)}" for line in value.split("\n"))
     else:
         yield f"  {name} = {value!r}"
+
+
+def _rows(line: str, width: int | None) -> Iterator[str]:
+    """A line, as many rows of the terminal as it needs, each marked as a part of it."""
+    room = max(width, len(REST) + LEAST) if width else sys.maxsize
+    row, columns = "", 0
+    for character in line:
+        needed = max(display_width(character), 1)
+        if columns + needed > room:
+            yield row
+            row, columns = REST, len(REST)
+        row, columns = row + character, columns + needed
+    yield row
 
 
 def _seen(text: str) -> str:

@@ -18,8 +18,9 @@ from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from ...errors import ApprovalPending, KimiAgentError, SessionError
+from ...errors import ApprovalPending, KimiAgentError, SessionConflictError, SessionError
 from ...tools.approval import Approval
+from ..formatters import with_arguments
 from ..screen.display import USER, Display, PlainDisplay
 from ..screen.front import front
 from ..screen.interrupts import Interrupts
@@ -41,8 +42,9 @@ __all__ = ["Chat", "chat_in_terminal", "chat_in_terminal_async"]
 
 T = TypeVar("T")
 
-ALWAYS: Final = "always"
-LEAVES: Final = ", Ctrl-C leaves"
+LONGEST: Final = 200
+"""Characters of a call that was passed over."""
+STOPPED: Final = "(stopped; {}, Ctrl-C leaves)"
 WAITING: Final = "(calls wait for approval; Enter shows them)"
 
 
@@ -156,6 +158,8 @@ class Chat:
         self.options = replace(options or ChatOptions(), complete=self.complete, status=self.status)
         self.display, self.reader = _parts(self.options, self.interrupts)
         self._unanswered = False
+        self._lost: str | None = None
+        """A question that is in no history: another program has written to the session meanwhile."""
         self._is_last = False
 
     @property
@@ -209,7 +213,7 @@ class Chat:
                     continue
                 line = commands.unescaped(line)
             if line or self._unanswered:
-                return line or None
+                return line or self._lost
 
     async def _does(self, command: commands.Typed) -> bool:
         """Do what a command says; whether the model is to answer now."""
@@ -258,9 +262,9 @@ class Chat:
 
     async def _answer(self, query: str | None) -> None:
         """One round. Whatever Ctrl-C or the provider does to it, the chat goes on."""
-        self._unanswered = True
+        self._unanswered, self._lost = True, None
         for call in self.agent.waiting_calls if query is not None else ():
-            self.display.notice(f"✗ {on_one_line(call.name)}: not run", "remark")
+            self.display.notice(f"✗ {on_one_line(with_arguments(call), LONGEST)}: not run", "remark")
         try:
             if await self._went_to_its_end(query):
                 self._unanswered = False
@@ -268,6 +272,7 @@ class Chat:
                 self.display.notice(self._stopped(), "remark")
                 self._leave_if_asked_to()
         except KimiAgentError as error:
+            self._lost = query if isinstance(error, SessionConflictError) else None
             self.display.notice(_told(error) + ("" if self._is_last else " (Enter tries again)"), "error")
 
     async def _went_to_its_end(self, query: str | None) -> bool:
@@ -290,9 +295,11 @@ class Chat:
         said: list[Approval] = []
         always: set[str] = set()
         for call in calls:
-            self.display.notice(described(call))
-            reply = ALWAYS if call.name in always else await self.reader.reply(question(call))
-            if reply is None:
+            self.display.notice(described(call, self.display.columns))
+            if call.name in always:
+                said.append(Approval.approve_for_session(call))
+                continue
+            if (reply := await self.reader.reply(question(call))) is None:
                 return None
             said.append(approval_of(self._heard(reply), call))
             always |= {call.name} if said[-1].decision == "approve_for_session" else set()
@@ -313,9 +320,8 @@ class Chat:
     def _stopped(self) -> str:
         if self._is_last:
             return "(stopped)"
-        return (
-            f"(stopped; {'calls wait, Enter shows them' if self.agent.waiting_calls else 'Enter asks again'}{LEAVES})"
-        )
+        waits = self.agent.waiting_calls
+        return STOPPED.format("the calls wait, Enter asks about them" if waits else "Enter asks again")
 
     def _leave_if_asked_to(self) -> None:
         if self.interrupts.count > 1:

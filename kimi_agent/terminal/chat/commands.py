@@ -148,7 +148,9 @@ EDITOR_KEYS: Final = (
 async def _help(chat: Chat, argument: str) -> Did:
     keys = KEYS if isinstance(chat.reader, PlainReader) else (*EDITOR_KEYS, *KEYS)
     rows = [*((command.usage, command.help) for command in COMMANDS), *keys]
-    return Did(f"{described(rows)}\nThe beginning of a name will do. //text says /text to the model.")
+    return Did(
+        f"{described(rows, chat.display.columns)}\nThe beginning of a name will do. //text says /text to the model."
+    )
 
 
 async def _quit(chat: Chat, argument: str) -> Did:

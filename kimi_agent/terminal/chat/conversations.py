@@ -187,8 +187,8 @@ async def _remove_if_empty(agent: Agent) -> None:
     session = session_of(agent)
     if session is None or agent.chat_history or agent._keeper._entered:
         return
-    info = await session._store.info(session.id)
-    if info is not None and not info.messages:
+    state = await session.load()
+    if not state.chat_history and session._known is not None and not session._known.ledger.labels:
         await session._store.delete(session.id)
         await session.load()
         agent._keeper.took()

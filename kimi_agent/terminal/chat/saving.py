@@ -49,7 +49,9 @@ def _written(chat: Chat, argument: str, command: str, done: str, write: Callable
     Raises:
         CommandError: there is one already, and nobody has said that it may go.
     """
-    name = argument.removesuffix(FORCE).rstrip()
+    name = f" {argument}".removesuffix(FORCE).strip()
+    if not name:
+        raise CommandError(f"usage: {command} FILE")
     path, shown = _path(name), on_one_line(name)
     if name == argument and os.path.lexists(path) and not path.is_dir() and not chat.conversations.owns_file(path):
         raise CommandError(f"there is {shown} already; {command} {shown}{FORCE} writes over it")

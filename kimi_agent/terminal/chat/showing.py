@@ -43,7 +43,7 @@ def _system_prompt(agent: Agent) -> list[Message]:
 async def tools(chat: Chat, argument: str) -> Did:
     """Tell what the model may call."""
     functions = await chat.agent.get_enabled_functions()
-    return Did(described([_tool(tool) for tool in functions]) or "(there are no functions)")
+    return Did(described([_tool(tool) for tool in functions], chat.display.columns) or "(there are no functions)")
 
 
 def _tool(tool: ToolLike) -> tuple[str, str]:

@@ -31,6 +31,11 @@ NoticeKind: TypeAlias = Literal["told", "remark", "error"]
 class Display(Protocol):
     """Where a chat is shown. Whatever a model or a tool wrote is made visible before it is written."""
 
+    @property
+    def columns(self) -> int | None:
+        """How wide a line is at most; `None` for lines of any length."""
+        ...
+
     async def answer(self, agent: Agent, query: str | None, approvals: Sequence[Approval] = ()) -> None:
         """Run one round, and show it while it goes on. Cancelled, it closes the round.
 
@@ -68,6 +73,10 @@ class PlainDisplay:
 
     options: ChatOptions
 
+    @property
+    def columns(self) -> int | None:
+        return shutil.get_terminal_size().columns if is_watched(sys.stdout) else None
+
     async def answer(self, agent: Agent, query: str | None, approvals: Sequence[Approval] = ()) -> None:
         with telling(agent, sys.stdout):
             await self._answer(agent, query, approvals)
@@ -87,8 +96,7 @@ class PlainDisplay:
         print_width(text, self.options.width, USER)
 
     def notice(self, text: str, kind: NoticeKind = "told") -> None:
-        width = shutil.get_terminal_size().columns if is_watched(sys.stdout) else None
-        print(format_width(text, width), flush=True)
+        print(format_width(text, self.columns), flush=True)
 
     async def _show_stream(self, stream: MessageStream) -> None:
         if stream.role != "assistant":

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import os
 import select
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
 
 from platformdirs import user_state_path
 from prompt_toolkit import PromptSession
+from prompt_toolkit.application import get_app
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import DEFAULT_BUFFER
 from prompt_toolkit.filters import has_focus
+from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import DummyHistory, FileHistory, History, InMemoryHistory
 from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.layout.processors import Processor, Transformation, TransformationInput
+from prompt_toolkit.layout.utils import explode_text_fragments
 from prompt_toolkit.styles import Style
 
+from ..columns import cut
 from ..text import visible
 from .interrupts import Interrupts
 from .options import ChatOptions
@@ -104,11 +111,18 @@ class Editor:
 
     def _session(self, **options: Any) -> PromptSession[str]:
         return PromptSession(
-            key_bindings=self._keys(), bottom_toolbar=self._toolbar, style=STYLE, enable_suspend=True, **options
+            key_bindings=self._keys(),
+            input_processors=[_Seen()],
+            bottom_toolbar=self._toolbar,
+            style=STYLE,
+            enable_suspend=True,
+            **options,
         )
 
     def _toolbar(self) -> str:
-        return LEAVING if self._interrupts.count else self._status
+        app = get_app()
+        is_leaving = self._interrupts.count and not app.current_buffer.text
+        return LEAVING if is_leaving else cut(self._status, app.output.get_size().columns)
 
     # ---- keys ----
 
@@ -139,6 +153,24 @@ def _end_line(event: KeyPressEvent) -> None:
 
 def _new_line(event: KeyPressEvent) -> None:
     event.current_buffer.insert_text("\n")
+
+
+class _Seen(Processor):
+    """Shows what is typed or pasted; marks that would turn the rest of the line around are shown as their escapes."""
+
+    def apply_transformation(self, transformation_input: TransformationInput) -> Transformation:
+        pieces = explode_text_fragments(transformation_input.fragments)
+        shown: StyleAndTextTuples = [(style, _seen(text)) for style, text, *_ in pieces]
+        starts = [0, *accumulate(len(text) for _, text, *_ in shown)]
+        return Transformation(
+            shown,
+            source_to_display=lambda place: starts[min(place, len(pieces))],
+            display_to_source=lambda place: bisect_right(starts, place) - 1,
+        )
+
+
+def _seen(character: str) -> str:
+    return character if character.isascii() else visible(character)  # prompt_toolkit shows these itself
 
 
 # ==== completion ====

@@ -42,30 +42,21 @@ class Interrupts:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        ends = [number for number in ENDS if signal.getsignal(number) is signal.SIG_DFL]
-        loop, task, came = asyncio.get_running_loop(), asyncio.current_task(), list[int]()
+        loop = asyncio.get_running_loop()
+        with _ending(loop, asyncio.current_task()), _handled(signal.SIGINT, lambda *_: self._interrupted(loop)):
+            yield
 
-        def interrupted(*_: object) -> None:
-            if self._since is None:
-                self._since = monotonic()
-            elif monotonic() - self._since >= PATIENCE:  # something blocks the loop
-                raise KeyboardInterrupt
-            loop.call_soon_threadsafe(self.deliver)
+    def _interrupted(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Ctrl-C came, in the middle of anything.
 
-        def ended(number: int, frame: object) -> None:
-            came.append(number)
-            signal.signal(number, signal.SIG_DFL)  # the second one does not wait
-            loop.call_soon_threadsafe(task.cancel if task else loop.stop)
-
-        try:
-            with ExitStack() as stack:
-                stack.enter_context(_handled(signal.SIGINT, interrupted))
-                for number in ends:
-                    stack.enter_context(_handled(number, ended))
-                yield
-        finally:
-            for number in came:
-                signal.raise_signal(number)
+        Raises:
+            KeyboardInterrupt: something blocks the loop.
+        """
+        if self._since is None:
+            self._since = monotonic()
+        elif monotonic() - self._since >= PATIENCE:
+            raise KeyboardInterrupt
+        loop.call_soon_threadsafe(self.deliver)
 
     @contextmanager
     def stopping(self, stop: Callable[[], object]) -> Generator[None, None, None]:
@@ -81,6 +72,28 @@ class Interrupts:
         self._since = None
         self.count += 1
         self.stop()
+
+
+@contextmanager
+def _ending(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any] | None) -> Generator[None, None, None]:
+    """While it lasts, a signal that ends the program cancels the task, and ends the program when that is over."""
+    came: list[int] = []
+
+    def ended(number: int, frame: object) -> None:
+        came.append(number)
+        signal.signal(number, signal.SIG_DFL)  # the second one does not wait
+        if task is not None:
+            loop.call_soon_threadsafe(task.cancel)
+
+    try:
+        with ExitStack() as stack:
+            for number in ENDS:
+                if signal.getsignal(number) is signal.SIG_DFL:
+                    stack.enter_context(_handled(number, ended))
+            yield
+    finally:
+        for number in came:
+            signal.raise_signal(number)
 
 
 @contextmanager

@@ -75,7 +75,7 @@ class LiveDisplay:
 
     async def answer(self, agent: Agent, query: str | None, approvals: Sequence[Approval] = ()) -> None:
         with Region(self._out, self._painter.colored) as region:
-            answer = _Answer(region, self._painter, self._columns, self._options)
+            answer = _Answer(region, self._painter, lambda: self.columns, self._options)
             answer.goes_on_with(agent.waiting_calls if approvals else ())
             with answer.listening(agent):
                 async with _drawn(answer):
@@ -90,9 +90,10 @@ class LiveDisplay:
         self._print(text, STYLES[kind])
 
     def _print(self, text: str, style: str = "") -> None:
-        written(self._out, self._painter.text(format_width(text, self._columns()), style))
+        written(self._out, self._painter.text(format_width(text, self.columns), style))
 
-    def _columns(self) -> int:
+    @property
+    def columns(self) -> int:
         """To fill. The last one stays free: terminals differ in what they do behind it."""
         columns, _ = size_of(self._out)
         return max(min(columns - 1, self._options.width or columns), 8)
@@ -286,7 +287,7 @@ class _Answer:
     def _end_thought(self) -> None:
         thought, self._thought = self._thought, None
         if thought is not None and (length := sum(map(len, thought.pieces))):
-            self._print(f"thought for {monotonic() - thought.started:.0f} s, {length:,} characters", NOTICE)
+            self._print(f"thought for {monotonic() - thought.started:.1f} s, {length:,} characters", NOTICE)
 
     def _close_blocks(self) -> None:
         self._print_blocks(self._blocks.close())
