@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-sys.path.append(str(Path(__file__).parent.parent / "docs" / "hooks"))
+sys.path.append(str(Path(__file__).parent.parent / "docs" / "making"))
 
 pytest.importorskip("pty", reason="there are no pseudo-terminals here")
 pytest.importorskip("pyte", reason="pyte, which is the screen, is not installed")
