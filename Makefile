@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test nightly check docs bench clean
+.PHONY: demo test nightly check docs bench coverage lowest pythons package clean
 
 demo: $(VENV)/ready  ## an agent with tools, in the terminal
 	@$(RUN) -m kimi_agent demo
@@ -35,6 +35,27 @@ bench: $(VENV)/dev-ready  ## the figures, as ratios within one run
 	$(RUN) tests/bench/tokens.py
 	$(RUN) tests/bench/tools.py
 
+coverage: $(VENV)/dev-ready  ## the suite, and which branches of the package it does not take: at most 5 in 100
+	$(RUN) -m coverage erase
+	$(RUN) -m coverage run -m pytest -q --numprocesses auto --dist worksteal --timeout 180
+	$(RUN) -m coverage combine --quiet
+	$(RUN) -m coverage report
+
+lowest: $(VENV)/dev-ready  ## the suite, with the lowest versions of everything that pyproject.toml allows
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(RUN) -m uv pip install --quiet --python $(VENV)-lowest --resolution lowest-direct --editable '.[dev]'
+	$(VENV)-lowest/bin/python -m pytest -q --numprocesses auto --dist worksteal
+
+pythons:  ## the suite, with every Python that is here
+	@for python in python3.11 python3.12 python3.13; do \
+		if command -v $$python >/dev/null && $$python --version; then \
+			$(MAKE) test PYTHON=$$python VENV=$(VENV)-$$python || exit 1; \
+		else echo "no $$python here"; fi; \
+	done
+
+package: $(VENV)/dev-ready  ## what is shipped, in dist/, installed and run where nothing else is
+	$(RUN) tests/release/check.py
+
 $(VENV)/ready: pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[cli]'
@@ -49,4 +70,4 @@ $(VENV)/docs-ready: pyproject.toml $(VENV)/ready
 	@touch $@
 
 clean:
-	rm -rf $(VENV) site
+	rm -rf $(VENV) $(VENV)-* site dist

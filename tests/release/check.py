@@ -1,0 +1,174 @@
+"""What is shipped: the wheel is the package and nothing else, the source archive makes the same wheel, and an empty
+environment with that wheel runs the first program of the README and the command, against a Kimi on this machine.
+
+Both are built, and installed with what they depend on, from a package index. Prints a table; what is wrong ends it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from email.parser import HeaderParser
+from pathlib import Path
+from zipfile import ZipFile
+
+ROOT = Path(__file__).resolve().parents[2]
+
+sys.path.append(str(ROOT / "tests"))  # where the server is
+PACKAGE = "kimi_agent"
+MOST_DISTRIBUTIONS = 25
+MOST_MEGABYTES = 25.0
+
+INSTALLED = """
+import json
+from importlib.metadata import distributions
+found = list(distributions())
+files = {file.locate() for each in found for file in each.files or () if file.suffix != ".pyc"}
+print(json.dumps([len(found), sum(file.stat().st_size for file in files if file.is_file())]))
+"""
+
+Environment = Mapping[str, str]
+
+
+def output_of(command: Sequence[str | Path], environment: Environment, cwd: Path, said: str = "") -> str:
+    """What a program prints; what it says when it fails is shown."""
+    done = subprocess.run(command, env=environment, cwd=cwd, input=said, capture_output=True, text=True, timeout=600)
+    assert not done.returncode, f"{command} failed:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+# ==== what is built ====
+
+
+def built() -> tuple[Path, Path]:
+    """The source archive, and the wheel that is made of it, in `dist/`."""
+    folder = ROOT / "dist"
+    shutil.rmtree(folder, ignore_errors=True)
+    output_of([sys.executable, "-m", "build", "--outdir", folder, ROOT], os.environ, ROOT)
+    (archive,), (wheel,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
+    return archive, wheel
+
+
+def files_of_the_package() -> set[str]:
+    files = (path for path in (ROOT / PACKAGE).rglob("*") if path.is_file() and path.parent.name != "__pycache__")
+    return {path.relative_to(ROOT).as_posix() for path in files}
+
+
+def check_wheel(wheel: Path) -> None:
+    """It has the files of the package, and says what they need."""
+    with ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
+        said = HeaderParser().parsestr(archive.read(metadata).decode())
+    described = {name for name in names if name.startswith(metadata.removesuffix("METADATA"))}
+    assert names - described == files_of_the_package(), (names - described) ^ files_of_the_package()
+    assert f"{PACKAGE}/py.typed" in names
+    assert any(name.endswith("/LICENSE") for name in described)
+    assert said["Name"] == PACKAGE
+    assert said["Requires-Python"] == ">=3.11"
+    assert said["License-Expression"] == "MIT"
+    print(f"wheel              {wheel.stat().st_size / 1e6:7.2f} MB, {len(names)} files")
+
+
+def check_archive(archive: Path) -> None:
+    """Whoever has it can test and build what is in it."""
+    with tarfile.open(archive) as members:
+        names = {name.partition("/")[2] for name in members.getnames()}
+    for needed in (
+        "Makefile",
+        "LICENSE",
+        "SECURITY.md",
+        "mkdocs.yml",
+        "tests/conftest.py",
+        "docs/agent.md",
+        "examples",
+    ):
+        assert any(name == needed or name.startswith(f"{needed}/") for name in names), f"{needed} is not in the archive"
+    assert files_of_the_package() <= names
+    print(f"source archive     {archive.stat().st_size / 1e6:7.2f} MB, {len(names)} files")
+
+
+# ==== what is installed ====
+
+
+def installed(wheel: Path, folder: Path) -> Path:
+    """The Python of an environment with nothing but the wheel and what it depends on."""
+    environment = folder / "environment"
+    output_of([sys.executable, "-m", "venv", "--without-pip", environment], os.environ, folder)
+    python = next(path for path in (environment / "bin/python", environment / "Scripts/python.exe") if path.exists())
+    output_of([sys.executable, "-m", "pip", "--python", python, "install", "--quiet", wheel], os.environ, folder)
+    return python
+
+
+def check_size(python: Path, environment: Environment, folder: Path) -> None:
+    """What comes with it is little, without the byte code that Python makes of it."""
+    count, size = json.loads(output_of([python, "-c", INSTALLED], environment, folder))
+    print(f"distributions      {count:7}    of at most {MOST_DISTRIBUTIONS}, this one counted")
+    print(f"installed          {size / 1e6:7.2f} MB of at most {MOST_MEGABYTES:.0f}, byte code not counted")
+    assert count <= MOST_DISTRIBUTIONS
+    assert size <= MOST_MEGABYTES * 1e6
+
+
+# ==== what it does there ====
+
+
+def quick_start() -> str:
+    """The first program of the README."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    block = re.search(r"^## Quickstart$.*?^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    assert block, "the README has no quick start"
+    return block[1]
+
+
+def check_quick_start(python: Path, environment: Environment, folder: Path) -> None:
+    """It talks to a Kimi, and saves what was said."""
+    from serving import serving
+
+    with serving() as server:
+        of_server = {"KIMI_API_KEY": server.api_key, "KIMI_BASE_URL": server.base_url}
+        (folder / "first.py").write_text(quick_start(), "utf-8")
+        printed = output_of([python, "first.py"], {**environment, **of_server}, folder)
+    roles = [line.split(" ", 1)[0] for line in printed.splitlines() if line]
+    assert roles[0] == "assistant", printed
+    assert "tool" in roles, printed
+    assert (folder / "weather.json").exists()
+    print(f"quick start        {len(roles):7} messages")
+
+
+def check_command(python: Path, environment: Environment, folder: Path) -> None:
+    """It is there, under its name and as a module, and works without a key."""
+    printed = [output_of(program, environment, folder, "what is 17 * 23?\n") for program in _programs(python)]
+    assert all(text.strip() for text in printed)
+    assert "391" in printed[-1], printed[-1]
+    print(f"kimi-agent         {len(printed):7} commands")
+
+
+def _programs(python: Path) -> Iterator[list[str | Path]]:
+    yield [python, "-m", PACKAGE, "--version"]
+    yield [python.with_name("kimi-agent"), "--version"]
+    yield [python.with_name("kimi-agent"), "models", "--offline"]
+    yield [python.with_name("kimi-agent"), "demo"]
+
+
+def main() -> None:
+    """Build, look into, install and run it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        archive, wheel = built()
+        check_wheel(wheel)
+        check_archive(archive)
+        python = installed(wheel, folder)
+        environment = {"HOME": name, "PATH": os.environ["PATH"], "PYTHONUTF8": "1"}
+        for check in (check_size, check_quick_start, check_command):
+            check(python, environment, folder)
+
+
+if __name__ == "__main__":
+    main()
