@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from loguru import logger
 from pydantic import SerializationInfo, TypeAdapter, ValidationInfo, field_serializer, field_validator
-from timing import seconds
+from timing import seconds, untraced
 
 import kimi_agent
 from kimi_agent.errors import SessionConflictError, SessionError
@@ -1186,6 +1186,7 @@ def conversation(length: int) -> list[Message]:
     return [kinds[number % 4](number) for number in range(length)]
 
 
+@untraced
 def test_a_long_session_is_loaded_about_as_fast_as_its_messages(path: Path):
     said = conversation(3_000)
     ledger = Ledger()

@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 from pydantic import SerializationInfo, ValidationInfo, field_serializer, field_validator
+from timing import untraced
 
 from kimi_agent import history
 from kimi_agent.errors import SessionConflictError, SessionError
@@ -631,6 +632,7 @@ def open_folder():
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="this platform limits no file sizes")
+@untraced
 async def test_a_disk_that_is_full_or_read_only_is_an_error_and_harms_nothing(open_folder):
     folder = open_folder
     output, errors = started(FAULTS, str(folder)).communicate()

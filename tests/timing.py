@@ -1,8 +1,14 @@
 """How long something takes, in seconds of the processor: what others do meanwhile does not count."""
 
 import gc
+import sys
 import time
 from collections.abc import Callable
+
+import pytest
+
+untraced = pytest.mark.skipif(sys.gettrace() is not None, reason="a tracer takes time, and files, of its own")
+"""For a test of one against another, or of a disk that is full: whoever measures coverage is in its way."""
 
 
 def seconds(work: Callable[[], object]) -> float:
