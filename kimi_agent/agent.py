@@ -485,7 +485,8 @@ class Agent(Lasting, Forking, approving.Approving, calls.Calling):
         await self.add_to_history(outcome.message)
         await self._settle()
         if outcome.duration is not None:
-            await self._handlers.emit(ToolCallFinished(outcome.call, outcome.message, outcome.duration))
+            finished = ToolCallFinished(outcome.call, outcome.message, outcome.duration, outcome.error_type)
+            await self._handlers.emit(finished)
         if outcome.fatal is not None:
             raise outcome.fatal
 

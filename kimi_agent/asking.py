@@ -225,7 +225,7 @@ async def model_turn(agent: Asker, request: Mapping[str, Any], recording: Record
         spending.pay_for_broken(agent, error)
         await tell_of_failure(agent._handlers, error, recording)
         raise
-    await agent._handlers.emit(StreamCompleted(result.message, result.usage, result.finish_reason))
+    await agent._handlers.emit(StreamCompleted(result.message, result.usage, result.finish_reason, result.id))
     if drift is not None:
         await agent._handlers.emit(drift)
     agent.limits.after_answer(as_spent(agent.usage), result.message)

@@ -189,7 +189,8 @@ class Answering:
         await agent._handlers.emit(ToolCallStarted(call))
         spending.pay_for_calls(agent)
         began, started = time(), monotonic()
-        with _in_context_of(agent, call, self._allowance.failures, keeps_result=True) as progress:
+        in_call = _in_context_of(agent, call, self._allowance.failures, keeps_result=True)
+        with agent._handlers.around(call), in_call as progress:
             outcome = await self._ran(call)
         with suppress(asyncio.CancelledError):  # whoever cancels the call gets its result
             await progress.told()
@@ -212,9 +213,11 @@ class Answering:
         hook = agent.handle_function_call_exception(call, error, self._allowance.failures)
         handled = await given(agent, "handle_function_call_exception", hook, ExceptionHandleResult)
         message = answering(handled.message, call).copy_with(is_tool_call_error=True)
-        outcome = CallOutcome(call, message, failed=True, should_retry=handled.should_retry)
+        original = _original(error)
+        outcome = CallOutcome(
+            call, message, failed=True, should_retry=handled.should_retry, error_type=type(original).__name__
+        )
         fatal = getattr(agent.functions.get(call.name), "fatal", ())
-        original = error.original if isinstance(error, WrappedCallException) else error
         return replace(outcome, fatal=original) if isinstance(original, fatal) else outcome
 
     def _reminded(self, outcome: CallOutcome) -> CallOutcome:
@@ -239,6 +242,11 @@ def _in_context_of(
 
 def _wrapped(error: Exception) -> FunctionCallException:
     return error if isinstance(error, FunctionCallException) else WrappedCallException(True, error)
+
+
+def _original(error: Exception) -> BaseException:
+    """What the function raised, if it raised."""
+    return error.original if isinstance(error, WrappedCallException) else error
 
 
 def result_for(agent: Caller, call: ToolCall, value: ToolReturnValue) -> Message:
@@ -340,24 +348,26 @@ async def _perform(agent: Caller, call: ToolCall) -> tuple[ToolResult, str]:
     """Run a call: its result, and what a model would read of it."""
     await agent._handlers.emit(ToolCallStarted(call))
     started = monotonic()
-    with _in_context_of(agent, call) as progress:
-        value, message = await _given(agent, call)
-    await progress.told()
-    await agent._handlers.emit(ToolCallFinished(call, message, monotonic() - started))
+    with agent._handlers.around(call):
+        with _in_context_of(agent, call) as progress:
+            value, message, error_type = await _given(agent, call)
+        await progress.told()
+        await agent._handlers.emit(ToolCallFinished(call, message, monotonic() - started, error_type))
     return ToolResult(tool_call_id=call.id, return_value=value), message.text
 
 
-async def _given(agent: Caller, call: ToolCall) -> tuple[ToolReturnValue, Message]:
+async def _given(agent: Caller, call: ToolCall) -> tuple[ToolReturnValue, Message, str | None]:
+    """What a call gave, what a model would read of it, and the name of the error that was raised."""
     try:
         result = await given(agent, "do_function_call", agent.do_function_call(call), FunctionCallResult)
     except Exception as error:
         logger.opt(exception=error).debug("the call {} of {} went wrong", call.id, call.name)
         value = tool_error_from(_wrapped(error), agent.texts)
-        return value, result_for(agent, call, value)
+        return value, result_for(agent, call, value), type(_original(error)).__name__
     message = answering(result.message, call)
     if result.value is not None and result_for(agent, call, result.value) == message:
-        return result.value, message
-    return value_in(message), message
+        return result.value, message, None
+    return value_in(message), message, None
 
 
 # ==== what they are called with ====

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from enum import Enum
 from functools import cache, partial
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, TypeVar, cast, get_args
 
 from loguru import logger
 from pydantic_core import ValidationError, to_jsonable_python
@@ -123,6 +124,8 @@ class RoundFinished:
     closed, cancelled or dropped."""
 
     outcome: Literal["completed", "waiting", "failed", "closed"]
+    error_type: str | None = None
+    """The name of the error's class, if it failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +149,8 @@ class StreamCompleted:
     message: Message
     usage: TokenUsage | None
     finish_reason: str | None
+    id: str | None = None
+    """The provider's id of the answer, if it gave one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +205,8 @@ class ToolCallFinished:
     call: ToolCall
     message: Message
     duration: float
+    error_type: str | None = None
+    """The name of the error's class, if something was raised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +296,30 @@ async def tell(callback: Callable[[T], object], value: T) -> None:
         await told
 
 
+class Observer(Protocol):
+    """Sees an agent at work, without a part in it: what it raises is logged, strict or not.
+
+    It is told of an event at once, before the handlers, in the task in which it happened; also where nobody can wait,
+    and where a handler would be told later.
+    """
+
+    def hears(self, event_type: type[Event]) -> bool:
+        """Whether it wants events of a type: those that nobody wants are not made."""
+        ...
+
+    def told(self, event: Event) -> None:
+        """An event happened: one that it wants, or that a handler wants."""
+        ...
+
+    def around(self, call: ToolCall) -> AbstractContextManager[object]:
+        """What the function of a call runs within. Left when it has ended, however that was."""
+        ...
+
+    def follow(self, agent: Any, call: ToolCall) -> None:
+        """Another agent, which has just been made, is going to answer a call."""
+        ...
+
+
 class Handlers:
     """The handlers of an agent's events, by type of event.
 
@@ -301,10 +332,13 @@ class Handlers:
         self._strict = strict
         self._by_type: dict[type[Any], dict[object, Handler[Any]]] = {}
         """Those of a type in their order, each under a key of its own: the same function may be there twice."""
+        self._observers: tuple[Observer, ...] = ()
 
     def __contains__(self, event_type: type[Event]) -> bool:
         """Whether anybody listens: an event that nobody hears need not be made."""
-        return event_type in self._by_type
+        if event_type in self._by_type:
+            return True
+        return bool(self._observers) and any(observer.hears(event_type) for observer in self._observers)
 
     def add(self, event_type: type[E], handler: Handler[E]) -> Callable[[], None]:
         """Add a handler behind the others of its type; returns a function that takes it away again.
@@ -326,6 +360,31 @@ class Handlers:
 
         return unsubscribe
 
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        """Add an observer; returns a function that takes it away again."""
+        self._observers = (*self._observers, observer)
+
+        def unobserve() -> None:
+            self._observers = tuple(other for other in self._observers if other is not observer)
+
+        return unobserve
+
+    def around(self, call: ToolCall) -> AbstractContextManager[object]:
+        """What the function of a call runs within."""
+        return self._around(call) if self._observers else _UNOBSERVED
+
+    @contextmanager
+    def _around(self, call: ToolCall) -> Generator[None]:
+        with ExitStack() as stack:
+            for observer in self._observers:
+                stack.enter_context(observer.around(call))
+            yield
+
+    def follow(self, agent: Any, call: ToolCall) -> None:
+        """Another agent is going to answer a call: observers of this one see it, too."""
+        for observer in self._observers:
+            observer.follow(agent, call)
+
     async def emit(self, event: Event) -> None:
         """Hand an event to its handlers, in order; async ones are awaited.
 
@@ -334,6 +393,7 @@ class Handlers:
         Raises:
             Exception: in strict mode, what the first handler raised that did; what further ones raised is logged.
         """
+        self._observed(event)
         failed: list[Exception] = []
         await self._tell(event, failed.append if self._strict else partial(_log, event))
         for error in failed[1:]:
@@ -343,15 +403,25 @@ class Handlers:
 
     async def emit_beside(self, event: Event) -> None:
         """Like `emit`, where an error or a close is under way already: what a handler raises is logged."""
+        self._observed(event)
         await self._tell(event, partial(_log, event))
 
     def emit_later(self, event: Event) -> None:
-        """Like `emit_beside`, from a place that cannot wait. Without an event loop it is lost."""
+        """Like `emit_beside`, from a place that cannot wait. Without an event loop only observers are told."""
         loop = asyncio._get_running_loop()
-        if loop is not None and type(event) in self:
+        if loop is None:
+            self._observed(event)
+        elif type(event) in self:
             task = loop.create_task(self.emit_beside(event))
             _telling.add(task)
             task.add_done_callback(_telling.discard)
+
+    def _observed(self, event: Event) -> None:
+        for observer in self._observers:
+            try:
+                observer.told(event)
+            except Exception as error:
+                _log(event, error)
 
     async def _tell(self, event: Event, on_error: Callable[[Exception], None]) -> None:
         handlers = self._by_type.get(type(event), {})
@@ -380,6 +450,8 @@ def _log(event: Event, error: Exception) -> None:
 
 
 _EVENTS: Final[tuple[type[Any], ...]] = get_args(Event)
+
+_UNOBSERVED: Final = nullcontext()
 
 _telling: Final[set[asyncio.Task[None]]] = set()
 """Tasks that nobody waits for: an event loop holds its tasks weakly."""

@@ -36,7 +36,7 @@ from .kimi.assemble import fold
 from .message import Message, Role, ToolCall
 from .tools.base import ToolResult
 from .tools.running import is_being_cancelled
-from .turns import Turn, outcome_of
+from .turns import Turn, finished_by
 
 __all__ = ["MessageStream", "Round"]
 
@@ -420,7 +420,7 @@ class Round(Generic[Item]):
                 return await self._advance(self._steps)
             except BaseException as error:
                 closed_by_another = turn.was_interrupted()
-                await turn.close(outcome_of(error))
+                await turn.close(finished_by(error))
                 if closed_by_another:
                     raise StopAsyncIteration from None
                 raise
@@ -432,7 +432,7 @@ class Round(Generic[Item]):
             RoundInProgressError: called by a tool, hook or handler of this very round.
         """
         await self._turn.interrupt()
-        await self._turn.close("closed")
+        await self._turn.close()
         self._finish_steps()
 
     async def __aenter__(self) -> Self:

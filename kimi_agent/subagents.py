@@ -294,6 +294,7 @@ async def _child(agent: Forking, share_history: bool) -> Forking:
         child.chat_history = _without_open_exchange(parent.chat_history)
     child._parent = parent
     child._handlers = _Relay(child._handlers, context.call, parent._handlers)
+    parent._handlers.follow(child, context.call)
     return child
 
 

@@ -35,13 +35,20 @@ from .tools.allowance import CallOutcome
 from .tools.texts import ToolTexts
 from .tools.together import RunningCalls
 
-__all__ = ["Conversation", "Turn", "Turns"]
+__all__ = ["Conversation", "Turn", "Turns", "finished_by", "marks_here"]
 
 Outcome: TypeAlias = Literal["completed", "waiting", "failed", "closed"]
 
-_inside: Final[ContextVar[frozenset[object]]] = ContextVar("kimi_agent_turns", default=frozenset())
-"""The marks of the turns that this code runs inside of. Tools, hooks and handlers inherit it; who calls a round never
-sees it. Marks and not turns: a context may live longer than an agent."""
+_CLOSED: Final = RoundFinished("closed")
+
+_inside: Final[ContextVar[tuple[object, ...]]] = ContextVar("kimi_agent_turns", default=())
+"""The marks of the turns that this code runs inside of, the innermost last. Tools, hooks and handlers inherit it; who
+calls a round never sees it. Marks and not turns: a context may live longer than an agent."""
+
+
+def marks_here() -> tuple[object, ...]:
+    """The marks of the turns that this code runs inside of, the innermost last."""
+    return _inside.get()
 
 
 class Conversation(Protocol):
@@ -287,7 +294,8 @@ class Turn:
     @contextmanager
     def inside(self) -> Generator[None, None, None]:
         """What is called within is inside of the round, and cannot begin another one of the same agent."""
-        token = _inside.set(_inside.get() | {self.mark})
+        marks = _inside.get()
+        token = _inside.set(marks if self.mark in marks else (*marks, self.mark))
         try:
             yield
         finally:
@@ -307,9 +315,9 @@ class Turn:
             try:
                 yield
             except BaseException as error:
-                await self.close(outcome_of(error))
+                await self.close(finished_by(error))
                 raise
-            await self.close("completed")
+            await self.close(RoundFinished("completed"))
 
     async def interrupt(self) -> None:
         """If another task is advancing the round, make it stop there, and wait until it has closed the turn.
@@ -362,8 +370,11 @@ class Turn:
 
     # ---- its end ----
 
-    async def close(self, outcome: Outcome) -> None:
+    async def close(self, finished: RoundFinished = _CLOSED) -> None:
         """End the turn: stop what runs, answer what is open, let the next one in. Twice is once.
+
+        Args:
+            finished: how it ends.
 
         Raises:
             Exception: what a strict handler of `RoundFinished` raised, if the round was completed; else it is logged,
@@ -378,12 +389,12 @@ class Turn:
             try:
                 await self._wind_up()
             except BaseException:
-                self.close_now(outcome)
+                self.close_now(finished)
                 raise
-            self._end(outcome)
+            self._end(finished.outcome)
             if self._began and self._is_round:
                 handlers = self.conversation._handlers
-                await (handlers.emit if outcome == "completed" else handlers.emit_beside)(RoundFinished(outcome))
+                await (handlers.emit if finished.outcome == "completed" else handlers.emit_beside)(finished)
         return None
 
     @property
@@ -407,14 +418,14 @@ class Turn:
         if self._began:
             await self.conversation._round_ended()
 
-    def close_now(self, outcome: Outcome = "closed") -> None:
+    def close_now(self, finished: RoundFinished = _CLOSED) -> None:
         """End the turn without waiting for anything. Twice is once."""
         if self.ended is not None:
             return
         with self.inside():
-            self._end(outcome)
-        if self._began and self._is_round:
-            self.conversation._handlers.emit_later(RoundFinished(outcome))
+            self._end(finished.outcome)
+            if self._began and self._is_round:
+                self.conversation._handlers.emit_later(finished)
 
     def _end(self, outcome: Outcome) -> None:
         self.ended = outcome
@@ -483,10 +494,10 @@ def _running_task() -> ReferenceType[asyncio.Task[Any]] | None:
     return ref(task)
 
 
-def outcome_of(error: BaseException | None) -> Outcome:
+def finished_by(error: BaseException) -> RoundFinished:
     """How a round ended that ended with `error`."""
-    if error is None or isinstance(error, StopAsyncIteration):
-        return "completed"
+    if isinstance(error, StopAsyncIteration):
+        return RoundFinished("completed")
     if isinstance(error, ApprovalPending):
-        return "waiting"
-    return "failed" if isinstance(error, Exception) else "closed"
+        return RoundFinished("waiting")
+    return RoundFinished("failed", type(error).__name__) if isinstance(error, Exception) else _CLOSED

@@ -3,7 +3,8 @@
 import asyncio
 import gc
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -245,6 +246,139 @@ async def test_an_emitter_that_is_cancelled_is_cancelled_through_its_handlers():
     await asyncio.wait([emitting])
     assert emitting.cancelled()
     assert told == []
+
+
+# ==== observers ====
+
+
+class Seen:
+    """An observer that writes down what it sees."""
+
+    def __init__(self, log: list[Any], *wanted: type[Any], fails: bool = False) -> None:
+        self.log, self.wanted, self.fails = log, wanted, fails
+
+    def hears(self, event_type: type[Event]) -> bool:
+        return event_type in self.wanted
+
+    def told(self, event: Event) -> None:
+        self.log.append(type(event).__name__)
+        if self.fails:
+            raise Broken
+
+    @contextmanager
+    def around(self, call: ToolCall) -> Generator[None]:
+        self.log.append(f"in {call.name}")
+        try:
+            yield
+        finally:
+            self.log.append(f"out {call.name}")
+
+    def follow(self, agent: Any, call: ToolCall) -> None:
+        self.log.append(f"{call.name} is answered by {type(agent).__name__}")
+        agent._handlers.observe(self)
+
+
+@pytest.mark.parametrize("emit", ["emit", "emit_beside", "emit_later"])
+async def test_an_observer_is_told_before_any_handler_and_stops_nothing_when_it_raises(emit: str):
+    handlers = Handlers(strict=True)
+    log = told_by(handlers, "handler")
+    handlers.observe(Seen(log, fails=True))
+    if (emitting := getattr(handlers, emit)(STARTED)) is not None:
+        await emitting
+    while "handler" not in log:
+        await asyncio.sleep(0)
+    assert log == ["StreamStarted", "handler"]
+
+
+async def test_what_an_observer_wants_is_made_until_it_is_taken_away():
+    handlers, log = Handlers(), list[Any]()
+    first, second = Seen(log, StreamStarted), Seen(log)
+    unobserve = handlers.observe(first)
+    handlers.observe(second)
+    assert StreamStarted in handlers
+    assert RoundStarted not in handlers
+    unobserve()
+    unobserve()
+    assert StreamStarted not in handlers
+    await handlers.emit(STARTED)
+    assert len(log) == 1
+
+
+def test_without_an_event_loop_observers_are_told_and_handlers_are_not():
+    handlers = Handlers()
+    log = told_by(handlers, "handler")
+    handlers.observe(Seen(log))
+    handlers.emit_later(STARTED)
+    assert log == ["StreamStarted"]
+
+
+async def test_nobody_is_around_the_calls_of_an_agent_that_nobody_observes():
+    handlers = Handlers()
+    assert handlers.around(call_of("a")) is handlers.around(call_of("b"))
+
+
+async def test_an_observer_is_around_each_call_and_follows_it_into_another_agent():
+    scout = Busy(ScriptedKimi([call("quick"), say("all quick")]))
+    agent = Agent(ScriptedKimi([call("ask", query="?"), say("ok")]), functions=[scout.as_tool("ask", "A scout.")])
+    log: list[Any] = []
+    agent._handlers.observe(Seen(log, RoundStarted, RoundFinished))
+    await read(agent, "full_round")
+    of_rounds_and_calls = [entry for entry in log if " " in entry or entry.startswith("Round")]
+    assert of_rounds_and_calls == [
+        "RoundStarted",
+        "in ask",
+        "ask is answered by Busy",
+        "RoundStarted",
+        "in quick",
+        "out quick",
+        "RoundFinished",
+        "out ask",
+        "RoundFinished",
+    ]
+
+
+async def test_an_observer_is_around_a_call_that_is_cancelled():
+    reached = asyncio.Event()
+
+    async def wait() -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    agent = Agent(ScriptedKimi(), functions=[wait])
+    log: list[Any] = []
+    agent._handlers.observe(Seen(log))
+    task = asyncio.create_task(agent.call_tool("wait"))
+    await reached.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    assert log == ["ToolCallStarted", "in wait", "out wait"]
+
+
+def call_of(name: str) -> ToolCall:
+    return ToolCall.from_function(name)
+
+
+# ==== what went wrong, by name ====
+
+
+async def test_the_end_of_a_call_names_what_was_raised():
+    agent = Busy(ScriptedKimi([Reply(tool_calls=[call("quick"), call("wrong"), call("unknown")]), say("done")]))
+    told: list[ToolCallFinished] = []
+    agent.on(ToolCallFinished, told.append)
+    await read(agent, "full_round")
+    await agent.call_tool("wrong")
+    named = [(event.call.name, event.error_type) for event in told]
+    assert sorted(named[:3]) == [("quick", None), ("unknown", "NoSuchFunction"), ("wrong", "ValueError")]
+    assert named[3] == ("wrong", "ValueError")
+
+
+async def test_the_end_of_an_answer_has_the_id_that_the_provider_gave():
+    agent = Agent(ScriptedKimi([say("ok")]))
+    told: list[StreamCompleted] = []
+    agent.on(StreamCompleted, told.append)
+    stream = agent.chat_round_stream("?")
+    await stream
+    assert told[0].id == (await stream.completion()).id is not None
 
 
 # ==== a strict handler that raises at the n-th event ====
@@ -581,16 +715,16 @@ frames = st.one_of(
 counts = st.integers(0, 100_000)
 fields_of: dict[type[Any], tuple[st.SearchStrategy[Any], ...]] = {
     RoundStarted: (st.none() | messages,),
-    RoundFinished: (st.sampled_from(["completed", "waiting", "failed", "closed"]),),
+    RoundFinished: (st.sampled_from(["completed", "waiting", "failed", "closed"]), st.none() | names),
     StreamStarted: (texts,),
     StreamFrameReceived: (frames,),
-    StreamCompleted: (messages, st.none() | usages, reasons),
+    StreamCompleted: (messages, st.none() | usages, reasons, st.none() | texts),
     StreamFailed: (texts, texts, messages),
     StreamCancelled: (messages,),
     RequestSent: (texts,),
     RequestRetried: (counts, st.floats(0, 99), texts, texts),
     ToolCallStarted: (calls,),
-    ToolCallFinished: (calls, messages, st.floats(0, 99)),
+    ToolCallFinished: (calls, messages, st.floats(0, 99), st.none() | names),
     ToolProgress: (calls, texts, st.none() | st.floats(0, 1)),
     TokenCountDrifted: (counts, counts),
     HistoryCompacted: (counts, counts, counts, counts, st.lists(names, max_size=2).map(tuple)),

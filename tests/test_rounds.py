@@ -602,4 +602,5 @@ async def test_how_a_round_ended_is_told_once(ending: str, outcome: str):
         await all_of(agent.full_round("go"))
     await until(lambda: bool(told))
     await asyncio.sleep(0)
-    assert told == [RoundFinished(outcome)]  # type: ignore[arg-type]
+    error_type = "ServerError" if ending == "error" else None
+    assert told == [RoundFinished(outcome, error_type)]  # type: ignore[arg-type]

@@ -26,6 +26,7 @@ class CallOutcome:
         duration: how many seconds it ran; `None` when it was not run.
         fatal: what ends the round.
         waits: whether it waits for an approval; the result says so.
+        error_type: the name of the class of what was raised.
     """
 
     call: ToolCall
@@ -36,6 +37,7 @@ class CallOutcome:
     duration: float | None = None
     fatal: BaseException | None = None
     waits: bool = False
+    error_type: str | None = None
 
     @classmethod
     def not_run(
