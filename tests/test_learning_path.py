@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 DOCS = Path(__file__).parent.parent / "docs"
-PATH = "agent tools streaming context sessions errors cancellation testing production".split()
+PATH = ["agent", "tools", "streaming", "context", "sessions", "errors", "cancellation", "testing", "production"]
 NEXT = re.compile(r"^Next: \[[^]]+\]\((\w+)\.md\)\.\n\Z", re.MULTILINE)
 
 
