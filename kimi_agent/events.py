@@ -297,7 +297,7 @@ async def tell(callback: Callable[[T], object], value: T) -> None:
 
 
 class Observer(Protocol):
-    """Sees an agent at work, without a part in it: what it raises is logged, strict or not.
+    """Sees an agent at work, without a part in it: what it raises is logged, strict or not, and stops nothing.
 
     It is told of an event at once, before the handlers, in the task in which it happened; also where nobody can wait,
     and where a handler would be told later.
@@ -312,7 +312,7 @@ class Observer(Protocol):
         ...
 
     def around(self, call: ToolCall) -> AbstractContextManager[object]:
-        """What the function of a call runs within. Left when it has ended, however that was."""
+        """What the function of a call runs within. Leaving it, however that was, raises nothing of its own."""
         ...
 
     def follow(self, agent: Any, call: ToolCall) -> None:
@@ -377,13 +377,15 @@ class Handlers:
     def _around(self, call: ToolCall) -> Generator[None]:
         with ExitStack() as stack:
             for observer in self._observers:
-                stack.enter_context(observer.around(call))
+                with _nobody_stopped():
+                    stack.enter_context(observer.around(call))
             yield
 
     def follow(self, agent: Any, call: ToolCall) -> None:
         """Another agent is going to answer a call: observers of this one see it, too."""
         for observer in self._observers:
-            observer.follow(agent, call)
+            with _nobody_stopped():
+                observer.follow(agent, call)
 
     async def emit(self, event: Event) -> None:
         """Hand an event to its handlers, in order; async ones are awaited.
@@ -418,10 +420,8 @@ class Handlers:
 
     def _observed(self, event: Event) -> None:
         for observer in self._observers:
-            try:
+            with _nobody_stopped():
                 observer.told(event)
-            except Exception as error:
-                _log(event, error)
 
     async def _tell(self, event: Event, on_error: Callable[[Exception], None]) -> None:
         handlers = self._by_type.get(type(event), {})
@@ -443,6 +443,14 @@ def own_cancellation(who: str, error: asyncio.CancelledError) -> Exception:
     raised = RuntimeError(f"{who} raised CancelledError")
     raised.__cause__ = error
     return raised
+
+
+@contextmanager
+def _nobody_stopped() -> Generator[None]:
+    try:
+        yield
+    except Exception as error:
+        logger.opt(exception=error).error("an observer raised")
 
 
 def _log(event: Event, error: Exception) -> None:

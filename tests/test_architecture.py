@@ -33,7 +33,7 @@ STEPS = (
     ("asking",),
     ("subagents",),
     ("agent",),
-    ("testing",),
+    ("testing", "otel"),
     ("terminal",),
     ("terminal.page", "terminal.screen"),
     ("terminal.chat",),
@@ -142,7 +142,17 @@ def modules_after(code: str) -> set[str]:
 
 @pytest.mark.parametrize("code", ["import kimi_agent", "from kimi_agent import Agent, Kimi, ai_function"])
 def test_an_import_opens_nothing_heavy(code: str):
-    heavy = {"tiktoken", "rich", "prompt_toolkit", "docstring_parser", "mcp", "openai", "h11", "kimi_agent.testing"}
+    heavy = {
+        "tiktoken",
+        "rich",
+        "prompt_toolkit",
+        "docstring_parser",
+        "mcp",
+        "openai",
+        "h11",
+        "opentelemetry",
+        "kimi_agent.testing",
+    }
     assert modules_after(code) & heavy == set()
 
 
