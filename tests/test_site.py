@@ -3,8 +3,12 @@
 `make docs` builds it, and asks mkdocs about links.
 """
 
+import ast
+import logging
 import re
 import sys
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,10 +20,15 @@ pytest.importorskip("pty", reason="there are no pseudo-terminals here")
 pytest.importorskip("pyte", reason="pyte, which is the screen, is not installed")
 
 import pyte
+import reference
 import talk
 from addresses import EXAMPLES, PAGES, in_site, remote_parts
+from overriding import hook_of, hooks, with_declaration
 from scenes import SCENES, taken
 from screens import picture
+
+import kimi_agent
+from kimi_agent import Agent
 
 ROOT = Path(__file__).parent.parent
 MADE = {f"pictures/{name}.svg" for name in SCENES} | {talk.NAME}
@@ -44,7 +53,7 @@ def texts(svg: ElementTree.Element) -> list[tuple[str | None, dict[str, str]]]:
 
 def test_every_page_has_one_place_in_the_menu():
     menu = re.findall(r"^ +- (?:\w+: )?(\S+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE)
-    pages = [path.name for path in (ROOT / "docs").glob("*.md")]
+    pages = [str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")]
     copies = [name for name in PAGES.values() if name.endswith(".md")]
     assert sorted(menu) == sorted([*pages, *copies, EXAMPLES])
 
@@ -55,6 +64,11 @@ def test_every_page_has_one_place_in_the_menu():
         ("index.md", "docs/tools.md", "tools.md"),
         ("index.md", "docs/errors.md#retries", "errors.md#retries"),
         ("index.md", "LICENSE", "license.txt"),
+        ("index.md", "docs/hooks/index.md", "hooks/index.md"),
+        ("hooks/on.md", "../../README.md#events", "../index.md#events"),
+        ("hooks/on.md", "../../examples/15_errors.py", "../examples.md#15_errorspy"),
+        ("hooks/on.md", "../agent.md#hooks", "../agent.md#hooks"),
+        ("hooks/on.md", "get_prompt.md", "get_prompt.md"),
         ("errors.md", "../README.md#what-it-promises", "index.md#what-it-promises"),
         ("selfhosted.md", "../examples/qwen3.py", "examples.md#qwen3py"),
         ("tools.md", "agent.md#hooks", "agent.md#hooks"),
@@ -68,12 +82,178 @@ def test_a_link_leads_to_where_its_file_is_in_the_site(page: str, link: str, the
     assert in_site(code, page) == code
 
 
+# ==== hooks ====
+
+GIVEN = re.compile(r'\bgiven\(\s*\w+, "(\w+)"')
+"""Where the package checks what a hook gives."""
+
+
+def test_every_hook_has_a_page_and_the_first_page_leads_to_each():
+    pages = {path.stem for path in (ROOT / "docs" / "hooks").glob("*.md")} - {"index"}
+    assert pages == hooks().keys()
+    table = re.findall(r"^\| \[`(\w+)`\]\((\w+)\.md\)", (ROOT / "docs/hooks/index.md").read_text("utf-8"), re.MULTILINE)
+    assert {name for name, _ in table} == pages
+    assert all(name == page for name, page in table)
+
+
+def test_what_the_package_asks_for_as_a_hook_is_one():
+    asked = {name for path in (ROOT / "kimi_agent").rglob("*.py") for name in GIVEN.findall(path.read_text("utf-8"))}
+    assert len(asked) > 5
+    assert asked <= hooks().keys()
+
+
+@pytest.mark.parametrize("hook", hooks())
+def test_a_hook_is_declared_on_its_page_as_in_the_code(hook: str):
+    page = with_declaration("# a\n\nText.", hook)
+    assert page.startswith("# a\n\n```python\n")
+    assert page.endswith("\nText.")
+    declaration = page.split("```")[1].removeprefix("python\n")
+    assert max(map(len, declaration.splitlines())) < 80
+    written = ast.parse(f"{declaration}    ...").body[0]
+    assert isinstance(written, ast.AsyncFunctionDef | ast.FunctionDef)
+    known = signature(getattr(Agent, hook))
+    assert [each.arg for each in ast.walk(written.args) if isinstance(each, ast.arg)] == [*known.parameters]
+    assert ast.unparse(written.returns or written) == str(known.return_annotation)
+
+
+def test_a_page_is_about_the_hook_that_it_is_called_after():
+    assert hook_of("hooks/get_prompt.md") == "get_prompt"
+    assert [hook_of(page) for page in ("hooks/index.md", "get_prompt.md", "index.md")] == [None, None, None]
+
+
+# ==== the reference ====
+
+ENTRY = re.compile(r"^::: (\S+)$", re.MULTILINE)
+
+
+def entries() -> list[str]:
+    return [path for text in reference.pages().values() for path in ENTRY.findall(text)]
+
+
+def test_every_public_name_is_in_the_reference_once():
+    public = [("kimi_agent", name) for name in kimi_agent.__all__]
+    public += [("kimi_agent.testing", name) for name in sys.modules["kimi_agent.testing"].__all__]
+    paths = entries()
+    assert sorted(path.rpartition(".")[2] for path in paths) == sorted(name for _, name in public)
+    assert len(set(paths)) == len(paths)
+    for package, name in public:
+        assert {f"{package}.{name}", f"{package}.{name}.{name}"} & set(paths)
+
+
+def test_names_stand_under_what_their_package_says_of_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    (tmp_path / "somebodys.py").write_text('__all__ = [\n    "free",\n    # what is bound\n    "a",\n    "b",\n]\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    titles = [(concept.title, concept.names) for concept in reference.concepts("somebodys")]
+    assert titles == [("somebodys", ("free",)), ("What is bound", ("a", "b"))]
+
+
+def test_all_pages_of_the_reference_are_in_the_menu_by_their_titles():
+    menu = [(title, page) for each in reference.menu() for title, page in each.items()]
+    assert {page for _, page in menu} == reference.pages().keys()
+    assert menu[:2] == [("All names", "reference/index.md"), ("The conversation", "reference/the-conversation.md")]
+    assert len({title for title, _ in menu}) == len(menu)
+
+
+def test_the_table_of_all_names_says_of_each_what_it_is():
+    rows = re.findall(r"^\| \[`(\w+)`\]\[(\S+)\] \| (.*) \|$", reference.pages()["reference/index.md"], re.MULTILINE)
+    assert [path for _, path, _ in rows] == entries()
+    told = {path: text for _, path, text in rows}
+    assert told["kimi_agent.Role"] == "Who said a message."
+    assert told["kimi_agent.generate.generate"] == "Ask a model for one message."
+    assert [path for path, text in told.items() if not text] == []
+
+
+def test_a_name_that_the_built_reference_tells_nothing_of_is_found():
+    pages = [f'<h2 id="{path}">' for path in entries()]
+    assert reference.unplaced(pages) == []
+    assert reference.unplaced(pages[1:]) == entries()[:1]
+
+
+@pytest.mark.parametrize(
+    ("html", "linked"),
+    [
+        ("<code>Agent</code>", "[<code>Agent</code>]"),
+        ("<code>Agent</code> <code>Agent</code>", "[<code>Agent</code>] <code>Agent</code>"),
+        ("<code>agent.full_round(...)</code>", "[<code>agent.full_round(...)</code>]"),
+        ("<code>Agents</code> <code>step</code>", "<code>Agents</code> <code>step</code>"),
+        ('<a href="a"><code>Agent</code></a>', '<a href="a"><code>Agent</code></a>'),
+        ("<h2 id='a'><code>Agent</code></h2>", "<h2 id='a'><code>Agent</code></h2>"),
+        ("<pre><code>Agent</code></pre>", "<pre><code>Agent</code></pre>"),
+    ],
+)
+def test_a_word_of_code_leads_to_what_is_said_of_it(html: str, linked: str):
+    targets = reference.targets()
+    assert targets["Agent"] == "kimi_agent.Agent"
+    assert targets["full_round"] == "kimi_agent.Agent.full_round"
+    found = re.sub(r'<autoref identifier="[^"]+">(.*?)</autoref>', r"[\1]", reference.linked(html, targets))
+    assert found == linked
+
+
+VALUES = '''
+from pydantic import BaseModel, Field
+
+
+class Value(BaseModel):
+    """A value."""
+
+    name: str
+
+    def shown(self) -> str:
+        """How it looks."""
+        return self.name
+
+
+class Price(Value):
+    """A price."""
+
+    cents: int = 0
+    notes: list[str] = Field(default_factory=list)
+
+    def doubled(self) -> int:
+        """Twice as much."""
+        return 2 * self.cents
+'''
+
+
+def test_a_value_has_its_constructor_and_what_it_inherits_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    griffe = pytest.importorskip("griffe", reason="the extra `docs` is not installed")
+    from classes import Classes
+
+    (tmp_path / "prices.py").write_text(VALUES)
+    monkeypatch.syspath_prepend(tmp_path)
+    import_module("prices")
+    read = griffe.load("prices", search_paths=[tmp_path], extensions=griffe.load_extensions(Classes))
+    price = read["Price"]
+    given = {each.name: (str(each.annotation), each.default) for each in price.parameters if each.name != "self"}
+    assert given == {"name": ("str", None), "cents": ("int", "0"), "notes": ("list[str]", "...")}
+    lines = {
+        name: each.alias_lineno if each.is_alias else each.lineno
+        for name, each in price.all_members.items()
+        if each.is_function and name != "__init__"
+    }
+    assert sorted(lines, key=lines.__getitem__) == ["doubled", "shown"]
+
+
+def test_a_strict_build_hears_of_warnings_that_it_does_not_show():
+    pytest.importorskip("mkdocs", reason="the extra `docs` is not installed")
+    import pages
+
+    log = logging.getLogger("mkdocs")
+    before = log.level
+    try:
+        log.setLevel(logging.ERROR)
+        pages.on_startup(command="build")
+        assert log.isEnabledFor(logging.WARNING)
+    finally:
+        log.setLevel(before)
+
+
 # ==== pictures ====
 
 
 def test_the_pictures_that_pages_show_are_those_that_the_build_makes():
     shown = set[str]()
-    for page in (ROOT / "docs").glob("*.md"):
+    for page in (ROOT / "docs").rglob("*.md"):
         text = page.read_text("utf-8")
         files = {name: file for name, file in DEFINITION.findall(text) if file.startswith("pictures/")}
         images = {name: " ".join(alt.split()) for alt, name in IMAGE.findall(text)}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from posixpath import dirname, join, normpath
+from posixpath import dirname, join, normpath, relpath
 from typing import Final
 
 __all__ = ["EXAMPLES", "PAGES", "ROOT", "in_site", "remote_parts"]
@@ -17,6 +17,7 @@ PAGES: Final = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
+    "SECURITY.md": "security.md",
     "LICENSE": "license.txt",
 }
 """Files outside `docs/`, by what they are in the site."""
@@ -42,23 +43,19 @@ def in_site(markdown: str, page: str) -> str:
 
     def moved(link: re.Match[str]) -> str:
         target = normpath(join(dirname(source), link[1]))
-        return link[0] if ":" in link[1] else _moved(target, link[1]) + link[2]
+        place = None if ":" in link[1] else _place(target)
+        return link[0] if place is None else relpath(place, dirname(page) or ".") + link[2]
 
     pieces = _FENCE.split(markdown)
     return "".join(piece if number % 2 else _LINK.sub(moved, piece) for number, piece in enumerate(pieces))
 
 
-def _moved(target: str, link: str) -> str:
+def _place(target: str) -> str | None:
+    """Where a file of the repository is in the site."""
     folder, _, name = target.rpartition("/")
-    match folder:
-        case "":
-            return PAGES.get(target, link)
-        case "docs":
-            return name
-        case "examples":
-            return f"{EXAMPLES}#{name.replace('.', '')}"
-        case _:
-            return link
+    if folder == "examples":
+        return f"{EXAMPLES}#{name.replace('.', '')}"
+    return PAGES.get(target) or (target.removeprefix("docs/") if target.startswith("docs/") else None)
 
 
 # ==== what would come from elsewhere ====

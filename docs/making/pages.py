@@ -1,4 +1,5 @@
-"""What the build of the site does by itself: pages of files outside `docs/`, and pictures of the program at work.
+"""What the build of the site does by itself: pages of files outside `docs/`, the reference, and pictures of the program
+at work.
 
 mkdocs calls the functions here (`hooks` in mkdocs.yml). Nothing is written into the repository.
 """
@@ -6,6 +7,7 @@ mkdocs calls the functions here (`hooks` in mkdocs.yml). Nothing is written into
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import sys
 from collections.abc import Iterator
@@ -21,7 +23,9 @@ from mkdocs.structure.pages import Page
 
 sys.path.append(str(Path(__file__).parents[2] / "tests"))  # where the terminal is
 
+import reference
 from addresses import EXAMPLES, PAGES, ROOT, in_site, remote_parts
+from overriding import hook_of, hooks, with_declaration
 
 try:
     import talk
@@ -35,7 +39,12 @@ except ImportError as missing:
 @cache
 def made() -> dict[str, str]:
     """Files of the site that are made: once, however often `mkdocs serve` builds."""
-    return {**asyncio.run(pictures()), talk.NAME: talk.html(), EXAMPLES: "".join(_examples())}
+    return {
+        **asyncio.run(pictures()),
+        **reference.pages(),
+        talk.NAME: talk.html(),
+        EXAMPLES: "".join(_examples()),
+    }
 
 
 def _examples() -> Iterator[str]:
@@ -50,6 +59,19 @@ def _number(path: Path) -> tuple[int, str]:
     return (int(number[0]) if number else sys.maxsize, path.name)
 
 
+def on_startup(**_: Any) -> None:
+    """`--strict` counts warnings, and `--quiet` would keep them from being counted: it hides what is no warning."""
+    log = logging.getLogger("mkdocs")
+    log.setLevel(min(log.level, logging.WARNING))
+
+
+def on_config(config: MkDocsConfig, **_: Any) -> MkDocsConfig:
+    """The reference stands in the menu, before the project."""
+    if config.nav:
+        config.nav.insert(-1, {"Reference": reference.menu()})
+    return config
+
+
 def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
     """Files of the site that are not under `docs/`."""
     for path, name in PAGES.items():
@@ -60,19 +82,31 @@ def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Links lead to where things are in the site."""
-    return in_site(markdown, page.file.src_uri)
+    """Links lead to where things are in the site, and the page of a hook says how it is declared."""
+    hook = hook_of(page.file.src_uri)
+    return in_site(with_declaration(markdown, hook) if hook else markdown, page.file.src_uri)
 
 
 _FRAMED: Final = re.compile(r'<img alt="([^"]*)" src="([^"]+\.html)" ?/?>')
 
 
-_WORD: Final = re.compile(r"<code>([^<\s]{1,28})</code>")
+_WORD: Final = re.compile(r"<code>([^<\s]{1,30})</code>")
 
 
-def on_page_content(html: str, **_: Any) -> str:
-    """A picture that is a page is shown in a frame, and a short word of code stays on one line."""
+def on_page_content(html: str, page: Page, config: MkDocsConfig, **_: Any) -> str:
+    """A picture that is a page is shown in a frame, a public name leads to what it is, and a short word of code stays
+    on one line."""
+    if not page.file.src_uri.startswith("reference/"):
+        if here := hook_of(page.file.src_uri):
+            config.plugins["autorefs"].register_anchor(page, here)
+        html = reference.linked(html, {name: path for name, path in _targets().items() if name != here})
     return _WORD.sub(r'<code class="word">\1</code>', _FRAMED.sub(_frame, html))
+
+
+@cache
+def _targets() -> dict[str, str]:
+    """Where words of code lead: the page of a hook tells more of it than the reference."""
+    return {**reference.targets(), **{hook: hook for hook in hooks() if "_" in hook}}
 
 
 def _frame(image: re.Match[str]) -> str:
@@ -84,12 +118,14 @@ def _frame(image: re.Match[str]) -> str:
 
 
 def on_post_build(config: MkDocsConfig, **_: Any) -> None:
-    """Nothing in the site is fetched from another server.
+    """Nothing in the site is fetched from another server, and each public name has its place.
 
     Raises:
-        PluginError: something is.
+        PluginError: something is, or one has none.
     """
     site = Path(config.site_dir)
+    if missing := reference.unplaced(path.read_text("utf-8") for path in (site / "reference").glob("*.html")):
+        raise PluginError("\n".join(["The reference tells nothing of:", *missing]))
     found = [
         f"{path.relative_to(site)}: {part}"
         for path in sorted(site.rglob("*"))

@@ -1,0 +1,83 @@
+"""For the reference: what griffe does not read in the code of a class.
+
+pydantic makes the constructors of values, and a class tells of what is its own before it tells of what it inherits.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from inspect import Signature, isclass, signature
+from operator import attrgetter
+from typing import Any, Final
+
+from griffe import Alias, Class, Extension, Function, Module, Parameter, ParameterKind, Parameters
+from pydantic import BaseModel
+
+__all__ = ["Classes"]
+
+LAST: Final = 1_000_000
+"""More than any file has lines: members stand in the order of their lines."""
+
+
+class Classes(Extension):
+    """Gives pydantic models their constructors, and classes what they inherit, behind what is their own."""
+
+    def on_package(self, *, pkg: Module, **_: Any) -> None:
+        """A package was read."""
+        for each in (classes := list(_classes(pkg))):
+            if "__init__" not in each.members and (model := _model(each)) is not None:
+                each.set_member("__init__", _constructor(each, model))
+        for each, inherited in [(each, _inherited(each)) for each in classes]:
+            for member in inherited:
+                each.set_member(member.name, member)
+
+
+def _classes(module: Module | Class) -> Iterator[Class]:
+    for member in module.members.values():
+        if isinstance(member, Class):
+            yield member
+        if isinstance(member, Class | Module):
+            yield from _classes(member)
+
+
+def _inherited(written: Class) -> list[Alias]:
+    public = [each for each in written.inherited_members.values() if not each.name.startswith("_")]
+    return [
+        Alias(each.name, each.final_target, lineno=LAST + place, parent=written, inherited=True)
+        for place, each in enumerate(public)
+    ]
+
+
+def _model(written: Class) -> type[BaseModel] | None:
+    """The class as it is at run time, if it is a model. What is declared in a function cannot be reached."""
+    module = sys.modules.get(written.module.path)
+    if module is None:
+        return None
+    found = attrgetter(written.path.removeprefix(f"{module.__name__}."))(module)
+    return found if isclass(found) and issubclass(found, BaseModel) else None
+
+
+def _constructor(written: Class, model: type[BaseModel]) -> Function:
+    own = Parameter("self", kind=ParameterKind.positional_or_keyword)
+    given = [each for each in signature(model).parameters.values() if each.kind is each.KEYWORD_ONLY]
+    fields = [_parameter(written, each.name, each.default) for each in given]
+    return Function("__init__", parent=written, parameters=Parameters(own, *fields), returns="None")
+
+
+def _parameter(written: Class, name: str, default: object) -> Parameter:
+    attribute = written.all_members.get(name)
+    annotation = attribute.annotation if attribute is not None and attribute.is_attribute else None
+    return Parameter(name, annotation=annotation, kind=ParameterKind.keyword_only, default=_shown(default))
+
+
+def _shown(default: object) -> str | None:
+    """A default as code; dots for one that is made anew each time."""
+    if default is Signature.empty:
+        return None
+    try:
+        ast.literal_eval(repr(default))
+    except (SyntaxError, ValueError):
+        return "..."
+    return repr(default)
