@@ -1,4 +1,4 @@
-"""What a type checker knows of prompt pipelines. Not run: pyright reads it."""
+"""What a type checker knows of prompt pipelines. Not run: type checkers read it."""
 
 from typing import Any, assert_type
 
@@ -87,8 +87,9 @@ def functions_of_your_own(messages: list[Message]) -> None:
     assert_type(pipe.apply(text_of)(messages), list[str])
     assert_type(pipe.apply(text_in)(messages), list[str])
     assert_type(pipe.apply(text_if)(messages), list[str])
-    assert_type(pipe.apply(lambda message: message.text)(messages), list[str])
-    assert_type(pipe.apply(lambda message, ctx: (ctx.idx, message.text))(messages), list[tuple[int, str]])
+    assert_type(pipe.apply(lambda message: message.text)(messages), list[str])  # type: ignore[assert-type]
+    numbered = pipe.apply(lambda message, ctx: (ctx.idx, message.text))(messages)
+    assert_type(numbered, list[tuple[int, str]])  # type: ignore[assert-type]
     assert_type(pipe.apply(text_of, role="user")(messages), list[str | Message])
     assert_type(pipe.apply(text_of, predicate=lambda message: bool(message.content))(messages), list[str | Message])
     assert_type(pipe.apply(shout)(messages), list[Message])
@@ -99,11 +100,11 @@ def functions_of_your_own(messages: list[Message]) -> None:
 
 
 def mistakes(pipe: PromptPipeline[list[Message]]) -> None:
-    pipe.conversation_fmt().wrap(prefix="-")  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
-    pipe.conversation_dict().remove()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
-    pipe.apply(text_of).conversation_fmt()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
-    pipe.then(Count()).then(Count())  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
-    pipe.wrap("user", prefix="-")  # pyright: ignore[reportCallIssue]
-    pipe.remove(role="function")  # pyright: ignore[reportArgumentType]
-    pipe.merge_consecutive(role="user")  # pyright: ignore[reportCallIssue]
-    pipe.merge_consecutive(role="user", sep="", joiner=joined)  # pyright: ignore[reportCallIssue]
+    pipe.conversation_fmt().wrap(prefix="-")  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    pipe.conversation_dict().remove()  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    pipe.apply(text_of).conversation_fmt()  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    pipe.then(Count()).then(Count())  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    pipe.wrap("user", prefix="-")  # type: ignore[misc]  # pyright: ignore[reportCallIssue]
+    pipe.remove(role="function")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    pipe.merge_consecutive(role="user")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    pipe.merge_consecutive(role="user", sep="", joiner=joined)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]

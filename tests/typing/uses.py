@@ -1,4 +1,4 @@
-"""What a type checker makes of programs that use the package. Not run: pyright reads it."""
+"""What a type checker makes of programs that use the package. Not run: type checkers read it."""
 
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ async def streams(agent: Agent, frames: list[StreamFrame]) -> None:
 async def structured(agent: Agent) -> None:
     assert_type(await agent.structured(Book, "q"), Book)
     assert_type(await agent.structured(list[Book], "q"), list[Book])
-    assert_type(await agent.structured(Book | Place, "q"), Any)
+    assert_type(await agent.structured(Book | Place, "q"), Any)  # type: ignore[assert-type]
     async for found in agent.structured_stream(Book, "q"):
         assert_type(found, Book | Snapshot)
 
@@ -74,17 +74,17 @@ async def calls(agent: Agent) -> None:
     assert_type(await agent.call_tool("shelve", Book(title="Emma")), ToolResult)
     await agent.call_tool("shelve", {"title": "Emma"})
     await agent.call_tool("shelve", Place("Oslo"))
-    await agent.call_tool("shelve", 5)  # pyright: ignore[reportArgumentType]
+    await agent.call_tool("shelve", 5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     async for done in agent.map_tool("shelve", [Book(title="Emma")]):
         assert_type(done, MappedCall[Book])
         assert_type(done.args.title, str)
-    agent.map_tool("shelve", [1, 2])  # pyright: ignore[reportArgumentType]
+    agent.map_tool("shelve", [1, 2])  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
 
 
 def handlers(agent: Agent, heard: list[str | None]) -> None:
     agent.on(StreamCompleted, lambda event: heard.append(event.finish_reason))
     agent.on(StreamCompleted, lambda event: event.finish_reason)
-    agent.on(StreamCompleted, 5)  # pyright: ignore[reportArgumentType]
+    agent.on(StreamCompleted, 5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     markdown = MarkdownHandlers()
 
     @markdown.on_header(1)
