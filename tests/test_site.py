@@ -18,6 +18,7 @@ sys.path.append(str(Path(__file__).parent.parent / "docs" / "making"))
 
 pytest.importorskip("pty", reason="there are no pseudo-terminals here")
 pytest.importorskip("pyte", reason="pyte, which is the screen, is not installed")
+pytest.importorskip("opentelemetry", reason="the extra `otel` is not installed")
 
 import pyte
 import reference
@@ -27,7 +28,6 @@ from overriding import hook_of, hooks, with_declaration
 from scenes import SCENES, taken
 from screens import picture
 
-import kimi_agent
 from kimi_agent import Agent
 
 ROOT = Path(__file__).parent.parent
@@ -131,8 +131,8 @@ def entries() -> list[str]:
 
 
 def test_every_public_name_is_in_the_reference_once():
-    public = [("kimi_agent", name) for name in kimi_agent.__all__]
-    public += [("kimi_agent.testing", name) for name in sys.modules["kimi_agent.testing"].__all__]
+    packages = ("kimi_agent", *reference.BESIDE)
+    public = [(package, name) for package in packages for name in import_module(package).__all__]
     paths = entries()
     assert sorted(path.rpartition(".")[2] for path in paths) == sorted(name for _, name in public)
     assert len(set(paths)) == len(paths)

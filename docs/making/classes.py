@@ -6,8 +6,9 @@ pydantic makes the constructors of values, and a class tells of what is its own 
 from __future__ import annotations
 
 import ast
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from inspect import Signature, isclass, signature
 from operator import attrgetter
 from typing import Any, Final
@@ -26,12 +27,24 @@ class Classes(Extension):
 
     def on_package(self, *, pkg: Module, **_: Any) -> None:
         """A package was read."""
-        for each in (classes := list(_classes(pkg))):
-            if "__init__" not in each.members and (model := _model(each)) is not None:
-                each.set_member("__init__", _constructor(each, model))
-        for each, inherited in [(each, _inherited(each)) for each in classes]:
+        classes = list(_classes(pkg))
+        public = {name for module in (pkg, *pkg.modules.values()) if module.is_init_module for name in _exports(module)}
+        for each, inherited in [(each, _inherited(each, public)) for each in classes]:
             for member in inherited:
                 each.set_member(member.name, member)
+        for each in classes:
+            if each.docstring is not None:
+                each.docstring.value = _NUMBER.sub(r"\1\.", each.docstring.value)
+            if "__init__" not in each.members and (model := _model(each)) is not None:
+                each.set_member("__init__", _constructor(each, model))
+
+
+_NUMBER: Final = re.compile(r"^(\d+)\.")
+"""What markdown would take for the beginning of a list."""
+
+
+def _exports(module: Module) -> list[str]:
+    return [str(name) for name in module.exports or ()]
 
 
 def _classes(module: Module | Class) -> Iterator[Class]:
@@ -42,11 +55,13 @@ def _classes(module: Module | Class) -> Iterator[Class]:
             yield from _classes(member)
 
 
-def _inherited(written: Class) -> list[Alias]:
-    public = [each for each in written.inherited_members.values() if not each.name.startswith("_")]
+def _inherited(written: Class, public: Collection[str]) -> list[Alias]:
+    """What a class has of bases that are told of nowhere else."""
+    elsewhere = {name for base in written.mro() if base.name in public for name in base.all_members}
+    here = [name for name in written.inherited_members if not name.startswith("_") and name not in elsewhere]
     return [
-        Alias(each.name, each.final_target, lineno=LAST + place, parent=written, inherited=True)
-        for place, each in enumerate(public)
+        Alias(name, written.inherited_members[name].final_target, lineno=LAST + place, parent=written)
+        for place, name in enumerate(here)
     ]
 
 

@@ -17,10 +17,10 @@ from inspect import getdoc, isclass, isroutine
 from pathlib import Path
 from typing import Any, Final, is_typeddict
 
-__all__ = ["Concept", "concepts", "linked", "menu", "pages", "targets", "unplaced"]
+__all__ = ["BESIDE", "Concept", "concepts", "linked", "menu", "pages", "targets", "unplaced"]
 
 PACKAGE: Final = "kimi_agent"
-BESIDE: Final = ("kimi_agent.testing",)
+BESIDE: Final = ("kimi_agent.testing", "kimi_agent.otel")
 """Packages with public names that the first one does not have."""
 INDEX: Final = "reference/index.md"
 
@@ -136,12 +136,11 @@ def _options(value: object) -> dict[str, Any]:
     """How mkdocstrings shows a value: with what is told nowhere else."""
     if not isclass(value):
         return {"show_attribute_values": True}
-    inherited = [name for base in value.__mro__[1:] if not _is_public(base) for name in _members(base)]
+    shown = [name for base in value.__mro__ if base is value or not _is_public(base) for name in _members(base)]
     return {
-        "inherited_members": inherited,
         "show_bases": any(map(_is_public, value.__bases__)),
         "show_if_no_docstring": is_typeddict(value),
-        "summary": len(inherited) + len(_members(value)) >= MANY,
+        "summary": len(shown) >= MANY,
     }
 
 
