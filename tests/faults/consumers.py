@@ -1,0 +1,190 @@
+"""Consumers of rounds: how they read what comes, and where they stop to read.
+
+A consumer stops after some items, or wherever its task waits for the n-th time: so a cancellation comes at any await of
+the package, and at the same one again for the same seed, as far as the network allows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from contextvars import copy_context
+from functools import partial
+from random import Random
+from typing import Any, Final, NamedTuple, Self, TypeAlias
+from weakref import ref
+
+from errands import Worker
+
+from kimi_agent import End, Message
+
+__all__ = ["WAYS", "Asking", "Stop", "Way"]
+
+WAITS: Final = 80
+"""At one of so many waits a consumer stops, more often at an early one."""
+
+# ==== reading ====
+
+Heard: TypeAlias = Callable[[Message | None], bool]
+"""Gets what was handed out, or `None` for a piece of it; says whether to leave."""
+Reader: TypeAlias = Callable[[Any, Heard], Awaitable[None]]
+
+
+async def by_message(round_: Any, heard: Heard) -> None:
+    async for message in round_:
+        if heard(message):
+            return
+
+
+async def by_stream(round_: Any, heard: Heard) -> None:
+    async for stream in round_:
+        async for _ in stream.frames():
+            if heard(None):
+                return
+        if heard(await stream):
+            return
+
+
+async def by_frame(round_: Any, heard: Heard) -> None:
+    async for frame in round_:
+        if heard(frame.message if isinstance(frame, End) else None):
+            return
+
+
+class Way(NamedTuple):
+    """A way to ask: the methods of an agent, and how what they give is read."""
+
+    ask: str
+    resume: str
+    read: Reader
+
+
+WAYS: Final = (
+    Way("full_round", "resume", by_message),
+    Way("full_round_stream", "resume_stream", by_stream),
+    Way("full_round_frames", "resume_frames", by_frame),
+)
+
+
+class Stop(NamedTuple):
+    """How a consumer stops: at which waits, or after how many items; and whether it reads within `async with`."""
+
+    how: str
+    at: tuple[int, ...] = ()
+    is_orderly: bool = False
+
+    @classmethod
+    def drawn(cls, dice: Random, likely: Mapping[str, int]) -> Self:
+        """One of `likely`, which says how often each comes."""
+        (how,) = dice.choices(list(likely), list(likely.values()))
+        first = int(WAITS ** dice.random())
+        return cls(how, (first, first + dice.randint(1, 4)), dice.random() < 0.5)
+
+
+class Watched:
+    """Awaits something, and does something each time that it waits.
+
+    Args:
+        awaited: what.
+        waits: told the number of the wait, from 1.
+    """
+
+    def __init__(self, awaited: Coroutine[Any, Any, None], waits: Callable[[int], None]) -> None:
+        self._awaited, self._waits = awaited, waits
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        step: Callable[[], Any] = partial(self._awaited.send, None)
+        number = 0
+        while True:
+            try:
+                waited_for = step()
+            except StopIteration:
+                return
+            finally:
+                del step  # an error that it throws would hold this frame, and that would hold the error
+            number += 1
+            self._waits(number)
+            try:
+                yield waited_for
+                step = partial(self._awaited.send, None)
+            except BaseException as error:
+                step = partial(self._awaited.throw, error)
+
+
+class Asking:
+    """One question to an agent, which is read to its end, or until its consumer stops.
+
+    Args:
+        agent: who is asked.
+        start: asks.
+        read: reads what comes.
+        stop: where that ends.
+    """
+
+    def __init__(self, agent: Worker, start: Callable[[], Any], read: Reader, stop: Stop) -> None:
+        self._agent, self._start, self._read, self._stop = agent, start, read, stop
+        self.handed: list[Message] = []
+        self._finished_before = len(agent.finished)
+        self.finished: list[str] = []
+        """What functions gave meanwhile, until it ended."""
+        self.in_threads: list[str] = []
+        """What functions gave in threads, since the agent began."""
+        self.stopped = False
+        """Whether the consumer did stop."""
+        self._items = 0
+        self._round: Callable[[], Any] = lambda: None
+        self._outside = copy_context()
+        """Where the round does not run: who closes it from within is refused."""
+        self._closing: asyncio.Task[None] | None = None
+
+    @property
+    def ended_in_order(self) -> bool:
+        """Whether the round had the time to end: it was not dropped, nor cancelled while it was closed."""
+        return (
+            not self.stopped
+            or self._stop.how == "closed"
+            or (self._stop.is_orderly and self._stop.how != "cancelled twice")
+        )
+
+    async def outcome(self) -> BaseException | None:
+        """What was raised."""
+        self._reading = asyncio.ensure_future(self._watched())
+        await asyncio.wait([self._reading])
+        if self._closing is not None:
+            await self._closing
+        error = asyncio.CancelledError() if self._reading.cancelled() else self._reading.exception()
+        del self._reading  # a cancellation holds all frames, and so the round that nobody holds any more
+        return error
+
+    async def _watched(self) -> None:
+        await Watched(self._to_its_end(), self._waits)
+
+    async def _to_its_end(self) -> None:
+        round_ = self._start()
+        self._round = ref(round_)
+        try:
+            if self._stop.is_orderly:
+                async with round_:
+                    await self._read(round_, self._heard)
+            else:
+                await self._read(round_, self._heard)
+        finally:
+            del round_  # drops it, if it was left
+            self.finished = self._agent.finished[self._finished_before :]
+            self.in_threads = list(self._agent.finished_in_threads)
+
+    def _heard(self, message: Message | None) -> bool:
+        self._items += 1
+        if message is not None:
+            self.handed.append(message)
+        self.stopped = self.stopped or (self._stop.how == "left" and self._items >= self._stop.at[0] // 4 + 1)
+        return self.stopped and self._stop.how == "left"
+
+    def _waits(self, number: int) -> None:
+        how, at = self._stop.how, self._stop.at
+        if (how == "cancelled" and number == at[0]) or (how == "cancelled twice" and number in at):
+            self.stopped = True
+            asyncio.get_running_loop().call_soon(self._reading.cancel)
+        if how == "closed" and number == at[0] and (round_ := self._round()) is not None:
+            self.stopped = True
+            self._closing = asyncio.get_running_loop().create_task(round_.aclose(), context=self._outside)

@@ -1,0 +1,70 @@
+"""What comes of a campaign: counts that are summed over its parts, what must not be, and the table of both."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+__all__ = ["MUST_BE_ZERO", "Finding", "Report"]
+
+MUST_BE_ZERO: Final = (
+    "errors outside the tree",
+    "requests refused as invalid",
+    "answers wrong",
+    "histories invalid",
+    "results lost",
+    "sessions that differ",
+    "tasks leaked",
+    "sockets leaked",
+    "complaints of the event loop",
+)
+
+
+class Finding(NamedTuple):
+    """What must not be."""
+
+    round: int
+    kind: str
+    text: str
+
+
+@dataclass
+class Report:
+    """What was done, and what came of it."""
+
+    rounds: int = 0
+    injected: Counter[str] = field(default_factory=Counter[str])
+    """Faults, by kind."""
+    endings: Counter[str] = field(default_factory=Counter[str])
+    """How the rounds ended."""
+    helped: Counter[str] = field(default_factory=Counter[str])
+    """What it took to get answers."""
+    errors: Counter[str] = field(default_factory=Counter[str])
+    """Those that a consumer got, by class."""
+    findings: list[Finding] = field(default_factory=list[Finding])
+
+    def add(self, other: Report) -> None:
+        """What another part has done, too."""
+        self.rounds += other.rounds
+        for name in ("injected", "endings", "helped", "errors"):
+            getattr(self, name).update(getattr(other, name))
+        self.findings += other.findings
+
+    def table(self) -> str:
+        """All of it, for a person."""
+        zeros = Counter(finding.kind for finding in self.findings)
+        parts = [
+            ("", {"rounds": self.rounds, "faults injected": self.injected.total()}),
+            ("faults injected", dict(self.injected.most_common())),
+            ("rounds ended", dict(self.endings.most_common())),
+            ("answers needed", dict(self.helped.most_common())),
+            ("errors raised", dict(self.errors.most_common())),
+            ("must be zero", {kind: zeros[kind] for kind in MUST_BE_ZERO}),
+        ]
+        return "\n".join(line for title, rows in parts for line in _section(title, rows))
+
+
+def _section(title: str, rows: dict[str, int]) -> list[str]:
+    indent = "  " if title else ""
+    return [*([title] if title else []), *(f"{indent + name:36}{count:10,}" for name, count in rows.items())]

@@ -1,0 +1,304 @@
+"""A share of the fault campaign, and that the campaign would notice: agents broken on purpose, each fault alone."""
+
+import asyncio
+import re
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any, ClassVar
+
+import campaign
+import pytest
+import talk
+from campaign import Campaign
+from errands import Errand, Worker, answer, is_right
+from proxy import FAULTS, Proxy
+from report import MUST_BE_ZERO, Finding, Report
+
+from kimi_agent import Message, RoundFinished, generate
+from kimi_agent.message import ToolCall
+from kimi_agent.testing import ScriptedKimi
+
+ROUNDS = 300
+SHARES = 3
+
+# ==== a share of the campaign ====
+
+
+@pytest.mark.parametrize("share", range(SHARES))
+async def test_whatever_happens_on_the_way_nothing_is_lost_invalid_or_left_behind(share: int) -> None:
+    size = ROUNDS // SHARES
+    report = await Campaign(seed=1).play(range(share * size, (share + 1) * size))
+    assert report.findings == []
+    assert report.rounds == size
+    assert report.injected.total() > size / 2
+    assert len(report.injected) > len(FAULTS)
+    assert report.endings["answered right"] > size * 0.7
+    assert report.helped["nothing"] < report.endings["answered right"]
+
+
+async def test_rounds_without_faults_and_stops_are_answered_right_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(talk, "RATES", (0.0,))
+    monkeypatch.setattr(talk, "CHAOTIC", 0.0)
+    monkeypatch.setattr(talk, "STOPS", {"read": 1})
+    report = await Campaign(seed=1).play(range(10))
+    assert report.findings == []
+    assert (report.injected, report.errors) == ({}, {})
+    waiting = report.endings.pop("left waiting for approval", 0)
+    assert report.endings == {"answered right": 10 - waiting}
+
+
+# ==== it would notice ====
+
+
+class Forgetful(Worker):
+    """Loses what a function gave."""
+
+    async def add_to_history(self, message: Message) -> None:
+        if message.role == "tool":
+            message = message.copy_with(content="I forgot.")
+        await super().add_to_history(message)
+
+
+class Incomplete(Worker):
+    """Leaves results out."""
+
+    async def add_to_history(self, message: Message) -> None:
+        if message.role != "tool":
+            await super().add_to_history(message)
+
+
+class Wrong(Worker):
+    """Answers something else."""
+
+    async def add_to_history(self, message: Message) -> None:
+        if message.role == "assistant" and not message.tool_calls:
+            message = message.copy_with(content="It is done.")
+        await super().add_to_history(message)
+
+
+class Secretive(Worker):
+    """Says something that its session never hears of."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.on(RoundFinished, lambda _: self.chat_history.append(Message.user("psst")))
+
+
+class Clumsy(Worker):
+    """Raises what is not of the tree."""
+
+    async def get_prompt(self, include_functions: bool = True, **overrides: Any) -> list[Message]:
+        raise ZeroDivisionError
+
+
+class Rude(Worker):
+    """Asks for what Kimi refuses."""
+
+    def __init__(self, provider: Any, *args: Any, **options: Any) -> None:
+        super().__init__(provider.with_generation_kwargs(temperature=7.0), *args, **options)
+
+
+class Littering(Worker):
+    """Leaves tasks behind."""
+
+    tasks: ClassVar[list[asyncio.Task[None]]] = []
+
+    async def do_function_call(self, call: ToolCall) -> Any:
+        self.tasks.append(asyncio.get_running_loop().create_task(asyncio.sleep(60)))
+        return await super().do_function_call(call)
+
+
+class Grasping(Worker):
+    """Keeps sockets open."""
+
+    sockets: ClassVar[list[socket.socket]] = []
+
+    async def get_prompt(self, include_functions: bool = True, **overrides: Any) -> list[Message]:
+        port: int = self.provider._http.base_url.split(":")[2].split("/")[0]  # type: ignore[attr-defined]
+        self.sockets.append(socket.create_connection(("127.0.0.1", port)))
+        return await super().get_prompt(include_functions, **overrides)
+
+
+class Careless(Worker):
+    """Looks at no error of a task."""
+
+    async def do_function_call(self, call: ToolCall) -> Any:
+        asyncio.ensure_future(failing())  # noqa: RUF006 - that is what is careless
+        return await super().do_function_call(call)
+
+
+async def failing() -> None:
+    raise ZeroDivisionError
+
+
+@pytest.fixture
+def _cleaned_up() -> Iterator[None]:
+    yield
+    for task in Littering.tasks:
+        task.cancel()
+    for each in Grasping.sockets:
+        each.close()
+    Littering.tasks.clear()
+    Grasping.sockets.clear()
+
+
+BROKEN = {
+    "results lost": Forgetful,
+    "histories invalid": Incomplete,
+    "answers wrong": Wrong,
+    "sessions that differ": Secretive,
+    "errors outside the tree": Clumsy,
+    "requests refused as invalid": Rude,
+    "tasks leaked": Littering,
+    "sockets leaked": Grasping,
+    "complaints of the event loop": Careless,
+}
+
+
+@pytest.mark.usefixtures("_cleaned_up")
+@pytest.mark.parametrize("kind", MUST_BE_ZERO)
+async def test_an_agent_that_is_broken_on_purpose_is_found_out(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(talk, "PATIENCE", 0.01)
+    report = await Campaign(seed=1, kind=BROKEN[kind]).play(range(5))
+    assert kind in {finding.kind for finding in report.findings}
+
+
+# ==== the proxy ====
+
+BODY = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in [b"data: " + b"x" * 50] * 80) + b"0\r\n\r\n"
+WHOLE = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + BODY
+
+
+@asynccontextmanager
+async def proxied() -> AsyncIterator[Proxy]:
+    async def answered(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(1000):
+            writer.write(WHOLE)
+        writer.close()
+
+    async with await asyncio.start_server(answered, "127.0.0.1", 0) as server:
+        async with Proxy(server.sockets[0].getsockname()[1]) as proxy:
+            yield proxy
+
+
+async def came_through(proxy: Proxy) -> tuple[bytes, str]:
+    """What a client gets, and how that ends."""
+    came = b""
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    try:
+        writer.write(b"GET")
+        async with asyncio.timeout(0.1):
+            while data := await reader.read(1000):
+                came += data
+        return came, "ended"
+    except TimeoutError:
+        return came, "silent"
+    except ConnectionError:
+        return came, "reset"
+    finally:
+        writer.close()
+
+
+ENDS = {
+    "late": ({"silent"}, lambda size: size == len(WHOLE)),
+    "throttled": ({"silent"}, lambda size: size == len(WHOLE)),
+    "odd pieces": ({"silent"}, lambda size: size == len(WHOLE)),
+    "reset asking": ({"reset", "ended"}, lambda size: size == 0),
+    "reset before": ({"reset"}, lambda size: size == 0),
+    "reset inside": ({"reset"}, lambda size: size < len(WHOLE)),
+    "reset after": ({"reset"}, lambda size: size == len(WHOLE)),
+    "ended before": ({"ended"}, lambda size: size == 0),
+    "ended inside": ({"ended"}, lambda size: 0 < size < len(WHOLE)),
+    "silent before": ({"silent"}, lambda size: size == 0),
+    "silent inside": ({"silent"}, lambda size: 0 < size < len(WHOLE)),
+}
+"""How a connection may end on which one fault strikes, and how much comes before."""
+
+
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "refused"])
+async def test_each_fault_of_the_proxy_is_what_it_says(fault: str) -> None:
+    ends, fits = ENDS[fault]
+    async with proxied() as proxy:
+        proxy.begin(1, 1.0, [fault])
+        came, end = await came_through(proxy)
+    assert end in ends
+    assert WHOLE.startswith(came)
+    assert fits(len(came)), len(came)
+    assert proxy.injected == {fault: 1}
+    assert proxy.connections == 0
+
+
+async def test_a_proxy_that_is_gone_refuses_connections_and_comes_back_at_the_same_port() -> None:
+    async with proxied() as proxy:
+        for _ in range(3):
+            reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+            writer.write(b"GET")
+            await reader.readexactly(len(WHOLE))
+            proxy.refuse()
+            with pytest.raises(ConnectionError):
+                await reader.read()
+            writer.close()
+            with pytest.raises(ConnectionRefusedError):
+                await asyncio.open_connection("127.0.0.1", proxy.port)
+            proxy.admit()
+        assert await came_through(proxy) == (WHOLE, "silent")
+
+
+async def test_the_same_seed_does_the_same_harm_to_each_answer() -> None:
+    async def seen() -> list[tuple[bytes, str]]:
+        proxy.begin(7, 1.0, ["ended before", "ended inside", "reset before"])
+        return [await came_through(proxy) for _ in range(12)]
+
+    async with proxied() as proxy:
+        first, again = await seen(), await seen()
+    assert first == again
+    assert len(set(first)) > 3
+
+
+# ==== errands and reports ====
+
+
+async def test_the_model_says_every_result_in_the_end() -> None:
+    errand = Errand("WORD", (("quick", "fails"), ("declines",)))
+    agent = Worker(ScriptedKimi(answer), retry_attempts=9)
+    async for _ in agent.full_round(errand.question):
+        pass
+    assert is_right(agent.chat_history, errand)
+    assert agent.finished == errand.tokens
+    assert all(token in agent.chat_history[-1].text for token in errand.tokens)
+    assert not is_right(agent.chat_history[:-1], errand)
+    assert not is_right(agent.chat_history, Errand("OTHER"))
+
+
+async def test_the_model_goes_on_where_an_answer_was_cut_off() -> None:
+    errand = Errand("WORD")
+    begun = Message.assistant("WORD is", partial=True)
+    result = await generate(ScriptedKimi(answer), "", [], [Message.user(errand.question), begun])
+    assert result.message.text == " done"
+
+
+@pytest.mark.parametrize(("findings", "code"), [([], 0), ([Finding(7, "results lost", "it is gone")], 1)])
+def test_a_campaign_that_found_something_fails_and_says_how_to_see_it_again(
+    findings: list[Finding], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = Report(5, findings=findings)
+    monkeypatch.setattr(campaign, "play_share", lambda *_: report)
+    assert campaign.main(["--only", "7", "--seed", "3"]) == code
+    printed = capsys.readouterr().out
+    assert ("--seed 3 --only 7" in printed) == bool(findings)
+    for kind in MUST_BE_ZERO:
+        assert kind in printed
+
+
+def test_parts_of_a_campaign_begin_with_a_conversation_and_are_summed_up() -> None:
+    parts = campaign.shares(1203)
+    assert [number for part in parts for number in part] == list(range(1203))
+    assert all(part.start % talk.TALK == 0 for part in parts)
+    whole = Report()
+    for number in range(3):
+        part = Report(10, findings=[Finding(number, "results lost", "")])
+        part.injected["late"] = 2
+        whole.add(part)
+    assert (whole.rounds, whole.injected["late"], len(whole.findings)) == (30, 6, 3)
+    assert re.search(r"results lost +3\n", whole.table())
