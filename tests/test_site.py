@@ -189,6 +189,13 @@ def test_a_word_of_code_leads_to_what_is_said_of_it(html: str, linked: str):
     assert found == linked
 
 
+def test_the_names_of_another_library_lead_nowhere():
+    row = "<tr>\n<td><code>Message</code></td>\n<td><code>Message</code></td>\n</tr>"
+    first, second = (reference.linked(row, {"Message": "here"}, compares=compares) for compares in (False, True))
+    assert first.index("<autoref") < first.index("</td>")
+    assert second.index("<autoref") > second.index("</td>")
+
+
 VALUES = '''
 from pydantic import BaseModel, Field
 

@@ -99,7 +99,8 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, **_: Any) -> st
     if not page.file.src_uri.startswith("reference/"):
         if here := hook_of(page.file.src_uri):
             config.plugins["autorefs"].register_anchor(page, here)
-        html = reference.linked(html, {name: path for name, path in _targets().items() if name != here})
+        names = {name: path for name, path in _targets().items() if name != here}
+        html = reference.linked(html, names, compares=page.file.src_uri.startswith("from-"))
     return _WORD.sub(r'<code class="word">\1</code>', _FRAMED.sub(_frame, html))
 
 

@@ -177,26 +177,30 @@ def _aliases() -> dict[str, str]:
 
 # ==== links to it ====
 
-_PIECE: Final = re.compile(r"<(a|pre|h\d)\b.*?</\1>|<code>(?:[Aa]gent\.)?(\w+)(?:\(.*?\))?</code>", re.DOTALL)
+_LEFT_ALONE: Final = r"<(?P<tag>a|pre|h\d)\b.*?</(?P=tag)>"
+_FIRST_COLUMN: Final = r"<tr>\s*<td.*?</td>"
+_WORD: Final = r"<code>(?:[Aa]gent\.)?(?P<name>\w+)(?:\(.*?\))?</code>"
 
 
-def linked(html: str, targets: Mapping[str, str]) -> str:
+def linked(html: str, targets: Mapping[str, str], *, compares: bool = False) -> str:
     """A page whose words of code lead to what is said of them: each name once, where it is named first.
 
     Args:
         html: of the page, before mkdocs-autorefs sees it.
         targets: where names lead, as identifiers of mkdocs-autorefs.
+        compares: whether the first column of a table has the names of another library, which lead nowhere.
     """
+    pieces = [_LEFT_ALONE, _FIRST_COLUMN, _WORD] if compares else [_LEFT_ALONE, _WORD]
     seen = set[str]()
 
     def linked_once(piece: re.Match[str]) -> str:
-        name = piece[2]
+        name = piece["name"]
         if name not in targets or name in seen:
             return piece[0]
         seen.add(name)
         return f'<autoref identifier="{targets[name]}">{piece[0]}</autoref>'
 
-    return _PIECE.sub(linked_once, html)
+    return re.sub("|".join(pieces), linked_once, html, flags=re.DOTALL)
 
 
 @cache
