@@ -425,12 +425,14 @@ class Breaking:
     def __init__(self, at: int, asynchronous: bool) -> None:
         self.at = at
         self.calls = 0
+        self.results = 0
         self._callback = self._later if asynchronous else self._now
 
-    def _now(self, _: Any) -> None:
+    def _now(self, value: Any) -> None:
         self.calls += 1
         if self.calls > self.at:
             raise Stop
+        self.results += isinstance(value, ToolResult)
 
     async def _later(self, value: Any) -> None:
         await asyncio.sleep(0)
@@ -448,7 +450,7 @@ async def test_a_callback_that_raises_at_any_moment_leaves_nothing_behind(asynch
         tools, breaking, history = Tools("slow", "ok", "never"), Breaking(broken, asynchronous), list(QUESTION)
         async with nothing_left_behind():
             task = asyncio.create_task(both(tools.kimi, tools.toolset, history, **breaking.callbacks))
-            await asyncio.wait([task], timeout=0.02)
+            await until(lambda task=task, breaking=breaking: task.done() or breaking.results == 2)
             if not task.done():  # nothing raised, and one tool never ends
                 task.cancel()
                 await asyncio.wait([task])
