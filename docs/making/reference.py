@@ -76,19 +76,23 @@ def _lines_of_all(source: str) -> Iterator[str]:
 
 # ==== pages ====
 
+_META: Final = "---\nsearch:\n  boost: 0.5\n---\n"
+"""Who searches wants to read how a thing is used, before what it is."""
+
 
 def pages() -> dict[str, str]:
     """The pages as markdown, by their names in the site."""
-    return {
+    texts = {
         INDEX: "".join(_index()),
         **{_page(concept): _text(f"# {concept.title}", [concept]) for concept in concepts(PACKAGE)},
         **{f"reference/{package}.md": _text(_about(package), concepts(package)) for package in BESIDE},
     }
+    return {name: f"{_META}{text}" for name, text in texts.items()}
 
 
 def menu() -> list[dict[str, str]]:
     """The pages in their order, as mkdocs wants a part of its menu."""
-    return [{text.partition("\n")[0].lstrip("# "): name} for name, text in pages().items()]
+    return [{text.removeprefix(_META).partition("\n")[0].lstrip("# "): name} for name, text in pages().items()]
 
 
 def _page(concept: Concept) -> str:
