@@ -18,7 +18,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+import warnings
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -103,7 +104,9 @@ class Campaign:
         sink = logger.add(complaints.append, level="ERROR")
         try:
             with patch.object(sys, "unraisablehook", lambda raised: complaints.append(repr(raised))):
-                yield
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error")
+                    yield
         finally:
             logger.remove(sink)
             logger.disable("kimi_agent")
@@ -111,7 +114,7 @@ class Campaign:
 
 
 @asynccontextmanager
-async def _place() -> AsyncIterator[Place]:
+async def _place() -> AsyncGenerator[Place]:
     """A server, the way to it, and a folder for sessions. Requests are sent again almost at once."""
     with (
         tempfile.TemporaryDirectory() as name,
@@ -164,6 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for part in _parts(options):
         report.add(part)
         _tell_of(part, report, options.seed)
+    report.find_idle_faults()
     print(report.table())
     print(f"{'seconds':36}{time.monotonic() - started:10,.0f}")
     return 1 if report.findings else 0

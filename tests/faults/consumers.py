@@ -18,10 +18,12 @@ from errands import Worker
 
 from kimi_agent import End, Message
 
-__all__ = ["WAYS", "Asking", "Stop", "Way"]
+__all__ = ["WAYS", "Asking", "Hung", "Stop", "Way"]
 
 WAITS: Final = 80
 """At one of so many waits a consumer stops, more often at an early one."""
+HANGS: Final = 30.0
+"""Seconds after which a round does not end any more."""
 
 # ==== reading ====
 
@@ -49,6 +51,10 @@ async def by_frame(round_: Any, heard: Heard) -> None:
     async for frame in round_:
         if heard(frame.message if isinstance(frame, End) else None):
             return
+
+
+class Hung(Exception):
+    """A round did not end."""
 
 
 class Way(NamedTuple):
@@ -149,7 +155,11 @@ class Asking:
     async def outcome(self) -> BaseException | None:
         """What was raised."""
         self._reading = asyncio.ensure_future(self._watched())
-        await asyncio.wait([self._reading])
+        await asyncio.wait([self._reading], timeout=HANGS)
+        if not self._reading.done():
+            self._reading.cancel()
+            await asyncio.wait([self._reading])
+            return Hung(f"the round had not ended after {HANGS} seconds")
         if self._closing is not None:
             await self._closing
         error = asyncio.CancelledError() if self._reading.cancelled() else self._reading.exception()

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, get_args
 
-__all__ = ["MUST_BE_ZERO", "Finding", "Report"]
+from proxy import FAULTS
+
+from kimi_agent.testing import ChaosFault
+
+__all__ = ["ALL_FAULTS", "MUST_BE_ZERO", "Finding", "Report"]
+
+ALL_FAULTS: Final = (*FAULTS, *(f"chaos: {name}" for name in get_args(ChaosFault)))
+"""Those of the proxy, and those of a `ChaosTransport`."""
+ENOUGH: Final = 2_000
+"""Rounds in which every fault strikes."""
 
 MUST_BE_ZERO: Final = (
+    "rounds that hang",
     "errors outside the tree",
     "requests refused as invalid",
     "answers wrong",
@@ -18,6 +28,7 @@ MUST_BE_ZERO: Final = (
     "tasks leaked",
     "sockets leaked",
     "complaints of the event loop",
+    "faults that never struck",
 )
 
 
@@ -51,12 +62,18 @@ class Report:
             getattr(self, name).update(getattr(other, name))
         self.findings += other.findings
 
+    def find_idle_faults(self) -> None:
+        """A campaign that does no harm proves nothing."""
+        if self.rounds >= ENOUGH:
+            idle = [name for name in ALL_FAULTS if not self.injected[name]]
+            self.findings += [Finding(0, "faults that never struck", name) for name in idle]
+
     def table(self) -> str:
         """All of it, for a person."""
         zeros = Counter(finding.kind for finding in self.findings)
         parts = [
             ("", {"rounds": self.rounds, "faults injected": self.injected.total()}),
-            ("faults injected", dict(self.injected.most_common())),
+            ("faults injected", {name: self.injected[name] for name in ALL_FAULTS}),
             ("rounds ended", dict(self.endings.most_common())),
             ("answers needed", dict(self.helped.most_common())),
             ("errors raised", dict(self.errors.most_common())),

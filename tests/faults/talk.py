@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import httpx
 import proxy
-from consumers import WAYS, Asking, Stop
+from consumers import WAYS, Asking, Hung, Stop
 from errands import Errand, Worker, is_asked, is_right
 from report import Finding, Report
 
@@ -25,12 +25,12 @@ from kimi_agent import (
     ChatProviderError,
     JournalSession,
     Kimi,
-    KimiAgentError,
     Message,
     RequestRetried,
     RequestSent,
     Session,
     SQLiteSessionStore,
+    StreamInterruptedError,
     StreamStarted,
 )
 from kimi_agent.errors import BadRequestError, InvalidRequestError
@@ -61,6 +61,7 @@ _FALSIFYING: Final[tuple[ChaosFault, ...]] = ("bit_flip", "duplicate_deltas", "r
 """What a transport can do so that an answer reads well and is another one. TCP never does."""
 _HELP: Final = {
     "a request sent again": "retried",
+    "an answer continued in the middle": "continued",
     "the round asked again": "asked again",
     "an approval": "approved",
 }
@@ -101,7 +102,7 @@ class Conversation:
         self._name = f"talk-{number}"
         self._keeps_journal = dice.random() < 0.5
         self._options = {"resume_interrupted": dice.random() < 0.5, "max_parallel_tools": dice.choice((None, None, 1))}
-        self._retries = dice.choice((0, 1, 2, 4))
+        self._requests = {"max_retries": dice.choice((0, 1, 2, 4)), "max_concurrency": dice.choice((None, 1))}
         self._way = dice.choice(WAYS)
         self._refusals = 0
         self._falsified = 0
@@ -113,12 +114,12 @@ class Conversation:
         left = rounds
         async with self._client() as client:
             while left:
-                lives = min(left, self._dice.randint(1, TALK))
-                left -= lives
-                said = await self._life(client, lives, said)
+                life = min(left, self._dice.randint(1, TALK))
+                left -= life
+                said = await self._life(client, life, said)
 
     @asynccontextmanager
-    async def _client(self) -> AsyncIterator[httpx.AsyncClient | None]:
+    async def _client(self) -> AsyncGenerator[httpx.AsyncClient | None]:
         """One with a `ChaosTransport`; `None` for a pool of the agent's own."""
         if (way := self._transport) is None:
             yield None
@@ -133,7 +134,7 @@ class Conversation:
             api_key=self._place.server.api_key,
             base_url=f"http://127.0.0.1:{self._place.proxy.port}/v1",
             http_client=client,
-            max_retries=self._retries,
+            **self._requests,
             timeout=Timeouts(connect=SILENCE * 10, first_byte=SILENCE, between_chunks=SILENCE),
         )
         agent = self._kind(kimi, "Run errands.", session=self._session(), retry_attempts=20, **self._options)
@@ -227,18 +228,14 @@ class Conversation:
     def _ending(self, asking: Asking, error: BaseException | None) -> str:
         if error is None:
             return "stopped" if asking.stopped else "read"
-        if asking.stopped and isinstance(error, asyncio.CancelledError):
-            return "stopped"
+        if asking.stopped and isinstance(error, asyncio.CancelledError | StreamInterruptedError):
+            return "stopped"  # whoever reads a stream that another task closes gets the error
         if isinstance(error, ApprovalPending):
             return "waits"
         name = type(error).__name__
         self._report.errors[name] += 1
-        if isinstance(error, BadRequestError | InvalidRequestError):
-            self.found("requests refused as invalid", str(error))
-        elif not isinstance(error, KimiAgentError):
-            self.found("errors outside the tree", repr(error))
-        elif not isinstance(error, ChatProviderError):
-            self.found("errors outside the tree", f"of another branch: {error!r}")
+        if (kind := _must_not_be(error)) is not None:
+            self.found(kind, repr(error))
         return name
 
     # ---- what is looked at ----
@@ -268,10 +265,8 @@ class Conversation:
             self.found("answers wrong", agent.chat_history[-1].text)
 
     def _what_helped(self) -> list[str]:
-        happened = self._events
-        return [name for name, event in _HELP.items() if happened[event]] + (
-            ["an answer continued in the middle"] if happened["sent"] > happened["begun"] else []
-        )
+        self._events["continued"] = max(self._events["sent"] - self._events["begun"], 0)
+        return [name for name, event in _HELP.items() if self._events[event]]
 
     def _check_history(self, agent: Worker, asking: Asking) -> None:
         if wrong := problems(agent.chat_history):
@@ -322,6 +317,15 @@ class Conversation:
 
 def _chaos(seed: int) -> ChaosTransport:
     return ChaosTransport(httpx.AsyncHTTPTransport(verify=False), seed=seed, rate=0.3)
+
+
+def _must_not_be(error: BaseException) -> str | None:
+    """Under which name an error is counted that no fault explains."""
+    if isinstance(error, Hung):
+        return "rounds that hang"
+    if isinstance(error, BadRequestError | InvalidRequestError):
+        return "requests refused as invalid"
+    return None if isinstance(error, ChatProviderError) else "errors outside the tree"
 
 
 def _difference(some: Sequence[Message], others: Sequence[Message]) -> str:

@@ -3,17 +3,18 @@
 import asyncio
 import re
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
 import campaign
+import consumers
 import pytest
 import talk
 from campaign import Campaign
 from errands import Errand, Worker, answer, is_right
 from proxy import FAULTS, Proxy
-from report import MUST_BE_ZERO, Finding, Report
+from report import ALL_FAULTS, MUST_BE_ZERO, Finding, Report
 
 from kimi_agent import Message, RoundFinished, generate
 from kimi_agent.message import ToolCall
@@ -92,6 +93,13 @@ class Clumsy(Worker):
         raise ZeroDivisionError
 
 
+class Endless(Worker):
+    """Waits for what never comes."""
+
+    async def get_prompt(self, include_functions: bool = True, **overrides: Any) -> list[Message]:
+        return await asyncio.get_running_loop().create_future()
+
+
 class Rude(Worker):
     """Asks for what Kimi refuses."""
 
@@ -115,8 +123,8 @@ class Grasping(Worker):
     sockets: ClassVar[list[socket.socket]] = []
 
     async def get_prompt(self, include_functions: bool = True, **overrides: Any) -> list[Message]:
-        port: int = self.provider._http.base_url.split(":")[2].split("/")[0]  # type: ignore[attr-defined]
-        self.sockets.append(socket.create_connection(("127.0.0.1", port)))
+        port = self.provider._http.base_url.split(":")[2].split("/")[0]  # type: ignore[attr-defined]
+        self.sockets.append(socket.create_connection(("127.0.0.1", int(port))))
         return await super().get_prompt(include_functions, **overrides)
 
 
@@ -149,6 +157,7 @@ BROKEN = {
     "answers wrong": Wrong,
     "sessions that differ": Secretive,
     "errors outside the tree": Clumsy,
+    "rounds that hang": Endless,
     "requests refused as invalid": Rude,
     "tasks leaked": Littering,
     "sockets leaked": Grasping,
@@ -157,11 +166,20 @@ BROKEN = {
 
 
 @pytest.mark.usefixtures("_cleaned_up")
-@pytest.mark.parametrize("kind", MUST_BE_ZERO)
+@pytest.mark.parametrize("kind", BROKEN)
 async def test_an_agent_that_is_broken_on_purpose_is_found_out(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(talk, "PATIENCE", 0.01)
+    monkeypatch.setattr(consumers, "HANGS", 0.01 if kind == "rounds that hang" else consumers.HANGS)
     report = await Campaign(seed=1, kind=BROKEN[kind]).play(range(5))
     assert kind in {finding.kind for finding in report.findings}
+
+
+def test_a_campaign_that_does_no_harm_is_found_out() -> None:
+    report = Report(2_000)
+    report.injected.update(ALL_FAULTS[1:])
+    report.find_idle_faults()
+    assert report.findings == [Finding(0, "faults that never struck", ALL_FAULTS[0])]
+    assert {*BROKEN, "faults that never struck"} == set(MUST_BE_ZERO)
 
 
 # ==== the proxy ====
@@ -171,7 +189,7 @@ WHOLE = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + BODY
 
 
 @asynccontextmanager
-async def proxied() -> AsyncIterator[Proxy]:
+async def proxied() -> AsyncGenerator[Proxy]:
     async def answered(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await reader.read(1000):
             writer.write(WHOLE)
@@ -200,33 +218,38 @@ async def came_through(proxy: Proxy) -> tuple[bytes, str]:
         writer.close()
 
 
+SIZE = len(WHOLE)
 ENDS = {
-    "late": ({"silent"}, lambda size: size == len(WHOLE)),
-    "throttled": ({"silent"}, lambda size: size == len(WHOLE)),
-    "odd pieces": ({"silent"}, lambda size: size == len(WHOLE)),
-    "reset asking": ({"reset", "ended"}, lambda size: size == 0),
-    "reset before": ({"reset"}, lambda size: size == 0),
-    "reset inside": ({"reset"}, lambda size: size < len(WHOLE)),
-    "reset after": ({"reset"}, lambda size: size == len(WHOLE)),
-    "ended before": ({"ended"}, lambda size: size == 0),
-    "ended inside": ({"ended"}, lambda size: 0 < size < len(WHOLE)),
-    "silent before": ({"silent"}, lambda size: size == 0),
-    "silent inside": ({"silent"}, lambda size: 0 < size < len(WHOLE)),
+    "late": ("silent", SIZE, SIZE),
+    "throttled": ("silent", SIZE, SIZE),
+    "odd pieces": ("silent", SIZE, SIZE),
+    "reset asking": ("reset", 0, 0),
+    "reset before": ("reset", 0, 0),
+    "reset inside": ("reset", 0, SIZE - 1),
+    "reset after": ("reset", SIZE, SIZE),
+    "ended before": ("ended", 0, 0),
+    "ended inside": ("ended", 1, SIZE - 1),
+    "silent before": ("silent", 0, 0),
+    "silent inside": ("silent", 1, SIZE - 1),
 }
-"""How a connection may end on which one fault strikes, and how much comes before."""
+"""How a connection ends on which one fault strikes, and how many bytes come before, from and to."""
 
 
-@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "refused"])
+@pytest.mark.parametrize("fault", ENDS)
 async def test_each_fault_of_the_proxy_is_what_it_says(fault: str) -> None:
-    ends, fits = ENDS[fault]
+    ending, least, most = ENDS[fault]
     async with proxied() as proxy:
         proxy.begin(1, 1.0, [fault])
         came, end = await came_through(proxy)
-    assert end in ends
+    assert end == ending
     assert WHOLE.startswith(came)
-    assert fits(len(came)), len(came)
+    assert least <= len(came) <= most
     assert proxy.injected == {fault: 1}
     assert proxy.connections == 0
+
+
+def test_each_fault_of_the_proxy_is_tested() -> None:
+    assert {*ENDS, "refused"} == set(FAULTS)
 
 
 async def test_a_proxy_that_is_gone_refuses_connections_and_comes_back_at_the_same_port() -> None:
