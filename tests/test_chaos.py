@@ -104,7 +104,7 @@ ERRORS: dict[ChaosFault, tuple[type[ChatProviderError], ...]] = {
 
 @pytest.mark.parametrize("fault", ALL)
 async def test_a_fault_gives_an_error_of_the_tree_or_the_answer(fault: ChaosFault) -> None:
-    rounds, silence = (4, 0.02) if fault == "stall" else (12, 5.0)
+    rounds, silence = (4, 0.1) if fault == "stall" else (12, 5.0)
     async with chaotic([CALLS] * rounds, silence=silence, rate=1.0, faults=[fault], seed=1) as (kimi, way, _):
         for _ in range(rounds):
             result = await outcome(kimi)
