@@ -44,6 +44,8 @@ DELAY: Final = 0.002
 """Seconds before a request is sent again, at most."""
 SHARE: Final = 50
 """Conversations that a process plays before it is given others."""
+SPEAKING: Final = ("kimi_agent.events", "kimi_agent.generate", "kimi_agent.turns")
+"""The rooms that log what nobody else can be told."""
 FINDINGS: Final = 5
 """Of so many in a part it is said what they are. The table counts all."""
 
@@ -100,7 +102,8 @@ class Campaign:
         complaints = self._complaints
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: complaints.append(f"{context['message']}: {context!r:.2000}"))
-        logger.enable("kimi_agent")
+        for room in SPEAKING:
+            logger.enable(room)
         sink = logger.add(complaints.append, level="ERROR")
         try:
             with patch.object(sys, "unraisablehook", lambda raised: complaints.append(repr(raised))):
@@ -109,7 +112,8 @@ class Campaign:
                     yield
         finally:
             logger.remove(sink)
-            logger.disable("kimi_agent")
+            for room in SPEAKING:
+                logger.disable(room)
             loop.set_exception_handler(None)
 
 

@@ -1,6 +1,10 @@
-"""A share of the fault campaign, and that the campaign would notice: agents broken on purpose, each fault alone."""
+"""A share of the fault campaign, and that the campaign would notice: agents broken on purpose, each fault alone.
+
+`KIMI_AGENT_FAULTS` is how many rounds are played, 300 at least. A finding names its round; `campaign.py --only` plays it again.
+"""
 
 import asyncio
+import os
 import re
 import socket
 from collections.abc import AsyncGenerator, Iterator
@@ -20,21 +24,24 @@ from kimi_agent import Message, RoundFinished, generate
 from kimi_agent.message import ToolCall
 from kimi_agent.testing import ScriptedKimi
 
-ROUNDS = 300
+ROUNDS = int(os.environ.get("KIMI_AGENT_FAULTS", "300"))
 SHARES = 3
+SIZE_OF_SHARE = ROUNDS // SHARES // talk.TALK * talk.TALK
+
+pytestmark = pytest.mark.timeout(60 + ROUNDS)
 
 # ==== a share of the campaign ====
 
 
 @pytest.mark.parametrize("share", range(SHARES))
 async def test_whatever_happens_on_the_way_nothing_is_lost_invalid_or_left_behind(share: int) -> None:
-    size = ROUNDS // SHARES
-    report = await Campaign(seed=1).play(range(share * size, (share + 1) * size))
+    rounds = range(share * SIZE_OF_SHARE, (share + 1) * SIZE_OF_SHARE)
+    report = await Campaign(seed=1).play(rounds)
     assert report.findings == []
-    assert report.rounds == size
-    assert report.injected.total() > size / 2
+    assert report.rounds == len(rounds)
+    assert report.injected.total() > len(rounds) / 4
     assert len(report.injected) > len(FAULTS)
-    assert report.endings["answered right"] > size * 0.7
+    assert report.endings["answered right"] > len(rounds) * 0.7
     assert report.helped["nothing"] < report.endings["answered right"]
 
 
