@@ -1,6 +1,7 @@
 """A share of the fault campaign, and that the campaign would notice: agents broken on purpose, each fault alone.
 
-`KIMI_AGENT_FAULTS` is how many rounds are played, 300 at least. A finding names its round; `campaign.py --only` plays it again.
+`KIMI_AGENT_FAULTS` is how many rounds are played, 300 at least. A finding names its round, which
+`campaign.py --only` plays again.
 """
 
 import asyncio
