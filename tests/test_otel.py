@@ -1,6 +1,7 @@
 """Spans and metrics of an agent: what they tell, what they keep to themselves, and that each of them ends."""
 
 import asyncio
+import contextvars
 import gc
 import json
 import subprocess
@@ -726,10 +727,10 @@ async def test_a_call_that_does_not_end_when_it_is_cancelled_ends_with_its_round
     await reached.wait()
     task.cancel()
     await asyncio.wait([task])
-    assert telemetry.outcomes()[2] == ("execute_tool stubborn", "cancelled", None)
-    telemetry.check()
+    ended_with_the_round = telemetry.outcomes()
     let_go.set()
     await turns_of_the_loop(5)
+    assert ended_with_the_round[2:] == [("execute_tool stubborn", "cancelled", None)]
     telemetry.check()
 
 
@@ -743,6 +744,20 @@ async def test_the_next_round_may_begin_before_the_end_of_the_last_one_is_told(t
     assert rounds == [("invoke_agent Busy", "closed"), ("invoke_agent Busy", "completed")]
     assert telemetry.tree.count("  execute_tool quick") == 1
     assert telemetry.open == []
+
+
+async def test_the_end_of_a_round_is_that_of_no_other_one(telemetry: Telemetry):
+    agent = busy(telemetry, calling("quick"), say("done"))
+    told = agent._handlers.emit_later
+    held: list[Any] = []
+    agent._handlers.emit_later = lambda event: held.append((contextvars.copy_context(), event))  # type: ignore[method-assign]
+    await leave_by_break(agent, 1)
+    await agent.chat_round("?")
+    for context, event in held:
+        context.run(told, event)
+    await turns_of_the_loop(3)
+    rounds = [(name, outcome) for name, outcome, _ in telemetry.outcomes() if name.startswith("invoke")]
+    assert rounds == [("invoke_agent Busy", "closed"), ("invoke_agent Busy", "completed")]
 
 
 def test_a_program_that_ends_after_a_break_has_all_spans(telemetry: Telemetry):
@@ -909,6 +924,18 @@ async def test_undo_ends_what_is_open_and_traces_no_more(telemetry: Telemetry):
     await read(boss)
     assert len(telemetry.starts.begun) == 6
     assert boss._handlers._observers == ()
+
+
+async def test_undo_in_the_middle_of_an_answer_ends_it(telemetry: Telemetry):
+    gate = Gate(before=3)
+    agent = Agent(ScriptedKimi([Reply(LONG, delivery=Delivery(gate=gate))]))
+    undo = telemetry.trace(agent)
+    stream = agent.chat_round_stream("?")
+    async for _ in stream:
+        undo()
+        gate.open()
+    assert telemetry.outcomes() == [("invoke_agent Agent", "closed", None), ("chat kimi-k3", "cancelled", None)]
+    telemetry.check()
 
 
 async def test_a_fork_is_traced_if_it_is_instrumented_itself(telemetry: Telemetry):
