@@ -12,13 +12,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import pairwise
 
 import httpx
+import loopback
 from pydantic_core import from_json
 
 from kimi_agent import Agent, Kimi, Message, generate
@@ -34,65 +33,11 @@ DOUBLED = 2.6
 """Times the time that twice the arguments may take."""
 
 
-def events() -> list[bytes]:
-    """An answer as Kimi streams it."""
-
-    def chunk(delta: dict[str, str], **more: object) -> bytes:
-        choice = {"index": 0, "delta": delta, "finish_reason": None, **more}
-        body = {
-            "id": "chatcmpl-2fd89a86-2ca0-983f-b91a-01c260395d0a",
-            "object": "chat.completion.chunk",
-            "created": 1787771120,
-            "model": "kimi-k3",
-            "choices": [choice],
-        }
-        return b"data: " + json.dumps(body, separators=(",", ":")).encode() + b"\n\n"
-
-    usage = {"prompt_tokens": 90, "completion_tokens": DELTAS, "total_tokens": 90 + DELTAS}
-    deltas = [chunk({"content": f" word{number % 97}"}) for number in range(DELTAS)]
-    return [
-        chunk({"role": "assistant", "content": ""}),
-        *deltas,
-        chunk({}, finish_reason="stop", usage=usage),
-        b"data: [DONE]\n\n",
-    ]
-
-
-# ==== the server, in a process of its own ====
-
-
-async def serve() -> None:
-    """Answer every request; the path says how. Ends with its standard input."""
-    answer = events()
-    body = b"".join(answer)
-    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
-    whole = head + b"content-length: %d\r\n\r\n" % len(body) + body
-    chunks = [b"%x\r\n%s\r\n" % (len(event), event) for event in answer]
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                request = await reader.readuntil(b"\r\n\r\n")
-                length = next(
-                    (int(line[15:]) for line in request.lower().split(b"\r\n") if line.startswith(b"content-length:")),
-                    0,
-                )
-                await reader.readexactly(length)
-                if request.startswith(b"POST /whole"):
-                    writer.write(whole)
-                else:
-                    writer.write(head + b"transfer-encoding: chunked\r\n\r\n")
-                    for chunk in chunks:
-                        writer.write(chunk)
-                        await asyncio.sleep(0)
-                    writer.write(b"0\r\n\r\n")
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
-
-    server = await asyncio.start_server(handle, "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await asyncio.to_thread(sys.stdin.read)
+def answers() -> loopback.Answers:
+    """By the path, which says how the answer travels."""
+    events = loopback.answer(loopback.words(DELTAS))
+    deliveries = {b"whole": loopback.in_one_body(events), b"chunks": loopback.in_chunks(events)}
+    return lambda path, body: deliveries[path.split(b"/")[1]]
 
 
 # ==== the readers ====
@@ -243,14 +188,11 @@ def main() -> None:
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        asyncio.run(serve())
+        asyncio.run(loopback.serve(answers()))
         return
-    command = [sys.executable, __file__, "--serve"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        port = server.stdout.readline().strip()
+    with loopback.served_by(__file__) as url:
         for path, title in (("whole", "one body with Content-Length"), ("chunks", "one HTTP chunk per event")):
-            best = asyncio.run(measure(f"http://127.0.0.1:{port}/{path}", options.runs))
+            best = asyncio.run(measure(f"{url}/{path}", options.runs))
             base = best["httpx + split + from_json"]
             print(f"{DELTAS:,} text deltas, {title}: CPU per delta")
             for name, cost in best.items():
@@ -258,7 +200,6 @@ def main() -> None:
             if path == "whole":
                 ratio = best["Agent.full_round_stream"] / base
                 assert ratio <= BOUND, f"an agent costs {ratio:.2f} times the floor; the bound is {BOUND}"
-        server.communicate("")
     measure_calls(runs=5)
 
 

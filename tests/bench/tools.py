@@ -14,14 +14,14 @@ import asyncio
 import importlib.metadata
 import json
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any, TypeAlias
 
 import httpx
+import loopback
+from loopback import KEY, MODEL
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
@@ -38,85 +38,27 @@ LIMIT = 300.0
 SYSTEM = "You are a precise math tutor."
 QUESTION = "Please add these eight pairs of numbers."
 NAME, DESCRIPTION = "add", "Add two integers."
-MODEL, KEY = "kimi-k3", "sk-test"
 
 
 # ==== the server, in a process of its own ====
 
 
-def event(delta: dict[str, object], **more: object) -> bytes:
-    """A chunk as Kimi streams it."""
-    body = {
-        "id": "chatcmpl-2fd89a86-2ca0-983f-b91a-01c260395d0a",
-        "object": "chat.completion.chunk",
-        "created": 1787771120,
-        "model": MODEL,
-        "choices": [{"index": 0, "delta": delta, "finish_reason": None, **more}],
+DELIVERIES = {"one body": loopback.in_one_body, "one HTTP chunk per event": loopback.in_chunks}
+"""How an answer travels."""
+
+
+def answers() -> loopback.Answers:
+    """By who spoke last, each delivery below a path of its own."""
+    by_role = {
+        "user": loopback.answer(loopback.additions(CALLS), "tool_calls"),
+        "tool": loopback.answer(loopback.words(DELTAS)),
     }
-    return b"data: " + json.dumps(body, separators=(",", ":")).encode() + b"\n\n"
-
-
-def call(number: int) -> list[bytes]:
-    """The events of a call: one opens it, two bring its arguments."""
-    head = {"id": f"add_{number}", "type": "function", "function": {"name": NAME, "arguments": ""}}
-    pieces = [{"function": {"arguments": text}} for text in (f'{{"a": {number},', f' "b": {number * number}}}')]
-    return [event({"tool_calls": [{"index": number, **piece}]}) for piece in (head, *pieces)]
-
-
-def answer(events: list[bytes], finish_reason: str) -> list[bytes]:
-    """All events of an answer."""
-    usage = {"prompt_tokens": 90, "completion_tokens": 100, "total_tokens": 190}
-    last = event({}, finish_reason=finish_reason, usage=usage)
-    return [event({"role": "assistant", "content": ""}), *events, last, b"data: [DONE]\n\n"]
-
-
-ANSWERS = {
-    "user": answer([piece for number in range(CALLS) for piece in call(number)], "tool_calls"),
-    "tool": answer([event({"content": f" word{number % 97}"}) for number in range(DELTAS)], "stop"),
-}
-"""By who spoke last."""
-
-HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: keep-alive\r\n"
-
-
-def in_one_body(events: list[bytes]) -> list[bytes]:
-    body = b"".join(events)
-    return [HEAD + b"content-length: %d\r\n\r\n" % len(body) + body]
-
-
-def in_chunks(events: list[bytes]) -> list[bytes]:
-    chunks = [b"%x\r\n%s\r\n" % (len(data), data) for data in events]
-    return [HEAD + b"transfer-encoding: chunked\r\n\r\n", *chunks, b"0\r\n\r\n"]
-
-
-DELIVERIES = {"one body": in_one_body, "one HTTP chunk per event": in_chunks}
-"""How an answer travels: the writes that it is sent in."""
-
-
-async def serve() -> None:
-    """Answer by who spoke last, each delivery below a path of its own. Ends with its standard input."""
-    answers = {
-        (b"/%d/chat/completions" % number, role): writes(events)
-        for number, writes in enumerate(DELIVERIES.values())
-        for role, events in ANSWERS.items()
+    deliveries = {
+        (b"%d" % number, role): made(events)
+        for number, made in enumerate(DELIVERIES.values())
+        for role, events in by_role.items()
     }
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                fields = dict(line.split(b": ", 1) for line in head.lower().splitlines()[1:-1])
-                request = json.loads(await reader.readexactly(int(fields[b"content-length"])))
-                for piece in answers[head.split(b" ", 2)[1], request["messages"][-1]["role"]]:
-                    writer.write(piece)
-                    await asyncio.sleep(0)
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
-
-    server = await asyncio.start_server(handle, "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await asyncio.to_thread(sys.stdin.read)
+    return lambda path, body: deliveries[path.split(b"/")[1], json.loads(body)["messages"][-1]["role"]]
 
 
 # ==== the contestants ====
@@ -237,7 +179,7 @@ CONTESTANTS = {FLOOR: floor_round, OURS: our_round, PEER: kosong_round}
 
 # ==== the figures ====
 
-SUMS = [str(number + number * number) for number in range(CALLS)]
+SUMS = loopback.sums(CALLS)
 
 
 async def cpu(run: Round) -> float:
@@ -293,19 +235,15 @@ def main() -> None:
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        asyncio.run(serve())
+        asyncio.run(loopback.serve(answers()))
         return
     peer = peer_version()
     names = [name for name in CONTESTANTS if name != PEER or peer]
-    command = [sys.executable, __file__, "--serve"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        url = f"http://127.0.0.1:{server.stdout.readline().strip()}"
+    with loopback.served_by(__file__) as url:
         figures = [
             asyncio.run(measure(f"{url}/{number}", names, options.repetitions, options.rounds))
             for number in range(len(DELIVERIES))
         ]
-        server.communicate("")
     for delivery, best in zip(DELIVERIES, figures, strict=True):
         print_table(delivery, best)
     if peer is None:
