@@ -33,6 +33,7 @@ from loguru import logger
 
 from . import __version__
 from .agent import Agent
+from .errors import text_of
 from .events import (
     Event,
     HistoryCompacted,
@@ -488,22 +489,23 @@ def _within(span: trace.Span) -> contexts.Context:
 
 def _end_by(error: BaseException) -> tuple[str, str | None, str]:
     """How something ended that ended with an error: whoever is cancelled has not failed."""
-    return ("failed", type(error).__name__, str(error)) if isinstance(error, Exception) else ("cancelled", None, "")
+    return ("failed", type(error).__name__, text_of(error)) if isinstance(error, Exception) else ("cancelled", None, "")
 
 
 def _conversation(agent: Agent) -> Attributes:
     """By which name its session is known: the id in a store, or the name of the file."""
     session = agent._keeper._session
-    name = getattr(session, "id", None) or os.path.basename(getattr(session, "path", None) or "")
-    return {"gen_ai.conversation.id": name} if name else {}
+    name = getattr(session, "id", None) or os.path.basename(str(getattr(session, "path", None) or ""))
+    return {"gen_ai.conversation.id": str(name)} if name else {}
 
 
 def _server(provider: ChatProvider) -> Attributes:
     """Where a provider is, if that is anywhere."""
-    url = urlsplit(getattr(provider, "base_url", ""))
-    if not url.hostname:
-        return {}
-    return {"server.address": url.hostname, "server.port": url.port or (80 if url.scheme == "http" else 443)}
+    with suppress(ValueError):  # half an address, a port that is none
+        url = urlsplit(str(getattr(provider, "base_url", None) or ""))
+        port = url.port or (80 if url.scheme == "http" else 443)
+        return {"server.address": url.hostname, "server.port": port} if url.hostname else {}
+    return {}
 
 
 def _spent(usage: TokenUsage) -> Attributes:

@@ -298,6 +298,27 @@ async def test_an_answer_that_does_not_come_in_pieces_has_no_first_one(telemetry
     assert telemetry.figures("gen_ai.client.operation.time_to_first_chunk") == []
 
 
+@pytest.mark.parametrize(
+    ("url", "server"),
+    [
+        ("https://example.org/v1", ("example.org", 443)),
+        ("http://[::1]:81", ("::1", 81)),
+        ("http://example.org:port", (None, None)),
+        ("http://[", (None, None)),
+        (None, (None, None)),
+    ],
+)
+async def test_a_provider_of_ones_own_goes_by_its_name(url: Any, server: Any, telemetry: Telemetry):
+    provider: Any = ScriptedKimi([say("done")])
+    provider.name, provider.base_url = "my-models", url
+    agent = Agent(provider)
+    telemetry.trace(agent)
+    await agent.chat_round("?")
+    told = attributes(telemetry.named("chat kimi-k3"))
+    assert told["gen_ai.provider.name"] == "my-models"
+    assert (told.get("server.address"), told.get("server.port")) == server
+
+
 @pytest.mark.parametrize("kind", ["store", "journal"])
 async def test_a_conversation_goes_by_the_name_of_its_session(kind: str, telemetry: Telemetry, tmp_path: Path):
     path = tmp_path / "monday.jsonl"
@@ -508,10 +529,22 @@ async def test_the_calls_of_a_message_may_be_one_object(telemetry: Telemetry):
             message = await super().add_completion_to_history(completion)
             return message.copy_with(tool_calls=list(message.tool_calls or ()) * 2)
 
-    agent = Twice(ScriptedKimi([calling("quick"), say("done")]))
+    first_is_told, calls = asyncio.Event(), list[None]()
+
+    async def look() -> None:
+        calls.append(None)
+        if len(calls) == 2:
+            await first_is_told.wait()
+        while len(calls) < 2:
+            await asyncio.sleep(0)
+
+    agent = Twice(ScriptedKimi([calling("look"), say("done")]), functions=[look])
     telemetry.trace(agent)
-    await read(agent)
-    assert telemetry.outcomes()[2:4] == [("execute_tool quick", "completed", None)] * 2
+    async for message in agent.full_round("go"):
+        if message.role == "tool" and not first_is_told.is_set():
+            assert telemetry.open == ["invoke_agent Twice", "execute_tool look"]
+            first_is_told.set()
+    assert telemetry.outcomes()[2:4] == [("execute_tool look", "completed", None)] * 2
     telemetry.check()
 
 
