@@ -146,6 +146,7 @@ class Agent(Lasting, Forking, approving.Approving, calls.Calling):
         self._approvals = Approvals()
         self._entered = []
         self._kept: Fit | None = None
+        self._came: Recording | None = None
         self._unknown = FrozenDict()
 
     # ==== rounds ====
@@ -321,7 +322,7 @@ class Agent(Lasting, Forking, approving.Approving, calls.Calling):
             PromptError: there is no prompt that fits.
         """
         stream = await self.get_model_stream(include_functions, **overrides)
-        return await collect(stream, self._stopwatch.on_batch(on_batch(self._handlers)))
+        return await collect(stream, self._stopwatch.on_batch(on_batch(self._handlers, self._came)))
 
     async def add_completion_to_history(self, completion: GenerateResult) -> Message:
         """Add an answer of the model to the history, joined to its beginning if that is there, and return it."""

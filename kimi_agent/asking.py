@@ -22,7 +22,7 @@ from .provider import Format, GenerationKwargs, StreamedMessage
 from .resume import ResumedMessage
 from .session.keeping import Keeper
 from .spending import Spender
-from .stream import Recording, on_batch, tell_of_failure
+from .stream import Recording, on_batch, tell_of_failure, tells_of_failures
 from .tools.base import Tool, ToolLike
 from .tools.texts import ToolTexts
 from .turns import Turn
@@ -37,6 +37,7 @@ class Asker(Spender, Protocol):
     resume_interrupted: bool
     trim_ratio: float
     _kept: Fit | None
+    _came: Recording | None
     _keeper: Keeper
     _stopwatch: Stopwatch
 
@@ -223,8 +224,10 @@ async def model_turn(agent: Asker, request: Mapping[str, Any], recording: Record
     except BaseException as error:
         agent._stopwatch.stop()
         spending.pay_for_broken(agent, error)
-        await tell_of_failure(agent._handlers, error, recording)
+        await tell_of_failure(agent._handlers, error, recording or agent._came)
         raise
+    finally:
+        agent._came = None
     await agent._handlers.emit(StreamCompleted(result.message, result.usage, result.finish_reason, result.id))
     if drift is not None:
         await agent._handlers.emit(drift)
@@ -240,6 +243,7 @@ async def stream_turn(agent: Asker, turn: Turn, request: Mapping[str, Any], reco
 
 async def _answer(agent: Asker, request: Mapping[str, Any], recording: Recording | None) -> GenerateResult:
     if recording is None:
+        agent._came = Recording() if tells_of_failures(agent._handlers) else None
         return await given(agent, "get_model_completion", agent.get_model_completion(**request), GenerateResult)
     stream = await given(agent, "get_model_stream", agent.get_model_stream(**request), AsyncIterable)
     return await collect(stream, agent._stopwatch.on_batch(on_batch(agent._handlers, recording)))

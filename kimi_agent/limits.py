@@ -234,7 +234,7 @@ class UsageLimits:
             limit = getattr(self, name)
             if limit is not None and amount is not None and amount > limit:
                 raise UsageLimitExceeded(
-                    f"the answer went beyond the limit {self._named(name)}: {_amount(name, amount)} are used; it is "
+                    f"the answer went beyond the limit {self._named(name)}: {_amount(name, amount)} used; it is "
                     "kept, and was the last one: raise the limit to go on",
                     message,
                 )
@@ -243,8 +243,8 @@ class UsageLimits:
         limit = getattr(self, name)
         if limit is not None and used + more > limit:
             raise UsageLimitExceeded(
-                f"the limit {self._named(name)} is reached: {_amount(name, used)} are used, and about "
-                f"{_amount(name, more)} more are needed; raise the limit to go on",
+                f"the limit {self._named(name)} is reached: {_amount(name, used)} used, and what comes next needs "
+                f"about {_amount(name, more)} more; raise the limit to go on",
                 message,
             )
 
@@ -263,7 +263,7 @@ class UsageLimits:
 
 
 def _amount(name: str, number: float) -> str:
-    return f"${number:.6g}" if name == "cost" else f"{number} {name}"
+    return f"${number:.6g}" if name == "cost" else f"{number:,}"
 
 
 NO_LIMITS: Final = UsageLimits()

@@ -171,9 +171,14 @@ def on_batch(handlers: Handlers, recording: Recording | None = None) -> BatchCal
     return lambda frames: announce(frames) if StreamFrameReceived in handlers else record(frames)
 
 
+def tells_of_failures(handlers: Handlers) -> bool:
+    """Whether somebody wants to know how a stream ended that did not end well."""
+    return StreamFailed in handlers or StreamCancelled in handlers
+
+
 async def tell_of_failure(handlers: Handlers, error: BaseException, recording: Recording | None) -> None:
     """Tell handlers how a stream ended that did not end well. What they raise does not hide why it did not."""
-    if StreamFailed in handlers or StreamCancelled in handlers:
+    if tells_of_failures(handlers):
         partial = getattr(error, "partial", None)
         if not isinstance(partial, Message):  # other errors have a `partial` of their own
             partial = fold(recording.frames if recording else ())

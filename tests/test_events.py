@@ -6,6 +6,7 @@ import json
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from inspect import isawaitable
 from typing import Any, get_args
 
 import pytest
@@ -513,6 +514,38 @@ async def test_whatever_event_a_strict_handler_raises_at_the_round_ends_well(
         await run(number)
 
 
+async def read_all_of(answer: Any) -> None:
+    if isawaitable(answer):
+        await answer
+        return
+    async for message in answer:
+        if isinstance(message, MessageStream):
+            await message
+
+
+@pytest.mark.parametrize("method", ["chat_round", "full_round", "chat_round_stream", "full_round_stream"])
+async def test_who_hears_of_a_failure_hears_what_had_come(method: str) -> None:
+    agent = Agent(ScriptedKimi(["text: Both have four\nerror: 503 busy"]))
+    told: list[StreamFailed] = []
+    agent.on(StreamFailed, told.append)
+    with pytest.raises(ServerError):
+        await read_all_of(getattr(agent, method)("Hi"))
+    assert [event.partial.text for event in told] == ["Both have four"]
+
+
+async def test_who_hears_that_an_answer_was_given_up_hears_what_had_come() -> None:
+    gate = Gate(3)
+    agent = Agent(ScriptedKimi([Reply("one two three", chunk_size=3, delivery=Delivery(gate=gate))]))
+    told: list[StreamCancelled] = []
+    agent.on(StreamCancelled, told.append)
+    answer = asyncio.create_task(agent.chat_round("Hi"))
+    await gate.reached()
+    answer.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await answer
+    assert [event.partial.text for event in told] == ["one tw"]
+
+
 def check_failure(nth: Nth, agent: Agent, raised: type[Exception]) -> None:
     """The stream in which it was raised has failed, unless it had completed; the round has, unless it had ended.
 
@@ -748,7 +781,7 @@ def deep(value: Any) -> Any:
     return type(value)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(frames | happened)
 def test_events_and_frames_come_back_from_json_as_they_were(value: Any):
     written = to_dict(value)

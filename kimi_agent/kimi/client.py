@@ -363,7 +363,8 @@ def _sendable(history: Sequence[Message]) -> Repaired:
     if isinstance(history, Repaired):
         return history
     if strange := next((message for message in history if not isinstance(message, Message)), None):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"a history is made of Message, not of {type(strange).__name__}; see Message.user(...)")
+        kind = f"{type(strange).__module__}.{type(strange).__qualname__}"
+        raise TypeError(f"a history is made of kimi_agent.Message, not of {kind}; see Message.user(...)")
     return repair(history, interrupted=DEFAULT_TEXTS.interrupted())
 
 
