@@ -5,8 +5,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from kimi_agent.kimi import patience
+
+settings.register_profile("suite", deadline=None, derandomize=True)
+settings.register_profile("nightly", deadline=None)
+settings.load_profile("nightly" if "KIMI_AGENT_FUZZ" in os.environ else "suite")
 
 
 def pytest_sessionstart() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from timing import takes_at_most
 
@@ -641,7 +641,6 @@ some_chunks = st.fixed_dictionaries(
 
 
 @given(st.lists(json_values | some_chunks, max_size=6))
-@settings(deadline=None)
 def test_garbage_is_taken_or_refused_by_name(chunks: list[Any]) -> None:
     assembler, frames = Assembler(), list[StreamFrame]()
     for chunk in chunks:
@@ -671,7 +670,6 @@ sound_chunks = st.one_of(
 
 @given(st.lists(sound_chunks, max_size=12))
 @example([calls({"id": "x", "function": {"arguments": "{}"}}, {"id": "x", "function": {"name": "f"}})])
-@settings(deadline=None)
 def test_the_frames_so_far_fold_to_the_message_so_far(chunks: list[Chunk]) -> None:
     assembler, frames = Assembler(), list[StreamFrame]()
     for chunk in chunks:
@@ -690,7 +688,6 @@ def written(message: Message) -> list[tuple[str, str]]:
 
 
 @given(st.permutations([0, 0, 0, 1, 1, 1, 2, 2, 2]), st.sampled_from(["index", "id", "both"]))
-@settings(deadline=None)
 def test_calls_come_out_whole_however_their_pieces_interleave(order: list[int], key: str) -> None:
     """Three calls of three pieces each, told apart by index, by id or by both."""
     parts = {n: iter(['{"n":', f"{n}", "}"]) for n in range(3)}

@@ -711,8 +711,8 @@ WRONG: list[tuple[str, str]] = [
     ('{"place": ' + "9" * 5000 + "}", "digits"),
     ('{"place": "\\ud800"}', "place:"),
     ("[" * 20_000, "nested too deeply"),
-    ('{"place": ' + "[" * 5000 + "]" * 5000 + "}", "nested too deeply"),
-    ('{"place": ' + '{"a":' * 5000 + "1" + "}" * 5000 + "}", "nested too deeply"),
+    ('{"place": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deeply"),
+    ('{"place": ' + '{"a":' * 100_000 + "1" + "}" * 100_000 + "}", "nested too deeply"),
 ]
 
 

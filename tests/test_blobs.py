@@ -108,7 +108,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(values)
 @example({"$blob": {"$blob": URL}})
 @example([{"$blob": NAME}, URL])

@@ -102,7 +102,7 @@ compactors = st.one_of(
     st.builds(ExtractFacts, st.just(["name"]), st.integers(1, 3)),
 )
 budgets = st.sampled_from([0, 100, 400, 5000])
-few = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=40, suppress_health_check=list(HealthCheck))
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import builtins
 import io
 import re
 from collections.abc import Generator, Iterator
@@ -102,7 +103,7 @@ def test_the_code_of_a_page_runs_and_prints_what_the_page_says(
     monkeypatch.setenv("KIMI_API_KEY", kimi.api_key)
     monkeypatch.setenv("KIMI_BASE_URL", kimi.base_url)
     monkeypatch.setattr("sys.stdin", io.StringIO("What is 17 * 23?\n"))
-    session: dict[str, Any] = {"__name__": "__main__"}
+    session: dict[str, Any] = {"__name__": "__main__", "__builtins__": builtins}
     with asyncio.Runner() as runner:
         for block in blocks_of(page):
             with redirect_stdout(io.StringIO()) as printed:

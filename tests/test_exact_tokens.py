@@ -367,7 +367,7 @@ def wired(messages: list[Message], **fields: Any) -> Body:
     return {"messages": [json.loads(sent) for sent in messages_json(Dialect(), "", messages)], **fields}
 
 
-QUICK = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+QUICK = settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 
 
 @given(messages=CONVERSATIONS, fields=FIELDS)
@@ -763,7 +763,7 @@ def put(value: Any, path: tuple[Any, ...], other: Any) -> Any:
 
 
 @given(path=st.sampled_from(places(WHOLE)), other=HOSTILE, model=st.sampled_from(["kimi-k3", "kimi-k2.6"]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_anything_in_any_place_is_counted_or_refused(
     k3: KimiTokenCounter, k2_6: KimiTokenCounter, path: tuple[Any, ...], other: Any, model: str
 ):

@@ -63,7 +63,7 @@ PRINTED = {
     "6_frames.py": [
         "[call] get_weather {'city': 'Oslo'}",
         "[end] tool_calls, ",
-        "[event] get_weather took 0.0 s",
+        "[event] get_weather took ",
         "[result] Oslo: 4 °C, rain",
         "[text] ",
         "[end] stop, ",

@@ -566,7 +566,7 @@ model_messages = st.builds(
 NOTHING = said()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(model_messages, max_size=3))
 def test_frames_of_messages_are_the_messages_again(messages: list[Message]):
     frames = [frame for message in messages for frame in to_frames(message)]

@@ -372,7 +372,7 @@ groups = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(groups)
 def test_a_stream_of_parts_is_what_its_parts_are_merged_one_after_the_other(groups: list[list[Any]]) -> None:
     numbered = [

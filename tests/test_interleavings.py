@@ -168,7 +168,7 @@ async def the_agent_can_go_on(agent: Chaotic) -> None:
     assert check_request(dict(body)) is None
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(plans)
 @example(Plan([["ok", "never"]], "full_round", "cancel", 3, False, None))
 @example(Plan([["ok", "slow"]], "full_round_stream", "break", 0, True, None))
@@ -177,7 +177,7 @@ def test_whatever_happens_the_history_can_be_sent_and_nothing_finished_is_lost(p
     asyncio.run(run(plan))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 60), st.booleans(), st.booleans())
 def test_a_cancel_at_any_turn_of_the_loop_leaves_a_history_that_can_be_sent(
     moment: int, streamed: bool, hook_waits: bool

@@ -486,7 +486,7 @@ async def test_a_damaged_session_is_loaded_or_refused_and_goes_on(path):
         assert list(after.damage) == kept
 
 
-@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.sampled_from([b"\n", b"]", b'["', b"\0", b"12345678", b'",7,', b"x"]), max_size=9), st.integers(0, 3)
 )

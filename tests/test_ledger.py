@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import field_serializer
 
@@ -196,7 +196,6 @@ class Changes:
         self.book.bodies = [record.body for record in records]
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_replayed_it_is_what_it_was_in_memory(data: st.DataObject):
     changes = Changes(data.draw)

@@ -954,7 +954,7 @@ def check(plan: Plan, calls: Calls, source: Source, reader: Reader, read_to_the_
         assert len(reader.errors) == (plan.fails and not plan.plain)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(plans)
 @example(Plan(["ok", "never"], False, 2, False, 2, False, "cancel and drop", 4))
 @example(Plan(["slow", "ok"], False, 3, True, 1, True, "cancel and read on", 1))

@@ -483,13 +483,13 @@ lines = st.builds("{}{}".format, st.lists(st.sampled_from(MARKS), max_size=3).ma
 documents = st.lists(lines, max_size=12).map("\n".join)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(documents)
 def test_the_judge_sees_the_same_headings_and_fences(text: str) -> None:
     assert DEEP.search(text) or agree(text + "\n", Heading, CodeBlock)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.one_of(documents, st.text()), st.randoms(use_true_random=False))
 def test_no_cut_changes_anything(text: str, chance: random.Random) -> None:
     whole = places(parsed([text]))
@@ -497,13 +497,13 @@ def test_no_cut_changes_anything(text: str, chance: random.Random) -> None:
     assert places(parsed(cut(text, chance))) == whole
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(documents, st.sampled_from(["\r", "\r\n"]))
 def test_no_line_end_changes_anything(text: str, end: str) -> None:
     assert places(parsed([text.replace("\n", end)])) == places(parsed([text]))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(documents, st.booleans())
 def test_a_text_begun_gives_the_first_events_of_the_whole(text: str, lenient: bool) -> None:
     stream = MarkdownStream(lenient_headings=lenient)

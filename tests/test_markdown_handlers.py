@@ -329,7 +329,7 @@ MARKDOWN = st.lists(
 
 
 @given(MARKDOWN, st.lists(st.integers(1, 7), min_size=1, max_size=5))
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 def test_it_does_not_matter_how_the_text_is_cut(text: str, sizes: list[int]):
     pieces: list[str] = []
     place = 0
@@ -341,7 +341,7 @@ def test_it_does_not_matter_how_the_text_is_cut(text: str, sizes: list[int]):
 
 
 @given(MARKDOWN)
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 def test_every_line_is_told_in_order_but_those_of_code(text: str):
     calls = asyncio.run(calls_for([text]))
     lines = [stripped for line in re.split("\r\n|\r|\n", text) if (stripped := line.strip(" \t"))]

@@ -6,7 +6,7 @@ from datetime import date
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kimi_agent.errors import ChatProviderError, InvalidRequestError, ServerError, StreamProtocolError
@@ -226,7 +226,6 @@ KEYS = ("context_length", "supports_image_in", "supports_video_in", "supports_re
 
 
 @given(st.fixed_dictionaries({}, optional=dict.fromkeys((*KEYS, "think_efforts"), JUNK)))
-@settings(deadline=None)
 def test_keys_that_make_no_sense_change_nothing(entry: dict[str, Any]) -> None:
     known = model_info("kimi-k3")
     info = refreshed(known, {name: value for name, value in entry.items() if not isinstance(value, bool)}, DAY)
@@ -234,7 +233,6 @@ def test_keys_that_make_no_sense_change_nothing(entry: dict[str, Any]) -> None:
 
 
 @given(st.fixed_dictionaries({}, optional=dict.fromkeys((*KEYS, "think_efforts"), JUNK)))
-@settings(deadline=None)
 def test_no_entry_makes_a_window_that_is_none(entry: dict[str, Any]) -> None:
     info = refreshed(model_info("nobody"), entry, DAY)
     assert type(info.context_window) is int

@@ -130,7 +130,7 @@ SCHEMAS = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(root=SCHEMAS, definition=SCHEMAS)
 def test_any_schema_is_one_object_in_kimis_dialect_or_none(root: dict[str, Any], definition: dict[str, Any]) -> None:
     schema = {**root, "$defs": {"A": definition}}

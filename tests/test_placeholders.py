@@ -95,7 +95,7 @@ TEMPLATES = ["{a}", "{a}: {b}", "**{a}** ({b})", "a {b} b", "*a*: {b} - {c}", "{
 
 
 @given(st.sampled_from(TEMPLATES), TEXTS, st.booleans())
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 def test_what_is_taken_stands_in_the_text_in_that_order(template: str, text: str, exact: bool):
     place = 0
     for value in found(template, text, exact=exact) or []:
@@ -107,7 +107,7 @@ BETWEEN = st.sampled_from([": ", " (", ") ", " | ", ":**", "** = ", "; "])
 
 
 @given(st.lists(WORDS, min_size=1, max_size=5), st.data())
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 def test_what_is_put_in_is_taken_out(values: list[str], data: st.DataObject):
     words = [data.draw(BETWEEN) for _ in values[1:]]
     write = [data.draw(st.sampled_from([str.upper, str.lower, str, "*{}*".format])) for _ in words]

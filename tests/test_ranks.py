@@ -180,7 +180,7 @@ def test_blocks_are_cut_before_runs():
         st.tuples(st.sampled_from("a \n中"), st.sampled_from([1, 3, RUN - 1, RUN, RUN + 1, 2 * RUN + 7])), max_size=40
     )
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_pieces_are_the_text_and_none_has_a_longer_run(text: list[tuple[str, int]]):
     joined = "".join(letter * length for letter, length in text)
     cut = list(pieces(joined))

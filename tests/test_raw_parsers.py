@@ -567,7 +567,7 @@ def texts_for(make: Make) -> st.SearchStrategy[str]:
 def test_random_text_never_raises_and_loses_no_character(make: Make):
     thinks = [None, True, False] if make in (KimiK2Parser, KimiK3Parser, DeepSeekR1Parser, Qwen3Parser) else ["-"]
 
-    @settings(max_examples=EXAMPLES, deadline=None, database=None)
+    @settings(max_examples=EXAMPLES, database=None)
     @given(texts_for(make), st.lists(st.integers(0, 80), max_size=6), st.sampled_from(thinks))
     def check(text: str, cuts: list[int], thinking: Any):
         one, other = (make() if thinking == "-" else make(thinking=thinking) for _ in range(2))  # type: ignore[call-arg]
@@ -592,7 +592,7 @@ def test_random_text_never_raises_and_loses_no_character(make: Make):
 
 @EVERY
 def test_text_without_marks_is_the_text(make: Make):
-    @settings(max_examples=EXAMPLES, deadline=None, database=None)
+    @settings(max_examples=EXAMPLES, database=None)
     @given(st.text(max_size=60).filter(lambda text: not set("<[{`=") & set(text)))
     def check(text: str):
         message = make().parse(text)

@@ -702,7 +702,7 @@ def cut(text: str, places: Iterable[int]) -> list[str]:
 
 
 @given(templates(), st.data(), st.lists(st.integers(0, 5000), max_size=20))
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 def test_what_is_written_by_a_template_is_read_back_by_it(
     template: tuple[list[str], set[str]], data: st.DataObject, places: list[int]
 ):
@@ -767,7 +767,7 @@ class Anything(BaseModel):
 
 
 @given(st.sampled_from(SCHEMAS), MARKDOWN, st.lists(st.integers(0, 200), max_size=12))
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 def test_it_does_not_matter_how_the_text_is_cut(schema: str, text: str, places: list[int]):
     format = MarkdownFormat("f", schema)
     whole = told(RecordParser(Anything, format), [text])

@@ -366,7 +366,7 @@ def is_known_gap(fields: Mapping[str, Any]) -> bool:
     tools=st.sampled_from([[], [TOOL]]),
     declares=st.booleans(),
 )
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_what_is_not_refused_here_kimi_does_not_refuse(
     model: str, fields: dict[str, Any], base: dict[str, Any], tools: list[Tool], declares: bool
 ) -> None:
@@ -380,7 +380,7 @@ def test_what_is_not_refused_here_kimi_does_not_refuse(
 
 
 @given(fields=FEW | ASKED)
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_an_unknown_model_is_never_refused_anything_but_unknown_names(fields: dict[str, Any]) -> None:
     try:
         request("nobody-knows", fields, tools=[TOOL])
@@ -437,7 +437,7 @@ TAKEN_BY: dict[str, tuple[str, dict[str, Any], dict[str, list[Any]]]] = {
 
 @pytest.mark.parametrize(("model", "base", "more"), TAKEN_BY.values(), ids=TAKEN_BY)
 @given(data=st.data())
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_what_kimi_takes_is_not_refused_here(
     model: str, base: dict[str, Any], more: dict[str, list[Any]], data: st.DataObject
 ) -> None:
@@ -470,7 +470,6 @@ def test_a_tool_has_a_name_that_every_kimi_takes(model: str, taken: bool, name: 
 
 
 @given(st.text(max_size=5) | st.from_regex(r"[A-Za-z_$][A-Za-z0-9_-]{0,70}", fullmatch=True))
-@settings(deadline=None)
 def test_any_other_name_is_sent_only_if_kimi_takes_it(name: str) -> None:
     assume(not name.startswith("$"))
     try:

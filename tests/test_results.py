@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from naming import without_address
 from pydantic import BaseModel, Field
@@ -218,7 +218,6 @@ JSON_VALUES = st.recursive(
 )
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.lists(JSON_VALUES, max_size=4) | st.dictionaries(st.text(), JSON_VALUES, max_size=4))
 def test_containers_are_always_valid_json(value: Any):
     text = output(value)
@@ -232,7 +231,6 @@ def test_containers_are_always_valid_json(value: Any):
 # ==== length ====
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.text(alphabet="ab ,.\n。，", max_size=80), st.integers(0, 60))
 def test_a_cut_text_is_never_longer_than_the_limit_and_begins_like_the_text(text: str, limit: int):
     cut = truncate(text, limit)
@@ -302,7 +300,6 @@ def test_a_cut_part_keeps_what_its_owner_put_beside_the_text():
     assert output([TextPart(text="x" * 20, extra={"a": 1})], 10)[0].extra == {"a": 1}
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.lists(st.text(alphabet="ab \n", max_size=10), min_size=1), st.integers(0, 40), st.booleans())
 def test_the_text_of_all_parts_is_within_the_limit(pieces: list[str], limit: int, as_message: bool):
     parts: list[ContentPart] = [PICTURE, *(TextPart(text=piece) for piece in pieces), PICTURE]

@@ -992,7 +992,10 @@ def cancelled_at_wait(work: Coroutine[Any, Any, Any], number: int) -> Generator[
 
 
 async def at_a_wait(work: Coroutine[Any, Any, Any], number: int) -> None:
-    task = asyncio.create_task(cancelled_at_wait(work, number))
+    async def cancelled() -> Any:
+        return await cancelled_at_wait(work, number)
+
+    task = asyncio.create_task(cancelled())
     await asyncio.wait([task])
     assert task.cancelled() or task.result() == "Hello"
 

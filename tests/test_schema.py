@@ -1145,7 +1145,7 @@ def text_of(schema: Any) -> str:
     return repr(schema)
 
 
-@settings(max_examples=RUNS, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=RUNS, suppress_health_check=list(HealthCheck))
 @given(WILD)
 def test_any_schema_becomes_one_in_the_dialect_and_stays_it(schema: dict[str, Any]):
     before = text_of(schema)
@@ -1157,7 +1157,7 @@ def test_any_schema_becomes_one_in_the_dialect_and_stays_it(schema: dict[str, An
     assert all({"type", "anyOf", "$ref"} & part.keys() for path, part in mfjs.whole(result) if path)
 
 
-@settings(max_examples=RUNS, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=RUNS, suppress_health_check=list(HealthCheck))
 @given(WILD)
 def test_only_what_is_too_large_has_to_be_cut(schema: dict[str, Any]):
     errors = mfjs_errors(Conversion(mfjs.plain(schema)).result())
@@ -1172,7 +1172,7 @@ def test_what_is_no_json_raises_nothing():
     assert list(result["properties"]) == ["a"]
 
 
-@settings(max_examples=RUNS, deadline=None)
+@settings(max_examples=RUNS)
 @given(VALUES | JUNK | WILD | st.dictionaries(st.sampled_from(sorted(mfjs.KEYWORDS)), VALUES | JUNK, max_size=4))
 def test_the_check_never_raises(value: Any):
     assert all(error.startswith(("At the root: ", "At path '")) for error in mfjs_errors(value))
@@ -1423,7 +1423,7 @@ def agrees(schema: Any, value: Any) -> bool | None:
         return None
 
 
-@settings(max_examples=RUNS // 2, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=RUNS // 2, suppress_health_check=list(HealthCheck))
 @given(DOCUMENTS, st.lists(VALUES, max_size=6))
 def test_what_a_schema_takes_its_conversion_takes_too(schema: dict[str, Any], more: list[Any]):
     result = to_mfjs(schema)
@@ -1466,7 +1466,7 @@ def agrees_or_none(schema: Any, value: Any) -> bool | None:
         return None  # a reference that this evaluator does not follow
 
 
-@settings(max_examples=RUNS // 3, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=RUNS // 3, suppress_health_check=list(HealthCheck))
 @given(DOCUMENTS.map(to_mfjs), st.lists(VALUES, max_size=4))
 def test_a_schema_in_the_dialect_means_the_same_when_it_is_converted_in_another_place(
     schema: dict[str, Any], more: list[Any]

@@ -343,7 +343,7 @@ replies = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(replies)
 def test_any_reply_ends_alike_with_and_without_http(reply: Reply) -> None:
     async def both() -> tuple[object, object]:
@@ -353,7 +353,6 @@ def test_any_reply_ends_alike_with_and_without_http(reply: Reply) -> None:
     assert without == over
 
 
-@settings(deadline=None)
 @given(replies)
 def test_the_message_is_what_the_reply_says(reply: Reply) -> None:
     assume(reply.text.strip() or reply.tool_calls)

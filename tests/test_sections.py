@@ -109,13 +109,13 @@ MARKDOWN = st.lists(
 
 
 @given(MARKDOWN, st.integers(1, 4))
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 def test_it_does_not_matter_how_the_text_is_cut(text: str, level: int):
     assert read(text, level) == read([text], level)
 
 
 @given(MARKDOWN, st.integers(1, 4))
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 def test_sections_and_those_within_have_deeper_and_deeper_headings(text: str, level: int):
     def check(section: Section) -> None:
         assert not any(isinstance(event, Heading) for event in section.events)

@@ -144,9 +144,7 @@ states = st.builds(
 )
 
 
-@settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None, max_examples=40
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=40)
 @given(states, st.sampled_from(["a.json", "a.kimi"]))
 def test_every_state_comes_back_as_it_was(tmp_path, state, name):
     save(tmp_path / name, state)

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, NamedTuple, NotRequired
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, BeforeValidator, Field, HttpUrl, RootModel
 from typing_extensions import TypedDict
@@ -568,7 +568,6 @@ def test_a_docstring_without_sections_is_the_description(text: str | None):
     assert "description" not in signature.json_schema["properties"]["a"]
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.text())
 def test_no_docstring_breaks_a_function(text: str):
     def function(a: int): ...
@@ -778,7 +777,6 @@ ANY_OF_THEM = read_signature(_any_of_them)
 NAMES = st.sampled_from(["line", "node", "pet", "n", "other"])
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.dictionaries(NAMES, JSON_VALUES | JSON_VALUES.map(json.dumps)))
 def test_whatever_the_model_sends_is_accepted_or_refused_in_words(arguments: dict[str, Any]):
     try:

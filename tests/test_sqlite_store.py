@@ -493,10 +493,11 @@ async def test_a_cancelled_write_has_happened_when_its_caller_hears_of_the_cance
 
 
 FORKER = """
-import asyncio, os, sys
+import asyncio, os, sys, warnings
 from kimi_agent.message import Message
 from kimi_agent.session import sqlite
 
+warnings.simplefilter("ignore", DeprecationWarning)  # of the threads that are there when it is forked
 store = sqlite.SQLiteSessionStore(sys.argv[1])
 session = store.open("x")
 
@@ -582,6 +583,7 @@ async def test_a_flush_waits_for_the_disk_and_says_when_that_fails(store, path, 
 
 FAULTS = """
 import asyncio, os, resource, sys
+import urllib.parse  # of pathlib, which opens it when it may not be read any more
 from kimi_agent.errors import SessionError
 from kimi_agent.message import Message
 from kimi_agent.session.sqlite import SQLiteSessionStore

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from timing import takes_at_most
 
@@ -133,14 +133,12 @@ def expected(body: bytes) -> list[Event]:
 
 
 @given(bodies, st.data())
-@settings(deadline=None)
 def test_any_body_in_any_cuts_gives_what_the_standard_says(body: bytes, draw: st.DataObject) -> None:
     positions = draw.draw(st.lists(st.integers(0, len(body)), max_size=30))
     assert decoded(cut(body, positions)) == expected(body)
 
 
 @given(st.binary(max_size=300), st.data())
-@settings(deadline=None)
 def test_any_bytes_in_any_cuts_give_the_same_events(body: bytes, draw: st.DataObject) -> None:
     positions = draw.draw(st.lists(st.integers(0, len(body)), max_size=30))
     assert decoded(cut(body, positions)) == decoded([body])

@@ -537,7 +537,7 @@ async def run(plan: Plan) -> None:
         del task
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(plans)
 @example(Plan(["never"], 100, False, True, 2))
 @example(Plan(["ok", "never"], 5, True, False, 40))
@@ -606,7 +606,7 @@ async def test_a_cancelled_wait_gives_what_had_finished_and_says_of_the_rest_tha
     assert await result.tool_results() == again
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 25), st.booleans())
 def test_a_wait_that_is_cancelled_at_any_moment_can_be_asked_again(moment: int, listens: bool) -> None:
     async def run() -> None:
@@ -738,7 +738,7 @@ async def test_a_step_that_is_dropped_cancels_its_tools_and_lets_them_clean_up()
     assert sorted(tools.cancelled) == [0, 1, 2]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 25), st.booleans())
 def test_a_step_may_be_dropped_at_any_moment(moment: int, listens: bool) -> None:
     async def run() -> None:

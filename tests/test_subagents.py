@@ -1339,7 +1339,7 @@ async def test_a_cancelled_round_lets_go_of_the_stream_of_its_sub_agent() -> Non
 behaviours = st.sampled_from(["ok", "fail", "break off", "tool", "tool fails"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(calls=st.lists(behaviours, min_size=1, max_size=4), steps=st.none() | st.integers(0, 60), most=st.integers(1, 9))
 def test_whatever_sub_agents_do_the_books_agree_and_nothing_is_left(
     calls: list[str], steps: int | None, most: int

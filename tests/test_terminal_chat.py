@@ -97,7 +97,7 @@ def test_on_a_terminal_calls_are_told(typed: Type, capsys: Output, monkeypatch: 
     typed("Go")
     chat_in_terminal(Weather(call("get_weather", city="Oslo" + 300 * "o"), call("fail"), say("Well.")))
     took, _, failed = capsys.readouterr().out.split("\n")[2:5]
-    assert re.fullmatch(r"\[get_weather\(city='Oslo+… took 0\.0 s\]", took)
+    assert re.fullmatch(r"\[get_weather\(city='Oslo+… took \d+\.\d s\]", took)
     assert len(took) < 240
     assert re.fullmatch(r"\[fail\(\) failed after 0\.0 s: .*no such luck\\x1b\[2J.*\]", failed)
 

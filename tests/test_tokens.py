@@ -779,7 +779,7 @@ def parts(draw: st.DrawFn) -> str:
 
 
 @seed(11)
-@settings(max_examples=100, deadline=None, database=None)
+@settings(max_examples=100, database=None)
 @given(texts=st.lists(parts(), min_size=1, max_size=5))
 def test_a_safe_estimate_of_any_mixture_is_never_much_too_low(ranks, texts):
     text = "".join(texts)

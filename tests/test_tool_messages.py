@@ -213,7 +213,7 @@ def test_an_agent_says_the_same_and_names_the_function(make: Any, note: str) -> 
         assert message.text.replace("\n", "") == plain.text.replace("\n", "")
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.booleans(),
     st.text(st.characters(codec="utf-8"), max_size=10),

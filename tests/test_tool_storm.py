@@ -552,7 +552,7 @@ def storm(plan: Plan) -> None:
         runner.run(run(plan))
 
 
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow])
 @given(plans)
 @example(
     Plan([[Wanted("act"), Wanted("block", "gate"), Wanted("act", "boom")]], [Part(moves=[0])] * 3, ["approve"] * 4)
@@ -571,7 +571,7 @@ def test_in_any_storm_nothing_finished_is_lost_and_nothing_is_left(plan: Plan):
     storm(plan)
 
 
-@settings(max_examples=EXAMPLES // 3, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=EXAMPLES // 3, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(calls, min_size=2, max_size=4),
     st.integers(0, 60),

@@ -143,7 +143,7 @@ def without_values_inside(value: ToolReturnValue) -> bool:
     return not isinstance(value, Deeper) or type(value.cause) is ToolReturnValue
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(values.filter(without_values_inside))
 def test_a_value_survives_its_json_whoever_reads_it(value: ToolReturnValue) -> None:
     for kind in (ToolReturnValue, type(value)):
@@ -158,7 +158,7 @@ def test_a_value_survives_its_json_whoever_reads_it(value: ToolReturnValue) -> N
     assert again.model_dump_json() == result.model_dump_json()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(values)
 def test_a_value_equals_its_copies_and_they_are_of_its_class(value: ToolReturnValue) -> None:
     copies = (copy.copy(value), copy.deepcopy(value), pickle.loads(pickle.dumps(value)), value.copy_with())
@@ -170,7 +170,7 @@ def test_a_value_equals_its_copies_and_they_are_of_its_class(value: ToolReturnVa
     assert {value: 1}[value.copy_with()] == 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(values)
 def test_classes_do_not_tell_values_apart_but_fields_do(value: ToolReturnValue) -> None:
     base = ToolReturnValue(

@@ -198,7 +198,7 @@ def test_whatever_a_text_says_it_stays_text(text: str):
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", html)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(st.characters(blacklist_categories=()), max_size=60))
 def test_any_text_stays_text(text: str):
     html = page(hostile(text), text)
@@ -763,7 +763,7 @@ def test_an_axis_has_room_for_its_numbers(number: float, words: str):
 FIELD = st.none() | st.integers(0, 2**53)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.builds(

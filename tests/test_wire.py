@@ -356,13 +356,11 @@ def test_known_bytes_change_neither_equality_nor_hash_nor_what_is_saved() -> Non
         max_leaves=6,
     )
 )
-@settings(deadline=None)
 def test_any_json_is_encoded_so_that_it_reads_back(value: Any) -> None:
     assert json.loads(encode(value)) == value
 
 
 @given(st.text(st.characters()), st.text(st.characters()))
-@settings(deadline=None)
 def test_any_text_is_sent_so_that_it_reads_back(system: str, text: str) -> None:
     body = json.loads(request_body("m", "s" + system, [], [Message.user("a" + text)]))
     assert [message["content"] for message in body["messages"]] == ["s" + system, "a" + text]
@@ -448,7 +446,6 @@ def test_ids_of_k2_stay_where_the_rules_of_kimi_do_not_hold() -> None:
 
 
 @given(IDS, st.sampled_from([STRICT, PLAIN]))
-@settings(deadline=None)
 def test_any_id_is_sent_in_plain_letters_and_the_same_with_its_result(call_id: str, dialect: Dialect) -> None:
     call_id = call_id or "a"
     there = sent_id(call_id, dialect)
@@ -459,7 +456,6 @@ def test_any_id_is_sent_in_plain_letters_and_the_same_with_its_result(call_id: s
 
 
 @given(st.lists(IDS, min_size=2, max_size=8, unique=True))
-@settings(deadline=None)
 def test_different_ids_stay_different(ids: list[str]) -> None:
     assert len({sent_id(each) for each in ids}) == len(ids)
 
@@ -505,7 +501,7 @@ def checked_body(model: str, history: list[Message]) -> Any:
 
 @pytest.mark.parametrize("model", MODELS)
 @given(WILD, st.none() | BEGUN)
-@settings(deadline=None, max_examples=EXAMPLES)
+@settings(max_examples=EXAMPLES)
 def test_any_history_is_sent_so_that_kimi_takes_it(model: str, wild: list[Message], begun: Message | None) -> None:
     history = [Message.user("Hi"), *wild, *([begun] if begun else [])]
     before = [message.model_dump() for message in history]
@@ -519,7 +515,7 @@ def test_any_history_is_sent_so_that_kimi_takes_it(model: str, wild: list[Messag
 
 
 @given(WILD)
-@settings(deadline=None, max_examples=EXAMPLES)
+@settings(max_examples=EXAMPLES)
 def test_each_call_is_followed_by_its_own_result(wild: list[Message]) -> None:
     messages = checked_body("kimi-k3", [Message.user("Hi"), *wild])["messages"]
     for position, message in enumerate(messages):
@@ -528,7 +524,7 @@ def test_each_call_is_followed_by_its_own_result(wild: list[Message]) -> None:
 
 
 @given(WILD, WILD)
-@settings(deadline=None, max_examples=EXAMPLES)
+@settings(max_examples=EXAMPLES)
 def test_what_follows_changes_no_byte_of_what_was_sent(wild: list[Message], more: list[Message]) -> None:
     first = repair([Message.user("Hi"), *wild], interrupted="interrupted")
     second = repair([*first, Message.user("And?"), *more], interrupted="interrupted")

@@ -541,5 +541,5 @@ def _free(connection: sqlite3.Connection, source: int, upto: int) -> None:
     ).fetchall()
     connection.execute("DELETE FROM records WHERE source = ? AND n > ?", (source, upto))
     connection.executemany(
-        "DELETE FROM blobs WHERE name = ?1 AND NOT EXISTS (SELECT 1 FROM mentions WHERE blob = ?1)", names
+        "DELETE FROM blobs WHERE name = ? AND NOT EXISTS (SELECT 1 FROM mentions WHERE blob = blobs.name)", names
     )
