@@ -71,6 +71,7 @@ from kimi_agent import (
     to_dict,
     tool_result_to_message,
 )
+from kimi_agent.otel import instrument
 from kimi_agent.session import SessionHit, SQLiteSession, WindowState
 from kimi_agent.testing import ChaosTransport, Gate, KimiServer, Reply, ScriptedKimi, call, say
 
@@ -227,6 +228,11 @@ def events(shop: Shop) -> None:
     assert_type([to_dict(event) for event in heard], list[dict[str, Any]])
     print(from_dict({}))
     shop.on(RequestSent, retried)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def traced(shop: Shop) -> None:
+    assert_type(instrument(shop, content=True), Callable[[], None])
+    instrument(shop, None)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 def sub_agents(shop: Shop) -> None:
