@@ -135,8 +135,8 @@ def test_offline_nothing_is_wrong(run: Run, tmp_path: Path):
     found = lines(done.out)
     assert len(found) == len(done.out.splitlines())
     assert list(found) == [
-        *("kimi_agent", "packages", "extra cli", "extra mcp", "key", "models", "balance", "rank file", "sessions"),
-        "chat",
+        *("kimi_agent", "packages", "extra cli", "extra mcp", "extra otel", "key", "models", "balance", "rank file"),
+        *("sessions", "chat"),
     ]
     assert found["key"] == ("ok", "not needed offline")
     assert found["sessions"] == ("note", f"none yet; they will be in {tmp_path}/sessions.db")

@@ -110,7 +110,7 @@ NOTE: Final = "note"
 WRONG: Final = "WRONG"
 
 PACKAGES: Final = ("httpx", "pydantic", "tiktoken")
-EXTRAS: Final = {"cli": ("rich", "prompt-toolkit", "markdown-it-py"), "mcp": ("mcp",)}
+EXTRAS: Final = {"cli": ("rich", "prompt-toolkit", "markdown-it-py"), "mcp": ("mcp",), "otel": ("opentelemetry-api",)}
 PROXIES: Final = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
 """Variables that change how the server is reached."""
 
