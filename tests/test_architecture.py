@@ -5,6 +5,7 @@ import importlib
 import inspect
 import subprocess
 import sys
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -87,6 +88,14 @@ def test_a_room_imports_only_lower_ones(room: str):
 
 def test_type_checkers_are_told_that_there_are_types():
     assert (PACKAGE / "py.typed").is_file()
+
+
+def test_a_module_of_the_tests_has_a_name_of_its_own():
+    """Their folders are on the path together: of two with one name the first that is imported would stand for both."""
+    tests = Path(__file__).parent
+    folders = (tests, tests / "faults", tests.parent / "docs" / "making")
+    names = Counter(path.stem for folder in folders for path in folder.glob("*.py"))
+    assert [name for name, times in names.items() if times > 1] == []
 
 
 def test_only_one_file_imports_httpx():

@@ -22,7 +22,7 @@ pytest.importorskip("opentelemetry", reason="the extra `otel` is not installed")
 
 import pyte
 import reference
-import talk
+import story
 from addresses import EXAMPLES, PAGES, in_site, remote_parts
 from overriding import hook_of, hooks, with_declaration
 from scenes import SCENES, taken
@@ -31,7 +31,7 @@ from screens import picture
 from kimi_agent import Agent
 
 ROOT = Path(__file__).parent.parent
-MADE = {f"pictures/{name}.svg" for name in SCENES} | {talk.NAME}
+MADE = {f"pictures/{name}.svg" for name in SCENES} | {story.NAME}
 IMAGE = re.compile(r"!\[([^\]]*)\]\[(\w+)\]")
 DEFINITION = re.compile(r"^\[(\w+)\]: (\S+)$", re.MULTILINE)
 
@@ -312,8 +312,8 @@ async def test_a_scene_is_played_by_the_program_itself():
 
 
 def test_the_page_of_a_conversation_is_the_same_in_each_build_and_has_all_there_is_to_show():
-    page = talk.html()
-    assert page == talk.html()
+    page = story.html()
+    assert page == story.html()
     assert not remote_parts("page.html", page)
     for text in ("Tokens of each answer", "Context after each answer", "asked again: 2", "went wrong: 1"):
         assert text in page

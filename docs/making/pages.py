@@ -28,7 +28,7 @@ from addresses import EXAMPLES, PAGES, ROOT, in_site, remote_parts
 from overriding import hook_of, hooks, with_declaration
 
 try:
-    import talk
+    import story
     from scenes import pictures
 except ImportError as missing:
     raise PluginError(
@@ -42,7 +42,7 @@ def made() -> dict[str, str]:
     return {
         **asyncio.run(pictures()),
         **reference.pages(),
-        talk.NAME: talk.html(),
+        story.NAME: story.html(),
         EXAMPLES: "".join(_examples()),
     }
 
