@@ -174,6 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report.find_idle_faults()
     print(report.table())
     print(f"{'seconds':36}{time.monotonic() - started:10,.0f}")
+    print(f"{'seconds of CPU':36}{sum(os.times()[:4]):10,.0f}")
     return 1 if report.findings else 0
 
 

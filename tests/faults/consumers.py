@@ -16,12 +16,14 @@ from weakref import ref
 
 from errands import Worker
 
-from kimi_agent import End, Message
+from kimi_agent import End, Message, ToolCallStarted
 
 __all__ = ["WAYS", "Asking", "Hung", "Stop", "Way"]
 
 WAITS: Final = 80
 """At one of so many waits a consumer stops, more often at an early one."""
+CALL: Final = 0.003
+"""Seconds that a function runs at most."""
 HANGS: Final = 30.0
 """Seconds after which a round does not end any more."""
 
@@ -73,18 +75,27 @@ WAYS: Final = (
 
 
 class Stop(NamedTuple):
-    """How a consumer stops: at which waits, or after how many items; and whether it reads within `async with`."""
+    """How a consumer stops, and where.
+
+    Args:
+        how: it reads to the end, leaves the loop, is cancelled (once or twice), or another task closes the round.
+        at: the waits where that happens; a quarter of the first says after how many items it leaves.
+        after: seconds after a function has begun when it happens instead.
+        is_orderly: whether it reads within `async with`.
+    """
 
     how: str
-    at: tuple[int, ...] = ()
-    is_orderly: bool = False
+    at: tuple[int, int]
+    after: float | None
+    is_orderly: bool
 
     @classmethod
     def drawn(cls, dice: Random, likely: Mapping[str, int]) -> Self:
         """One of `likely`, which says how often each comes."""
         (how,) = dice.choices(list(likely), list(likely.values()))
         first = int(WAITS ** dice.random())
-        return cls(how, (first, first + dice.randint(1, 4)), dice.random() < 0.5)
+        after = dice.uniform(0, CALL) if dice.random() < 0.5 else None
+        return cls(how, (first, first + dice.randint(1, 4)), after, dice.random() < 0.5)
 
 
 class Watched:
@@ -141,7 +152,9 @@ class Asking:
         self._round: Callable[[], Any] = lambda: None
         self._outside = copy_context()
         """Where the round does not run: who closes it from within is refused."""
+        self._reading: asyncio.Future[None] | None = None
         self._closing: asyncio.Task[None] | None = None
+        self._unsubscribe = agent.on(ToolCallStarted, self._call_began)
 
     @property
     def ended_in_order(self) -> bool:
@@ -154,17 +167,17 @@ class Asking:
 
     async def outcome(self) -> BaseException | None:
         """What was raised."""
-        self._reading = asyncio.ensure_future(self._watched())
-        await asyncio.wait([self._reading], timeout=HANGS)
-        if not self._reading.done():
-            self._reading.cancel()
-            await asyncio.wait([self._reading])
+        reading = self._reading = asyncio.ensure_future(self._watched())
+        await asyncio.wait([reading], timeout=HANGS)
+        self._unsubscribe()
+        if not reading.done():
+            reading.cancel()
+            await asyncio.wait([reading])
             return Hung(f"the round had not ended after {HANGS} seconds")
+        self._reading = None  # a cancellation holds all frames, and so the round that nobody holds any more
         if self._closing is not None:
             await self._closing
-        error = asyncio.CancelledError() if self._reading.cancelled() else self._reading.exception()
-        del self._reading  # a cancellation holds all frames, and so the round that nobody holds any more
-        return error
+        return asyncio.CancelledError() if reading.cancelled() else reading.exception()
 
     async def _watched(self) -> None:
         await Watched(self._to_its_end(), self._waits)
@@ -191,10 +204,23 @@ class Asking:
         return self.stopped and self._stop.how == "left"
 
     def _waits(self, number: int) -> None:
-        how, at = self._stop.how, self._stop.at
-        if (how == "cancelled" and number == at[0]) or (how == "cancelled twice" and number in at):
-            self.stopped = True
-            asyncio.get_running_loop().call_soon(self._reading.cancel)
-        if how == "closed" and number == at[0] and (round_ := self._round()) is not None:
-            self.stopped = True
+        if self._stop.after is None and number in self._stop.at[: _TIMES.get(self._stop.how, 0)]:
+            asyncio.get_running_loop().call_soon(self._stop_now)
+
+    def _call_began(self, event: ToolCallStarted) -> None:
+        self._unsubscribe()
+        for time in range(_TIMES.get(self._stop.how, 0) if self._stop.after is not None else 0):
+            asyncio.get_running_loop().call_later((self._stop.after or 0) + time / 2000, self._stop_now)
+
+    def _stop_now(self) -> None:
+        if self._reading is None or self._reading.done():
+            return
+        self.stopped = True
+        if self._stop.how != "closed":
+            self._reading.cancel()
+        elif (round_ := self._round()) is not None:
             self._closing = asyncio.get_running_loop().create_task(round_.aclose(), context=self._outside)
+
+
+_TIMES: Final = {"closed": 1, "cancelled": 1, "cancelled twice": 2}
+"""How often a consumer is stopped that does not stop by itself."""

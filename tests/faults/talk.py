@@ -219,7 +219,7 @@ class Conversation:
         error = await asking.outcome()
         self._place.proxy.admit()
         ending = self._ending(asking, error)
-        self._tell(f"  {self._way.ask}, {stop.how} at {stop.at}: {ending}{f' ({error})' if error else ''}")
+        self._tell(f"  {self._way.ask}, {stop.how}: {ending}{f' ({error})' if error else ''}")
         self._check_history(agent, asking)
         await self._check_leaks()
         await self._check_disk(agent, asking, in_order=asking.ended_in_order)
