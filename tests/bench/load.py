@@ -15,12 +15,14 @@ import resource
 import statistics
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import httpx
 import loopback
+from pydantic_core import from_json
 
 from kimi_agent import Agent, Kimi
 
@@ -34,6 +36,9 @@ OPENING = 5.0
 """Seconds over which they begin, where they do not all begin at once."""
 IDLE = 10_000
 """Agents that wait."""
+
+LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+"""Of connections, as `Kimi` has them: httpx looks at all of them for each request."""
 
 IDLE_KB = 25.0
 """What an agent that waits may take."""
@@ -122,13 +127,28 @@ async def listen(agent: Agent, lags: Lags) -> None:
             heard = lags.later
 
 
-async def rounds(kimi: Kimi, count: int, opening: float) -> tuple[float, Lags]:
-    """Seconds of CPU of so many agents that stream at once, and what their deltas waited."""
+async def by_hand(client: httpx.AsyncClient, url: str, lags: Lags) -> None:
+    """The same with httpx alone: what nobody can do without."""
+    heard = lags.first
+    async with client.stream("POST", f"{url}/chat/completions", json={"messages": []}) as response:
+        async for data in response.aiter_raw():
+            for event in data.split(b"\n\n"):
+                if b'"content":"' in event:
+                    moment = from_json(event.removeprefix(b"data: "))["choices"][0]["delta"]["content"]
+                    heard.append((time.monotonic() - float(moment)) * 1e3)
+                    heard = lags.later
+
+
+Reader: TypeAlias = Callable[[Lags], Awaitable[None]]
+
+
+async def streamed(read: Reader, count: int, opening: float) -> tuple[float, Lags]:
+    """Seconds of CPU of so many readers at once, which begin one after the other, and what their deltas waited."""
     lags = Lags()
 
     async def begin(number: int) -> None:
         await asyncio.sleep(opening * number / count)
-        await listen(Agent(kimi, "You are terse."), lags)
+        await read(lags)
 
     gc.collect()
     before = time.process_time()
@@ -152,26 +172,37 @@ async def measure_streams(url: str, count: int) -> None:
     alone = await measured(f"1 agent, {deltas:,} deltas", url, 1, deltas, PAUSE / count, 0.0)
     many = await measured(f"{count:,} agents, {DELTAS} deltas each", url, count, DELTAS, PAUSE, OPENING)
     at_once = await measured(f"{count:,} at once, 1 delta each", url, count, 1, 0.0, 0.0)
+    async with httpx.AsyncClient(limits=LIMITS, trust_env=False) as client:
+        floor, lags = await streamed(lambda lags: by_hand(client, f"{url}/paced/1/0", lags), count, 0.0)
+    print_row("the same with httpx alone", floor, lags)
     each = {"1 agent": alone / deltas, f"{count:,} agents": (many - at_once) / (deltas - count)}
     print("CPU per delta, the rounds around them left out")
     for name, cost in each.items():
         print(f"  {name:28} {cost * 1e6:7.1f} us {cost / each['1 agent']:5.2f} x")
-    print(f"CPU per round of one delta, {count:,} at once: {at_once / count * 1e3:.2f} ms")
+    print(
+        f"CPU per round of one delta, {count:,} at once: {at_once / count * 1e3:.2f} ms, {at_once / floor:.2f} x httpx"
+    )
 
 
 async def measured(name: str, url: str, agents: int, deltas: int, pause: float, opening: float) -> float:
     """Print what the deltas of so many agents waited; seconds of CPU of all of them."""
     async with kimi_at(url, f"paced/{deltas}/{pause}") as kimi:
-        spent, lags = await rounds(kimi, agents, opening)
+        spent, lags = await streamed(lambda lags: listen(Agent(kimi, "You are terse."), lags), agents, opening)
     came = len(lags.first), len(lags.later)
     assert came == (agents, agents * (deltas - 1)), f"{came} first and later deltas came to {agents} agents"
-    print(f"  {name:28} {spent:6.2f} s of CPU   {spread(lags.first)}   {spread(lags.later)}")
+    print_row(name, spent, lags)
     return spent
 
 
+def print_row(name: str, spent: float, lags: Lags) -> None:
+    print(f"  {name:28} {spent:6.2f} s of CPU   {spread(lags.first)}   {spread(lags.later)}", flush=True)
+
+
 def spread(lags: list[float]) -> str:
-    """Median and 99th percentile, of what there is."""
-    cuts = statistics.quantiles(lags, n=100) if len(lags) > 1 else (lags or [0.0]) * 99
+    """Median and 99th percentile."""
+    if not lags:
+        return ""
+    cuts = statistics.quantiles(lags, n=100) if len(lags) > 1 else lags * 99
     return f"{cuts[49]:8.1f} ms {cuts[98]:8.1f} ms"
 
 
