@@ -18,7 +18,8 @@ from typing_extensions import TypeVar
 from . import approving, asking, calls, history, spending
 from .errors import FunctionCallException
 from .events import E, Handler, Handlers, RoundStarted, StreamFrame, ToolCallFinished
-from .generate import GenerateResult, collect
+from .generate import GenerateResult
+from .hooks import added
 from .latecomers import at_top, declarations
 from .limits import NO_LIMITS, UsageLimits, nothing_spent
 from .measured import Stopwatch
@@ -30,7 +31,7 @@ from .provider import ChatProvider, Overrides, StreamedMessage, checked
 from .resume import joined
 from .session.keeping import Keeper
 from .session.lasting import Lasting
-from .stream import FormattedMessages, FrameByFrame, MessageStream, Recording, Round, assistant_text, on_batch
+from .stream import FormattedMessages, FrameByFrame, MessageStream, Recording, Round, assistant_text
 from .structured.output import Output, Snapshot, Snapshots
 from .subagents import Forking
 from .tools.allowance import Allowance, CallOutcome, LoopGuard
@@ -321,14 +322,13 @@ class Agent(Lasting, Forking, approving.Approving, calls.Calling):
             ChatProviderError: the model did not answer.
             PromptError: there is no prompt that fits.
         """
-        stream = await self.get_model_stream(include_functions, **overrides)
-        return await collect(stream, self._stopwatch.on_batch(on_batch(self._handlers, self._came)))
+        return await asking.whole_answer(self, self.get_model_stream(include_functions, **overrides), self._came)
 
     async def add_completion_to_history(self, completion: GenerateResult) -> Message:
         """Add an answer of the model to the history, joined to its beginning if that is there, and return it."""
         begun = next(filter(history.is_begun, self.chat_history[-1:]), None)
         message = joined(begun, completion.message) if begun else completion.message
-        await self.add_to_history(message)
+        await added(self, message)
         if begun is not None:
             history.remove(self.chat_history, begun)
             await self._keep_up("join")
@@ -447,7 +447,7 @@ class Agent(Lasting, Forking, approving.Approving, calls.Calling):
             if not wanted:
                 if check is None or (wrong := check(result)) is None:
                     return
-                await self.add_to_history(wrong)
+                await added(self, wrong)
                 continue
             if allowance.calls:
                 spending.check_calls(self, len(wanted), result.message)
@@ -477,13 +477,13 @@ class Agent(Lasting, Forking, approving.Approving, calls.Calling):
         message = None if query is None else Message.user(query)
         await self._handlers.emit(RoundStarted(message))
         if message is not None:
-            await self.add_to_history(message)
+            await added(self, message)
 
     # ==== internals: a call ====
 
     async def _commit(self, outcome: CallOutcome) -> None:
         """A result is in the history before anybody hears of it."""
-        await self.add_to_history(outcome.message)
+        await added(self, outcome.message)
         await self._settle()
         if outcome.duration is not None:
             finished = ToolCallFinished(outcome.call, outcome.message, outcome.duration, outcome.error_type)

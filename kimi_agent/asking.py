@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast
 from . import history, spending
 from .events import RequestRetried, RequestSent, StreamCompleted, StreamStarted
 from .generate import GenerateResult, collect
-from .hooks import given
+from .hooks import added, given
 from .latecomers import as_sent, at_top, declaration, declarations, latecomers, undeclared
 from .limits import as_spent
 from .measured import Stopwatch
@@ -27,7 +27,7 @@ from .tools.base import Tool, ToolLike
 from .tools.texts import ToolTexts
 from .turns import Turn
 
-__all__ = ["Asker", "model_turn", "open_stream", "prompt", "stream_turn"]
+__all__ = ["Asker", "model_turn", "open_stream", "prompt", "stream_turn", "whole_answer"]
 
 
 class Asker(Spender, Protocol):
@@ -128,7 +128,7 @@ async def _declare(agent: Asker, request: Mapping[str, Any]) -> None:
     if agent._window.told is None:
         return
     if late := _latecomers(agent, await _offered(agent, request.get("include_functions", True))):
-        await agent.add_to_history(declaration(late))
+        await added(agent, declaration(late))
         agent._window.told |= {tool.name for tool in late}
 
 
@@ -245,5 +245,10 @@ async def _answer(agent: Asker, request: Mapping[str, Any], recording: Recording
     if recording is None:
         agent._came = Recording() if tells_of_failures(agent._handlers) else None
         return await given(agent, "get_model_completion", agent.get_model_completion(**request), GenerateResult)
-    stream = await given(agent, "get_model_stream", agent.get_model_stream(**request), AsyncIterable)
+    return await whole_answer(agent, agent.get_model_stream(**request), recording)
+
+
+async def whole_answer(agent: Asker, asked: Awaitable[StreamedMessage], recording: Recording | None) -> GenerateResult:
+    """All of what the hook that asks for a stream has asked for."""
+    stream = await given(agent, "get_model_stream", asked, AsyncIterable)
     return await collect(stream, agent._stopwatch.on_batch(on_batch(agent._handlers, recording)))

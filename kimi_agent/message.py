@@ -37,6 +37,7 @@ from pydantic import (
     PlainSerializer,
     model_serializer,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema, from_json
 
 from .errors import ToolArgumentsError
@@ -149,11 +150,16 @@ class _FieldsSignature:
                 name,
                 Parameter.KEYWORD_ONLY,
                 annotation=field.annotation,
-                default=Parameter.empty if field.is_required() else field.get_default(),
+                default=Parameter.empty if field.is_required() else _default_of(field),
             )
             for name, field in fields
         ]
         return Signature(parameters)
+
+
+def _default_of(field: FieldInfo) -> object:
+    """What a field is where nobody says; `...` for what is found out for each value."""
+    return ... if field.default_factory is not None else field.get_default()
 
 
 class Value(BaseModel):

@@ -30,6 +30,7 @@ from loguru import logger
 from .errors import ApprovalPending, RoundInProgressError
 from .events import Handlers, RoundFinished
 from .history import open_calls, placed
+from .hooks import added
 from .message import Message, ToolCall
 from .tools.allowance import CallOutcome
 from .tools.texts import ToolTexts
@@ -414,7 +415,7 @@ class Turn:
         if self._calls is not None:
             await self._calls.drain()
         for answer in self._missing_answers():
-            await self.conversation.add_to_history(answer)
+            await added(self.conversation, answer)
         if self._began:
             await self.conversation._round_ended()
 

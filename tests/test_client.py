@@ -971,7 +971,7 @@ async def test_a_history_of_dicts_is_a_type_error_that_names_message() -> None:
     kimi = Kimi(api_key=KEY)
     history: Any = [{"role": "user", "content": "x"}]
     for asking in (kimi.generate("", [], history), kimi.estimate_tokens(history)):
-        with pytest.raises(TypeError, match="made of kimi_agent.Message, not of builtins.dict"):
+        with pytest.raises(TypeError, match=r"made of kimi_agent\.Message, not of builtins\.dict"):
             await asking
 
 

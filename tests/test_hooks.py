@@ -35,6 +35,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("get_enabled_functions", 3, "3, which is no Sequence"),
     ("add_completion_to_history", None, "None, which is no Message"),
     ("get_model_completion", "Hello.", "'Hello.', which is no GenerateResult"),
+    ("get_model_stream", "Hello.", "'Hello.', which is no AsyncIterable"),
     ("handle_function_call_exception", "sorry", "'sorry', which is no ExceptionHandleResult"),
 ]
 
@@ -49,7 +50,7 @@ async def test_a_hook_that_gives_something_else_is_named(hook: str, answer: Any,
     assert agent.chat_history[0].text == "Go."
 
 
-@pytest.mark.parametrize("hook", [hook for hook, *_ in WRONG])
+@pytest.mark.parametrize("hook", [*(hook for hook, *_ in WRONG), "add_to_history"])
 async def test_a_hook_that_is_not_async_is_named(hook: str):
     agent = overridden(hook, [], is_async=False)
     with pytest.raises(TypeError, match=rf"^Mine\.{hook} cannot be awaited: make it `async def {hook}\(\.\.\.\)`$"):
