@@ -28,11 +28,11 @@ from kimi_agent import Agent, Kimi
 
 AGENTS = 1_000
 """That stream at once."""
-DELTAS = 10
+DELTAS = 20
 """That each of them gets."""
 PAUSE = 1.0
 """Seconds between two of them."""
-OPENING = 5.0
+OPENING = 10.0
 """Seconds over which they begin, where they do not all begin at once."""
 IDLE = 10_000
 """Agents that wait."""
