@@ -144,6 +144,11 @@ class Work:
     numbers: tuple[int, ...] = ()
     rows: tuple[str, ...] = ()
 
+    @property
+    def label(self) -> str:
+        """What it is called below the tables."""
+        return f"{self.name}, {self.columns[0]}"
+
     def figures(self, said: Any) -> list[float]:
         """One for each column.
 
@@ -294,10 +299,16 @@ def installed(name: str, requirement: str, folder: Path) -> Path:
     command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", requirement]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
-        raise FailedError(last_line(errors[0] if errors else done.stderr))
+        raise FailedError(why_not(requirement, done.stderr))
     ready.write_text(requirement, "utf-8")
     return python
+
+
+def why_not(requirement: str, errors: str) -> str:
+    """In a few words, by what pip says."""
+    version = re.escape(requirement.rpartition("==")[2])
+    needed = re.search(rf" {version} Requires-Python ([^;\s]+)", errors)
+    return f"it needs Python {needed[1]}" if needed else last_line(errors)
 
 
 def run(python: Path, code: str, *arguments: str) -> Any:
@@ -369,7 +380,7 @@ async def measure_works(pythons: Mapping[str, Path], url: str, repetitions: int,
         for number in range(repetitions + 1):
             for work in (work for works in TABLES.values() for work in works):
                 for row in turns(workers, number):
-                    if is_done_by(row, work) and (row, work.name) not in figures.failures:
+                    if is_done_by(row, work) and (row, work.label) not in figures.failures:
                         await measure(row, workers[row], work, url, figures, counts=number > 0)
             print(f"repetition {number} of {repetitions} is done", file=sys.stderr)
 
@@ -382,7 +393,7 @@ async def measure(row: str, worker: Worker, work: Work, url: str, figures: Figur
     try:
         measured = await worker.do(work, url)
     except FailedError as error:
-        figures.failures[row, work.name] = str(error)
+        figures.failures[row, work.label] = str(error)
         figures.works = {key: value for key, value in figures.works.items() if key != (row, work)}
         return
     if counts:
@@ -442,7 +453,7 @@ def overheads(work: Work, figures: Figures) -> list[str] | None:
     ours, least = costs[AGENT] - floor, min(others, key=others.__getitem__)
     other = others[least] - floor
     share = f"1/{other / ours:.1f}" if ours > 0 else NOTHING
-    return [f"{work.name}, {work.columns[0]}", figure(ours), f"{figure(other)} ({least})", share]
+    return [work.label, figure(ours), f"{figure(other)} ({least})", share]
 
 
 def weight_table(figures: Figures) -> str:
