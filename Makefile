@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
+SEED ?= $(shell date +%s)
 
-.PHONY: demo test nightly check docs bench coverage lowest pythons package clean
+.PHONY: demo test nightly faults check docs contracts coverage lowest pythons package bench peers clean
 
 demo: $(VENV)/ready  ## an agent with tools, in the terminal
 	@$(RUN) -m kimi_agent demo
@@ -17,10 +18,14 @@ nightly: $(VENV)/dev-ready  ## answers and files damaged in 100,000 ways, storms
 		tests/test_session_file.py tests/test_killed_sessions.py tests/test_sqlite_store.py tests/test_schema.py \
 		tests/test_records.py tests/test_wire.py tests/test_placeholders.py tests/test_sections.py tests/test_markdown_handlers.py
 
+faults: $(VENV)/dev-ready  ## 10,000 rounds on a network where everything goes wrong, and what became of them
+	$(RUN) tests/faults/campaign.py --rounds 10000 --seed 1
+
 check: $(VENV)/dev-ready docs  ## format, lint, types, and that the site can be built
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m pyright --pythonpath $(RUN)
+	$(RUN) tests/typing/check.py
 
 docs: $(VENV)/docs-ready  ## the site, in site/
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
@@ -28,12 +33,16 @@ docs: $(VENV)/docs-ready  ## the site, in site/
 bench: $(VENV)/dev-ready  ## the figures, as ratios within one run
 	$(RUN) tests/bench/cache.py
 	$(RUN) tests/bench/imports.py
+	$(RUN) tests/bench/load.py
 	$(RUN) tests/bench/markdown.py
 	$(RUN) tests/bench/prompt.py
 	$(RUN) tests/bench/sessions.py
 	$(RUN) tests/bench/stream.py
 	$(RUN) tests/bench/tokens.py
 	$(RUN) tests/bench/tools.py
+
+contracts: $(VENV)/dev-ready  ## the suite in another order each time; SEED=N repeats one
+	$(RUN) -m pytest -q --random-order --random-order-seed $(SEED) --numprocesses auto --dist worksteal
 
 coverage: $(VENV)/dev-ready  ## the suite, and which branches of the package it does not take: at most 5 in 100
 	$(RUN) -m coverage erase
@@ -55,6 +64,9 @@ pythons:  ## the suite, with every Python that is here
 
 package: $(VENV)/dev-ready  ## what is shipped, in dist/, installed and run where nothing else is
 	$(RUN) tests/release/check.py
+
+peers:  ## the same work done by others, each in an environment of its own; kosong needs Python 3.12
+	$(PYTHON) tests/bench/peers.py --folder $(VENV)-peers
 
 $(VENV)/ready: pyproject.toml
 	@$(PYTHON) -m venv $(VENV)

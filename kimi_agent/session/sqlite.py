@@ -17,7 +17,7 @@ import unicodedata
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Concatenate, Final, ParamSpec, Self, TypeVar
+from typing import Concatenate, Final, ParamSpec, Self, TypeAlias, TypeVar
 from uuid import uuid4
 
 from ..errors import SessionError
@@ -35,6 +35,8 @@ __all__ = ["SQLiteSession", "SQLiteSessionStore", "SessionHit", "SessionInfo"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Hits: TypeAlias = list[SessionHit]
+"""Beside a method `list`, which hides the other one from mypy."""
 
 LONGEST_ID: Final = 200
 
@@ -231,7 +233,7 @@ class SQLiteSessionStore:
         doing = f"look for session {_checked(id)!r} in"
         return await self._run(doing, rows.info, id) if await self._exists(doing) else None
 
-    async def search(self, text: str, limit: int = 20) -> list[SessionHit]:
+    async def search(self, text: str, limit: int = 20) -> Hits:
         """The messages with all words of `text`, or words that begin so, the newest first.
 
         Upper and lower case and accents are the same. In Chinese, Japanese, Korean and other scripts without spaces
@@ -350,7 +352,7 @@ class SQLiteSessionStore:
             index_texts(connection)
         sync(self.path)
 
-    def _search(self, connection: sqlite3.Connection, text: str, limit: int) -> list[SessionHit]:
+    def _search(self, connection: sqlite3.Connection, text: str, limit: int) -> Hits:
         with transaction(connection, "DEFERRED"):
             return rows.found(connection, self._blobs, text, limit)
 

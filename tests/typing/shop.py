@@ -413,7 +413,7 @@ async def sessions(kimi: Kimi) -> None:
     JournalSession("ada.journal", fsync="sometimes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     async with SQLiteSessionStore("sessions.db") as store:
         assert_type(store.open("ada"), SQLiteSession)
-        assert_type(await store.search("Oslo"), list[SessionHit])  # type: ignore[assert-type]
+        assert_type(await store.search("Oslo"), list[SessionHit])
         Agent(kimi, session=store.open("ada"))
 
 
