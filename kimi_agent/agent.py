@@ -131,7 +131,7 @@ class Agent(Lasting, Forking, approving.Approving, calls.Calling):
             raise ValueError("desired_response_tokens and retry_attempts are 0 or more; trim_ratio is in (0, 1]")
         check_bounds(tool_timeout, max_parallel_tools)
         self.max_parallel_tools, self.tool_timeout = max_parallel_tools, tool_timeout
-        self.loop_guard = loop_guard or LoopGuard(None, None)
+        self.loop_guard: LoopGuard = loop_guard or LoopGuard(None, None)
         self.functions: dict[str, ToolLike] = merged(functions_of(self), functions_in(functions or ()))
         """What the model may call, by name."""
         self.usage = nothing_spent()

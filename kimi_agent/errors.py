@@ -368,7 +368,7 @@ class ApprovalPending(KimiAgentError):
     """
 
     def __init__(self, calls: Sequence[ToolCall]) -> None:
-        self.calls = tuple(calls)
+        self.calls: tuple[ToolCall, ...] = tuple(calls)
         names = ", ".join(dict.fromkeys(call.name for call in self.calls))
         super().__init__(f"calls of {names} wait for approval; approve or reject them with agent.resume([...])")
 

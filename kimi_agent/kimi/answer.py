@@ -82,7 +82,7 @@ class KimiStreamedMessage:
         self._first: list[StreamFrame] | None = None
         self._failure: ChatProviderError | None = None
         self._body_ended = self._closed = False
-        self.may_be_empty = False
+        self.may_be_empty: bool = False
         """Whether an answer of nothing is one: it was to continue another."""
         self._quiet_since: float | None = None
         self._deadline: float | None = None

@@ -97,7 +97,7 @@ class Kimi:
         if max_concurrency is not None and max_concurrency < 1:
             raise ValueError("max_concurrency is 1 or more, or None for no limit")
         self.model_name = model
-        self.base_url = (base_url or "").strip() or _from_environment(BASE_URL_NAMES) or BASE_URL
+        self.base_url: str = (base_url or "").strip() or _from_environment(BASE_URL_NAMES) or BASE_URL
         _check_url(self.base_url)
         self.stream = stream
         self._thinking_effort: ThinkingEffort | None = None

@@ -574,7 +574,7 @@ class ExtractFacts(SummarizeHistory):
         if isinstance(concepts, str):
             raise ValueError(f"concepts are several names; write [{concepts!r}] for one")
         named = cast("Mapping[str, str]", concepts) if isinstance(concepts, Mapping) else dict.fromkeys(concepts, "")
-        self.concepts = dict(named)
+        self.concepts: dict[str, str] = dict(named)
         if not self.concepts:
             raise ValueError("there is no concept to look for")
         super().__init__(keep_last)
@@ -711,10 +711,10 @@ class Compaction:
             raise ValueError("0 < down_to <= at <= 1 does not hold")
         is_one = not isinstance(compactors, tuple | list) and isinstance(compactors, Compactor | type)
         several = tuple(_checked(one) for one in ((compactors,) if is_one else cast(Iterable[Compactor], compactors)))
-        self.compactors = tuple(one for one in several if not isinstance(one, NoCompaction))
+        self.compactors: tuple[Compactor, ...] = tuple(one for one in several if not isinstance(one, NoCompaction))
         self.at = at
         self.down_to = down_to
-        self.fruitless = 0
+        self.fruitless: int = 0
         """How many runs in a row made no progress."""
 
     def is_due(self, tokens: int, window: int, reserved: int = 0) -> bool:

@@ -106,9 +106,9 @@ class KimiTokenCounter:
             raise InvalidRequestError(f"there is no exact count for the model {model!r}; there is for {known}")
         self.model = model
         self._rendering = rendering
-        self.header = rendering.header
+        self.header: int = rendering.header
         """Tokens that begin an answer, and are counted with the prompt."""
-        self.grows = rendering.grows
+        self.grows: bool = rendering.grows
         """Whether a prompt goes on as the last one and its answer ended: next = last + answer + new + `header`."""
         self._count = ranks.count
         self._count_once = functools.lru_cache(maxsize=32)(ranks.count)  # tools are the same in every request

@@ -112,7 +112,7 @@ class BaseParser(ABC):
         """The calls that were told so far."""
         self.problems: list[str] = []
         """What looked like a call and could not be read, in words. It is in the text."""
-        self.calls_before = 0
+        self.calls_before: int = 0
         """How many calls the conversation has before this answer; they are counted on in the ids."""
         self.ids_before: Collection[str] = frozenset()
         """The ids of those calls, as a set; none of them is given to a call again."""

@@ -451,7 +451,7 @@ class JournalSession:
     def __init__(self, path: FilePath, *, fsync: Fsync = "round") -> None:
         if fsync not in ("always", "round", "never"):
             raise ValueError(f"fsync is 'always', 'round' or 'never', not {fsync!r}")
-        self.path = _absolute(os.fsdecode(path))
+        self.path: str = _absolute(os.fsdecode(path))
         self.fsync: Fsync = fsync
         self._process = os.getpid()
         self._strand = Strand()

@@ -185,7 +185,7 @@ class SQLiteSessionStore:
         name = os.fsdecode(path)
         if "\0" in name:
             raise SessionError(f"the path of a file has no NUL: {name!r}")
-        self.path = os.path.realpath(name)
+        self.path: str = os.path.realpath(name)
         self._process = os.getpid()
         self._strand = Strand()
         self._blobs = TableBlobs()

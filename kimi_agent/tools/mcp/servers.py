@@ -163,10 +163,10 @@ class MCPTool:
         self._name = name
         self.original_name: str = said["name"]
         """The name that the server knows it by."""
-        self.timeout = options.timeout
-        self.approval = options.approval
-        self.enabled = True
-        self.sequential = False
+        self.timeout: float | None = options.timeout
+        self.approval: ApprovalRule = options.approval
+        self.enabled: bool = True
+        self.sequential: bool = False
         self.describe(said)
 
     def __repr__(self) -> str:
