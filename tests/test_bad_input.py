@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx
 import pytest
 
 from kimi_agent.errors import (
@@ -138,6 +139,20 @@ async def test_a_redirect_is_not_followed_and_the_error_says_where_to(status: in
     assert "https://elsewhere.test/v1" in str(error)
 
 
+async def test_a_client_that_follows_redirects_does_not_take_a_request_elsewhere() -> None:
+    asked: list[str] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.host)
+        return httpx.Response(307, headers={"location": "https://elsewhere.test/v1/chat/completions"})
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(handle), follow_redirects=True) as client:
+        kimi = Kimi(api_key="sk-x", base_url="https://kimi.test/v1", http_client=client)
+        with pytest.raises(APIStatusError, match=r"elsewhere\.test"):
+            await generate(kimi, "", [], QUESTION)
+    assert asked == ["kimi.test"]
+
+
 # ==== something else than an answer ====
 
 HTML = b"<!doctype html><html><h1>Please log in</h1></html>"
@@ -262,6 +277,14 @@ async def test_a_line_of_20_megabytes_is_an_error_that_names_the_limit(line: byt
     error = await error_of(RawBody(body, delivery=Delivery(whole=True)))
     assert isinstance(error, StreamProtocolError)
     assert "16,777,216 bytes" in str(error)
+
+
+@pytest.mark.parametrize("kind", ["content", "reasoning_content"])
+async def test_an_answer_that_never_ends_is_stopped_at_the_limit(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(answer_module, "LARGEST_STREAM", 100_000)
+    error = await error_of(sent(*[chunk(**{kind: "x" * 1_000})] * 200))
+    assert isinstance(error, StreamProtocolError)
+    assert "the answer is larger than 100,000 bytes" in str(error)
 
 
 @pytest.mark.parametrize("stream", [True, False])

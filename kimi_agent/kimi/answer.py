@@ -32,6 +32,8 @@ END_GRACE: Final = 2.0
 """Seconds that a whole answer waits for its usage, `[DONE]` and the end of the body. Some hosts never close."""
 LARGEST_BODY: Final = 64 * 1024 * 1024
 """Bytes of an answer that is not streamed."""
+LARGEST_STREAM: Final = 512 * 1024 * 1024
+"""Bytes of an answer that is: more than a million tokens, each in an event of its own. No model goes on that long."""
 
 
 class Body(Protocol):
@@ -79,6 +81,7 @@ class KimiStreamedMessage:
         self._assembler = Assembler()
         self._on_reasoning_key = on_reasoning_key
         self._decoder: SSEDecoder | _WholeBody | None = None
+        self._size = 0
         self._first: list[StreamFrame] | None = None
         self._failure: ChatProviderError | None = None
         self._body_ended = self._closed = False
@@ -186,8 +189,11 @@ class KimiStreamedMessage:
         if data is not None:
             if self._decoder is None:
                 self._decoder = _decoder_for(self._response.headers.get("content-type", ""), data)
+            is_whole = isinstance(self._decoder, _WholeBody)
+            self._size += len(data)
+            check_size("the answer", self._size, LARGEST_BODY if is_whole else LARGEST_STREAM)
             self._decode(self._decoder.feed(data), frames)
-            if isinstance(self._decoder, _WholeBody) and not data.isspace():
+            if is_whole and not data.isspace():
                 self._quiet_since = None  # a piece of it
             return
         self._body_ended = True
@@ -276,12 +282,9 @@ class _WholeBody:
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
-        self._size = 0
 
     def feed(self, data: bytes) -> list[Event]:
         self._pieces.append(data)
-        self._size += len(data)
-        check_size("the answer", self._size, LARGEST_BODY)
         return []
 
     def close(self) -> list[Event]:

@@ -467,7 +467,8 @@ class _Sending:
             self._limit.reschedule(asyncio.get_running_loop().time() + self._first_byte)
 
     async def _sent(self) -> httpx.Response:
-        sending = asyncio.get_running_loop().create_task(self._client.send(self._request, stream=True))
+        request = self._client.send(self._request, stream=True, follow_redirects=False)  # whoever's client it is
+        sending = asyncio.get_running_loop().create_task(request)
         try:
             return await asyncio.shield(sending)
         except asyncio.CancelledError:
