@@ -7,7 +7,7 @@ types. Prints a table; what is wrong ends it.
 
 from __future__ import annotations
 
-import re
+import os
 import shutil
 import subprocess
 import sys
@@ -15,18 +15,64 @@ import sysconfig
 import tempfile
 import time
 import venv
-from collections.abc import Callable
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Final, NamedTuple
 
-HERE = Path(__file__).resolve().parent
-PACKAGE = HERE.parents[1] / "kimi_agent"
-PROGRAM = sorted(path for path in HERE.glob("*.py") if path.name != Path(__file__).name)
-PYRIGHT = re.compile(r"# pyright: ignore\[")
-MYPY = re.compile(r"# type: ignore\[")
+HERE: Final = Path(__file__).resolve().parent
+PACKAGE: Final = HERE.parents[1] / "kimi_agent"
+PROGRAM: Final = sorted(path for path in HERE.glob("*.py") if path.name != Path(__file__).name)
+ENVIRONMENT: Final = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MYPYPATH")}
+"""Without the paths on which checkers would find the package where it is not installed."""
+LIMIT: Final = 600
+"""Seconds that a checker may take."""
 
 
-def environment(folder: Path) -> tuple[Path, Path]:
-    """One that has a copy of the package: its Python, and the copy."""
+class Checker(NamedTuple):
+    """Who reads the program.
+
+    Args:
+        command: as a module of Python, run in the folder of the program; the path of its Python comes last.
+        mark: stands at each mistake that it has to find.
+        well: what it says when it finds these and no others.
+        untyped: what it says of a package without types.
+    """
+
+    command: tuple[str, ...]
+    mark: str
+    well: str
+    untyped: str
+
+    def read(self, program: Path, python: Path) -> str:
+        """What it says."""
+        command = [sys.executable, "-m", *self.command, python]
+        done = subprocess.run(command, cwd=program, env=ENVIRONMENT, capture_output=True, text=True, timeout=LIMIT)
+        return done.stdout + done.stderr
+
+    def mistakes(self) -> int:
+        """How many it has to find."""
+        return sum(path.read_text("utf-8").count(self.mark) for path in PROGRAM)
+
+
+CHECKERS: Final = {
+    "pyright": Checker(
+        ("pyright", "--pythonpath"),
+        "# pyright: ignore[",
+        "0 errors, 0 warnings",
+        "Stub file not found for ",
+    ),
+    "mypy": Checker(
+        ("mypy", ".", "--python-executable"),
+        "# type: ignore[",
+        "Success: no issues found",
+        "module is installed, but missing library stubs or py.typed",
+    ),
+}
+
+
+def installed(folder: Path) -> tuple[Path, Path]:
+    """An environment that has a copy of the package: its Python, and the copy."""
     venv.create(folder, symlinks=True)
     scripts, packages = (
         Path(sysconfig.get_path(kind, "venv", {"base": str(folder), "platbase": str(folder)}))
@@ -38,50 +84,45 @@ def environment(folder: Path) -> tuple[Path, Path]:
     return scripts / "python", copy
 
 
-def pyright(python: Path, program: Path) -> str:
-    return said("pyright", "--pythonpath", str(python), "--project", str(program))
+def written(folder: Path) -> Path:
+    """A folder with the program alone."""
+    folder.mkdir()
+    for path in (HERE / "pyproject.toml", *PROGRAM):
+        shutil.copy(path, folder)
+    return folder
 
 
-def mypy(python: Path, program: Path) -> str:
-    return said("mypy", "--python-executable", str(python), "--config-file", "pyproject.toml", ".", cwd=program)
+@contextmanager
+def without_types(package: Path) -> Generator[None]:
+    """A package that does not say that it has types, while the block runs."""
+    marker = package / "py.typed"
+    marker.unlink()
+    try:
+        yield
+    finally:
+        marker.touch()
 
 
-def said(*command: str, cwd: Path | None = None) -> str:
-    done = subprocess.run([sys.executable, "-m", *command], cwd=cwd, capture_output=True, text=True, timeout=600)
-    return done.stdout + done.stderr
-
-
-def mistakes(mark: re.Pattern[str]) -> int:
-    """How many a checker is expected to find."""
-    return sum(len(mark.findall(path.read_text("utf-8"))) for path in PROGRAM)
-
-
-CHECKERS: dict[str, tuple[Callable[[Path, Path], str], re.Pattern[str], str, str]] = {
-    "pyright": (pyright, PYRIGHT, "0 errors, 0 warnings", "Stub file not found for "),
-    "mypy": (mypy, MYPY, "Success: no issues found", "module is installed, but missing library stubs or py.typed"),
-}
-"""Who reads, how a mistake is marked, and what is said when all is well, and when there are no types."""
+def check(name: str, program: Path, python: Path, package: Path) -> None:
+    """Print what a checker takes; fail where it says what it should not."""
+    checker, begun = CHECKERS[name], time.perf_counter()
+    said = checker.read(program, python)
+    assert checker.well in said, f"{name} says:\n{said}"
+    with without_types(package):
+        said = checker.read(program, python)
+    assert checker.untyped in said, f"{name} misses no py.typed:\n{said}"
+    lines = sum(len(path.read_text("utf-8").splitlines()) for path in PROGRAM)
+    print(f"{name:8}  {lines:5}  {checker.mistakes():14}  {time.perf_counter() - begun:7.1f}")
 
 
 def main() -> None:
+    """Let each checker read the program, with the types of the package and without."""
     with tempfile.TemporaryDirectory(prefix="kimi-agent-types-") as name:
-        python, copy = environment(Path(name) / "environment")
-        program = Path(name) / "program"
-        program.mkdir()
-        for path in (HERE / "pyproject.toml", *PROGRAM):
-            shutil.copy(path, program)
-        print(f"{'':8}  {'lines':>5}  {'mistakes found':>14}  {'without py.typed':>16}  {'seconds':>7}")
-        lines = sum(len(path.read_text("utf-8").splitlines()) for path in PROGRAM)
-        for checker, (read, mark, well, untyped) in CHECKERS.items():
-            begun = time.perf_counter()
-            answer = read(python, program)
-            assert well in answer, f"{checker} says:\n{answer}"
-            (copy / "py.typed").rename(copy / "no py.typed")
-            answer = read(python, program)
-            assert untyped in answer, f"{checker} misses no py.typed:\n{answer}"
-            (copy / "no py.typed").rename(copy / "py.typed")
-            seconds = time.perf_counter() - begun
-            print(f"{checker:8}  {lines:5}  {mistakes(mark):14}  {'no types':>16}  {seconds:7.1f}")
+        python, package = installed(Path(name, "environment"))
+        program = written(Path(name, "program"))
+        print(f"{'':8}  {'lines':>5}  {'mistakes found':>14}  {'seconds':>7}")
+        for checker in CHECKERS:
+            check(checker, program, python, package)
 
 
 if __name__ == "__main__":
