@@ -42,9 +42,9 @@ Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class Place(NamedTuple):
-    """Where a name is defined. The name is `""` for a room itself."""
+    """Where a name is defined. The name is `""` for a module itself."""
 
-    room: str
+    module: str
     name: str
 
 
@@ -75,7 +75,7 @@ def names_in(node: ast.stmt) -> list[str]:
             return []
 
 
-class Room:
+class Module:
     """A module: what it defines, and what it imports from the rest of the package."""
 
     def __init__(self, name: str, path: Path) -> None:
@@ -111,7 +111,7 @@ class Room:
 
 
 class House:
-    """A package, read room by room as they are asked for.
+    """A package, read module by module as they are asked for.
 
     Args:
         folder: of the package.
@@ -120,62 +120,66 @@ class House:
 
     def __init__(self, folder: Path, pages: Iterable[Path] = ()) -> None:
         self.folder, self.pages = folder, pages
-        self.room = cache(self._room)
+        self.module = cache(self._module)
 
-    def _room(self, name: str) -> Room | None:
+    def _module(self, name: str) -> Module | None:
         base = self.folder.joinpath(*filter(None, name.split(".")))
         paths = (base / "__init__.py", base.with_suffix(".py"))
-        return next((Room(name, path) for path in paths if path.is_file()), None)
+        return next((Module(name, path) for path in paths if path.is_file()), None)
 
-    def find(self, room: str, name: str) -> Place | None:
-        """Where what a room calls `name` is defined; `None` outside of the package."""
-        if (here := self.room(room)) is None:
+    def find(self, module: str, name: str) -> Place | None:
+        """Where what a module calls `name` is defined; `None` outside of the package."""
+        if (here := self.module(module)) is None:
             return None
         if name in here.defined:
-            return Place(room, name)
+            return Place(module, name)
         if name in here.imported:
             return self.find(*here.imported[name])
-        inner = f"{room}.{name}".lstrip(".")
-        return Place(inner, "") if here.is_package and self.room(inner) else None
+        inner = f"{module}.{name}".lstrip(".")
+        return Place(inner, "") if here.is_package and self.module(inner) else None
 
-    def place(self, room: str, node: ast.expr) -> Place | None:
+    def place(self, module: str, node: ast.expr) -> Place | None:
         """Where what an expression begins with is defined."""
         match node:
             case ast.Name(id=name):
-                return self.find(room, name)
+                return self.find(module, name)
             case ast.Attribute(value=value, attr=name):
-                above = self.place(room, value)
-                return self.find(above.room, f"{above.name}.{name}".lstrip(".")) if above else None
+                above = self.place(module, value)
+                return self.find(above.module, f"{above.name}.{name}".lstrip(".")) if above else None
             case ast.Subscript(value=value) | ast.Call(func=value):
-                return self.place(room, value)
+                return self.place(module, value)
             case _:
                 return None
 
     def nodes(self, place: Place) -> list[ast.stmt]:
-        room = self.room(place.room)
-        return room.defined.get(place.name, []) if room else []
+        module = self.module(place.module)
+        return module.defined.get(place.name, []) if module else []
 
     @cached_property
     def sections(self) -> dict[str, dict[str, Place]]:
         """The public names of each public module, and where they are defined."""
         found: dict[str, dict[str, Place]] = {}
-        whole = [(name, exported) for name in ENTRANCES if (room := self.room(name)) for exported in room.exported]
-        for room, name in [*whole, *self._shown()]:
-            place = self.find(room, name)
-            assert place, f"{room or 'the package'} is to have {name!r}, which is defined nowhere"
+        whole = [(module, name) for module in ENTRANCES for name in self._exported(module)]
+        for module, name in [*whole, *self._shown()]:
+            place = self.find(module, name)
+            assert place, f"{module or 'the package'} is to have {name!r}, which is defined nowhere"
             if place.name:
-                found.setdefault(room, {}).update(self._with_inner(name, place))
-            elif module := self.room(place.room):
-                found[place.room] = {each: Place(place.room, each) for each in module.exported}
+                found.setdefault(module, {}).update(self._with_inner(name, place))
+            else:
+                found[place.module] = {each: Place(place.module, each) for each in self._exported(place.module)}
         return found
+
+    def _exported(self, name: str) -> list[str]:
+        module = self.module(name)
+        return module.exported if module else []
 
     def _with_inner(self, name: str, place: Place) -> dict[str, Place]:
         """A public name, and those of the classes inside of it."""
-        room = self.room(place.room)
-        inner = [each for each in room.defined if each.startswith(f"{place.name}.")] if room else []
+        module = self.module(place.module)
+        inner = [each for each in module.defined if each.startswith(f"{place.name}.")] if module else []
         return {
             name: place,
-            **{each.replace(place.name, name, 1): Place(place.room, each) for each in inner if "._" not in each},
+            **{each.replace(place.name, name, 1): Place(place.module, each) for each in inner if "._" not in each},
         }
 
     def _shown(self) -> list[tuple[str, str]]:
@@ -189,9 +193,8 @@ class House:
             if isinstance(node, ast.ImportFrom)
             for alias in node.names
         ]
-        return sorted(
-            {(m.removeprefix(f"{package}.").rstrip("."), n) for m, n in imports if m.startswith(f"{package}.")}
-        )
+        inside = {(module, name) for module, name in imports if module.startswith(f"{package}.")}
+        return sorted((module.removeprefix(f"{package}.").rstrip("."), name) for module, name in inside)
 
     @cached_property
     def public(self) -> set[Place]:
@@ -200,7 +203,7 @@ class House:
     def bases(self, place: Place) -> Iterator[tuple[ast.expr, Place | None]]:
         for node in self.nodes(place):
             if isinstance(node, ast.ClassDef):
-                yield from ((base, self.place(place.room, base)) for base in node.bases)
+                yield from ((base, self.place(place.module, base)) for base in node.bases)
 
     def private_bases(self, place: Place) -> list[Place]:
         """The bases of a class that are not public, each behind all that come from it."""
@@ -252,65 +255,67 @@ def plain(annotation: ast.expr) -> ast.expr:
 
 @dataclass
 class Words:
-    """Expressions of a house as text; remembers what they refer to."""
+    """Expressions of a package as text; remembers what they refer to."""
 
-    house: House
+    package: House
     referred: dict[Place, None] = field(default_factory=dict[Place, None])
 
-    def type(self, room: str, annotation: ast.expr) -> str:
+    def type(self, module: str, annotation: ast.expr) -> str:
         kind = plain(annotation)
-        self.refer(room, kind)
+        self.refer(module, kind)
         return ast.unparse(kind)
 
-    def refer(self, room: str, kind: ast.expr) -> None:
-        places = [self.house.place(room, node) for node in ast.walk(kind) if isinstance(node, ast.Name | ast.Attribute)]
+    def refer(self, module: str, kind: ast.expr) -> None:
+        named = [node for node in ast.walk(kind) if isinstance(node, ast.Name | ast.Attribute)]
+        places = [self.package.place(module, node) for node in named]
         self.referred |= dict.fromkeys(place for place in places if place and place.name)
 
-    def default(self, room: str, node: ast.expr) -> str:
+    def default(self, module: str, node: ast.expr) -> str:
         """A default, as far as whoever calls could write it; else `...`."""
         match node:
             case ast.Constant() | ast.UnaryOp(operand=ast.Constant()) | ast.List(elts=[]) | ast.Dict(keys=[]):
                 return ast.unparse(node)
             case ast.BinOp(left=left, right=right):
-                return "..." if "..." in (self.default(room, left), self.default(room, right)) else ast.unparse(node)
+                sides = [self.default(module, side) for side in (left, right)]
+                return "..." if "..." in sides else ast.unparse(node)
             case ast.Tuple(elts=items):
-                shown = [self.default(room, item) for item in items]
+                shown = [self.default(module, item) for item in items]
                 return "..." if "..." in shown else f"({', '.join(shown)}{',' * (len(shown) == 1)})"
-            case ast.Call() if self.house.place(room, node) in self.house.public:
+            case ast.Call() if self.package.place(module, node) in self.package.public:
                 return ast.unparse(node)
             case ast.Name():
-                return self._value(room, node)
+                return self._value(module, node)
             case ast.Attribute(value=value, attr=name):
-                return self._of_object(room, value, name)
+                return self._of_object(module, value, name)
             case _:
                 return "..."
 
-    def _value(self, room: str, node: ast.expr) -> str:
+    def _value(self, module: str, node: ast.expr) -> str:
         """What a name stands for, unless it is public itself."""
-        place = self.house.place(room, node)
-        if place in self.house.public:
+        place = self.package.place(module, node)
+        if place in self.package.public:
             return ast.unparse(node)
-        match self.house.nodes(place) if place else []:
+        match self.package.nodes(place) if place else []:
             case [ast.Assign(value=value) | ast.AnnAssign(value=ast.expr() as value)] if place:
-                return self.default(place.room, value)
+                return self.default(place.module, value)
             case [ast.ClassDef() | ast.FunctionDef()]:
                 return ast.unparse(node)
             case _:
                 return "..."
 
-    def _of_object(self, room: str, node: ast.expr, name: str) -> str:
+    def _of_object(self, module: str, node: ast.expr, name: str) -> str:
         """A field of an object that was made without arguments, `RETRIES: Final = Retries()`."""
-        place = self.house.place(room, node)
-        match self.house.nodes(place) if place else []:
+        place = self.package.place(module, node)
+        match self.package.nodes(place) if place else []:
             case [ast.AnnAssign(value=ast.Call(args=[], keywords=[]) as call)] if place:
-                kind = self.house.place(place.room, call) or place
-                fields = [each for own in self.house.nodes(kind) for each in ast.walk(own)]
+                kind = self.package.place(place.module, call) or place
+                fields = [each for own in self.package.nodes(kind) for each in ast.walk(own)]
                 values = [each.value for each in fields if isinstance(each, ast.AnnAssign) and names_in(each) == [name]]
-                return "".join(self.field_default(kind.room, value) or "..." for value in values)
+                return "".join(self.field_default(kind.module, value) or "..." for value in values)
             case _:
                 return "..."
 
-    def field_default(self, room: str, node: ast.expr | None) -> str | None:
+    def field_default(self, module: str, node: ast.expr | None) -> str | None:
         """The default of a field; `None` for one that has to be given."""
         match node:
             case None:
@@ -319,12 +324,17 @@ class Words:
                 return "None"
             case ast.Call(func=ast.Name(id="Field" | "field"), args=args, keywords=keywords):
                 given = {keyword.arg: keyword.value for keyword in keywords}
-                if first := args[0] if args else given.get("default"):
-                    return self.default(room, first)
-                made = ast.unparse(factory) if (factory := given.get("default_factory")) else "..."
-                return (f"{made}()" if made.isidentifier() and is_public(made) else "...") if factory else None
+                if value := args[0] if args else given.get("default"):
+                    return self.default(module, value)
+                return made_by(given["default_factory"]) if "default_factory" in given else None
             case _:
-                return self.default(room, node)
+                return self.default(module, node)
+
+
+def made_by(factory: ast.expr) -> str:
+    """A default that is made anew each time."""
+    name = ast.unparse(factory)
+    return f"{name}()" if name.isidentifier() and is_public(name) else "..."
 
 
 # ==== functions ====
@@ -357,20 +367,20 @@ def without_implementation(nodes: Sequence[ast.stmt]) -> Sequence[ast.stmt]:
     return overloads or nodes
 
 
-def parameters(words: Words, room: str, function: Function) -> list[str]:
+def parameters(words: Words, module: str, function: Function) -> list[str]:
     given = function.args
     positional = [*given.posonlyargs, *given.args]
     defaults = [*[None] * (len(positional) - len(given.defaults)), *given.defaults, *given.kw_defaults]
 
     def shown(argument: ast.arg, default: ast.expr | None = None, stars: str = "") -> str:
-        kind = f": {words.type(room, argument.annotation)}" if argument.annotation else ""
-        value = "" if default is None else f" = {words.default(room, default)}"
+        kind = f": {words.type(module, argument.annotation)}" if argument.annotation else ""
+        value = "" if default is None else f" = {words.default(module, default)}"
         return f"{stars}{argument.arg}{kind}{value if kind else value.replace(' ', '')}"
 
     named = [shown(*each) for each in zip([*positional, *given.kwonlyargs], defaults, strict=True)]
     only_positional, usual = named[: len(given.posonlyargs)], named[len(given.posonlyargs) : len(positional)]
     return [
-        *[*only_positional, "/"][: (len(only_positional) + 1) * bool(only_positional)],
+        *([*only_positional, "/"] if only_positional else []),
         *usual,
         *([shown(given.vararg, stars="*")] if given.vararg else ["*"] * bool(given.kwonlyargs)),
         *named[len(positional) :],
@@ -378,11 +388,11 @@ def parameters(words: Words, room: str, function: Function) -> list[str]:
     ]
 
 
-def function_lines(words: Words, room: str, function: Function, indent: str) -> list[str]:
+def function_lines(words: Words, module: str, function: Function, indent: str) -> list[str]:
     """One line, or one for each parameter."""
     start = f"{indent}{decorated(function)}{'' if gives_at_once(function) else 'async '}def {function.name}("
-    end = f") -> {words.type(room, function.returns)}" if function.returns else ")"
-    given = parameters(words, room, function)
+    end = f") -> {words.type(module, function.returns)}" if function.returns else ")"
+    given = parameters(words, module, function)
     line = f"{start}{', '.join(given)}{end}"
     return [line] if len(line) <= WIDTH else [start, *(f"{indent}    {each}," for each in given), f"{indent}{end}"]
 
@@ -411,24 +421,24 @@ def assigned_to_self(node: ast.ClassDef) -> dict[str, ast.expr | None]:
     return found
 
 
-def fields_of(words: Words, room: str, node: ast.ClassDef) -> dict[str, str]:
+def fields_of(words: Words, module: str, node: ast.ClassDef) -> dict[str, str]:
     found: dict[str, str] = {}
     for statement in statements(node.body):
         match statement:
             case ast.AnnAssign(target=ast.Name(id=name), annotation=kind, value=value) if is_public(name):
-                default = words.field_default(room, value)
-                found[name] = f"    {name}: {words.type(room, kind)}{'' if default is None else f' = {default}'}"
+                default = words.field_default(module, value)
+                found[name] = f"    {name}: {words.type(module, kind)}{'' if default is None else f' = {default}'}"
             case ast.Assign(targets=[ast.Name(id=name)], value=value) if is_public(name):
-                found[name] = f"    {name} = {words.default(room, value)}"
+                found[name] = f"    {name} = {words.default(module, value)}"
             case _:
                 pass
     for name, kind in sorted(assigned_to_self(node).items()):
         if is_public(name) and name not in found:
-            found[name] = f"    {name}: {words.type(room, kind)}" if kind else f"    {name}"
+            found[name] = f"    {name}: {words.type(module, kind)}" if kind else f"    {name}"
     return found
 
 
-def methods_of(words: Words, room: str, node: ast.ClassDef) -> dict[str, list[str]]:
+def methods_of(words: Words, module: str, node: ast.ClassDef) -> dict[str, list[str]]:
     named: dict[str, list[ast.stmt]] = {}
     for statement in statements(node.body):
         if isinstance(statement, Function) and is_public(statement.name):
@@ -438,7 +448,7 @@ def methods_of(words: Words, room: str, node: ast.ClassDef) -> dict[str, list[st
             line
             for function in without_implementation(functions)
             if isinstance(function, Function)
-            for line in function_lines(words, room, function, "    ")
+            for line in function_lines(words, module, function, "    ")
         ]
         for name, functions in named.items()
     }
@@ -446,19 +456,19 @@ def methods_of(words: Words, room: str, node: ast.ClassDef) -> dict[str, list[st
 
 def class_lines(words: Words, place: Place) -> Iterator[str]:
     """A class with its members: fields in their order, those of bases first, then functions by name."""
-    house = words.house
-    family = [place, *(base for base in house.private_bases(place) if house.inherited[base] == 1)]
-    classes = [(each.room, node) for each in family for node in house.nodes(each) if isinstance(node, ast.ClassDef)]
+    package = words.package
+    family = [place, *(base for base in package.private_bases(place) if package.inherited[base] == 1)]
+    classes = [(each.module, node) for each in family for node in package.nodes(each) if isinstance(node, ast.ClassDef)]
     fields: dict[str, str] = {}
     methods: dict[str, list[str]] = {}
-    for room, node in reversed(classes):
-        found = fields_of(words, room, node)
+    for module, node in reversed(classes):
+        found = fields_of(words, module, node)
         fields |= {name: line for name, line in found.items() if ":" in line or name not in fields}
-        methods |= methods_of(words, room, node)
+        methods |= methods_of(words, module, node)
     bases = dict.fromkeys(
-        words.type(each.room, base)
+        words.type(each.module, base)
         for each in family
-        for base, origin in house.bases(each)
+        for base, origin in package.bases(each)
         if origin not in family and (each is place or ast.unparse(base) != "Protocol")
     )
     own = classes[0][1]
@@ -473,24 +483,24 @@ def class_lines(words: Words, place: Place) -> Iterator[str]:
 
 
 def definition_lines(words: Words, place: Place) -> Iterator[str]:
-    nodes = words.house.nodes(place)
+    nodes = words.package.nodes(place)
     for node in without_implementation(nodes):
         match node:
             case ast.ClassDef():
                 yield from class_lines(words, place)
             case ast.FunctionDef() | ast.AsyncFunctionDef():
-                yield from function_lines(words, place.room, node, "")
+                yield from function_lines(words, place.module, node, "")
             case ast.AnnAssign(value=ast.expr() as value) | ast.Assign(value=value):
-                yield f"{place.name} = {words.type(place.room, value)}"
+                yield f"{place.name} = {words.type(place.module, value)}"
             case _:
                 raise AssertionError(f"{place} is defined in a way that is not known here: {ast.unparse(node)}")
 
 
-def is_spelled_out(house: House, place: Place) -> bool:
+def is_spelled_out(package: House, place: Place) -> bool:
     """Whether a program has to know what is in it: aliases, bases, values, and what a caller has to write or to be."""
-    if place in house.inherited:
+    if place in package.inherited:
         return True
-    kinds = [node for node in house.nodes(place) if isinstance(node, ast.ClassDef)]
+    kinds = [node for node in package.nodes(place) if isinstance(node, ast.ClassDef)]
     written = "".join(f"{decorated(node)}{[ast.unparse(base) for base in node.bases]}" for node in kinds)
     known = any(word in written for word in ("@dataclass", "TypedDict", "Protocol", "Enum"))
     return not place.name.startswith("_") and (known or not kinds)
@@ -498,26 +508,26 @@ def is_spelled_out(house: House, place: Place) -> bool:
 
 def referred_lines(words: Words) -> Iterator[str]:
     """What is not public, but stands in what is; and what stands in that."""
-    written: dict[Place, tuple[str, ...]] = dict.fromkeys(words.house.public, ())
+    written: dict[Place, tuple[str, ...]] = dict.fromkeys(words.package.public, ())
     while waiting := words.referred.keys() - written.keys():
         for place in sorted(waiting):
-            written[place] = tuple(definition_lines(words, place)) if is_spelled_out(words.house, place) else ()
+            written[place] = tuple(definition_lines(words, place)) if is_spelled_out(words.package, place) else ()
     for lines in sorted({*written.values()} - {()}):
         yield from [*lines, ""]
 
 
-def snapshot(house: House) -> list[str]:
+def snapshot(package: House) -> list[str]:
     """Every public name with its signature, line by line."""
-    words = Words(house)
+    words = Words(package)
     written: dict[Place, str] = {}
     lines: list[str] = []
-    for room, names in house.sections.items():
-        module = ".".join(filter(None, [house.folder.name, room]))
-        lines += [f"# {module}", ""]
+    for module, names in package.sections.items():
+        whole_name = ".".join(filter(None, [package.folder.name, module]))
+        lines += [f"# {whole_name}", ""]
         for name, place in sorted(names.items()):
             lines += [f"{name} = {written[place]}"] if place in written else definition_lines(words, place)
             lines.append("")
-            written.setdefault(place, f"{module}.{name}")
+            written.setdefault(place, f"{whole_name}.{name}")
     return [*lines, "# what these refer to", "", *referred_lines(words)][:-1]
 
 
