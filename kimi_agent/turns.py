@@ -410,23 +410,30 @@ class Turn:
         await asyncio.shield(self._closed)
 
     async def _wind_up(self) -> None:
+        if self._calls is not None:  # first: who is cancelled while it waits for the stream says what became of them
+            await self._calls.drain()
         if self._stream is not None:
             await self._stream.aclose()
-        if self._calls is not None:
-            await self._calls.drain()
         for answer in self._missing_answers():
             await added(self.conversation, answer)
         if self._began:
             await self.conversation._round_ended()
 
-    def close_now(self, finished: RoundFinished = _CLOSED) -> None:
-        """End the turn without waiting for anything. Twice is once."""
+    def close_now(self, finished: RoundFinished = _CLOSED, *, collected: bool = False) -> None:
+        """End the turn without waiting for anything. Twice is once.
+
+        Args:
+            finished: how it ends.
+            collected: whether it is garbage.
+        """
         if self.ended is not None:
             return
         with self.inside():
             self._end(finished.outcome)
             if self._began and self._is_round:
-                self.conversation._handlers.emit_later(finished)
+                tell = partial(self.conversation._handlers.emit_later, finished)
+                loop = asyncio._get_running_loop() if collected else None
+                tell() if loop is None else loop.call_soon(tell)
 
     def _end(self, outcome: Outcome) -> None:
         self.ended = outcome
@@ -443,7 +450,7 @@ class Turn:
         """Nobody holds the round any more. It may have been collected in another thread than its own."""
         if self._loop is not None and self.ended is None:
             if asyncio._get_running_loop() is self._loop or self._loop.is_closed():
-                self.close_now()
+                self.close_now(collected=True)
             else:
                 self._loop.call_soon_threadsafe(self.close_now)
 

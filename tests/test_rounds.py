@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-from rounds import results
+from rounds import results, turns_of_the_loop
 
 from kimi_agent import (
     Agent,
@@ -15,6 +15,7 @@ from kimi_agent import (
     Message,
     RoundFinished,
     RoundInProgressError,
+    abandoned_calls,
     ai_function,
 )
 from kimi_agent.history import problems
@@ -23,6 +24,8 @@ from kimi_agent.turns import Turn
 
 NOT_RUN = "Not run: the round ended before this call was started."
 INTERRUPTED = "Interrupted: the call was stopped before it finished. What it did until then is not undone."
+STILL_RUNNING = "Interrupted: nobody waits for the call any more, but it cannot be stopped and may still finish."
+METHODS = ["full_round", "full_round_stream", "full_round_frames"]
 
 
 class Waiting(Agent):
@@ -167,29 +170,70 @@ async def test_a_cancel_during_a_slow_call_keeps_the_finished_result():
     await no_task_left()
 
 
-async def test_a_second_cancel_while_closing_still_leaves_a_valid_history():
-    class Stubborn(Waiting):
-        @ai_function()
-        async def stubborn(self) -> str:
-            self.waiting.set()
-            try:
-                await asyncio.Event().wait()
-            finally:
-                await self.let_go.wait()
-            return "never"
+class Cleaning(Waiting):
+    """`stubborn` cleans up until it is let go, `careful` for two turns of the loop."""
 
-    agent = Stubborn(ScriptedKimi([Reply(tool_calls=[call("quick"), call("stubborn")])]))
-    task = asyncio.create_task(all_of(agent.full_round("go")))
+    @ai_function()
+    async def stubborn(self) -> str:
+        return await self._until_cancelled(self.let_go.wait())
+
+    @ai_function()
+    async def careful(self) -> str:
+        return await self._until_cancelled(turns_of_the_loop(2))
+
+    async def _until_cancelled(self, cleaning: Awaitable[object]) -> str:
+        self.waiting.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await cleaning
+        return "never"
+
+
+async def cancelled_while_closing(agent: Waiting, method: str, turns: int, cancels: int = 2) -> None:
+    """Cancel the task that reads a round while a call runs, and again while it cleans up."""
+    task = asyncio.create_task(all_of(getattr(agent, method)("go")))
     await agent.waiting.wait()
-    task.cancel()
-    await asyncio.sleep(0)
-    task.cancel()
+    for _ in range(cancels):
+        task.cancel()
+        await turns_of_the_loop(turns)
     with pytest.raises(asyncio.CancelledError):
         await task
     assert problems(agent.chat_history) == []
-    assert results(agent) == ["quick", INTERRUPTED]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("turns", [*range(1, 7), 20])
+async def test_a_second_cancel_while_closing_says_what_still_runs(method: str, turns: int):
+    agent = Cleaning(ScriptedKimi([Reply(tool_calls=[call("quick"), call("stubborn")])]))
+    await cancelled_while_closing(agent, method, turns)
+    assert results(agent) == ["quick", STILL_RUNNING]
+    assert abandoned_calls() == ("stubborn",)
     agent.let_go.set()
+    await until(lambda: abandoned_calls() == ())
     await no_task_left()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("turns", range(1, 7))
+@pytest.mark.parametrize("tool_timeout", [None, 60])
+async def test_a_second_cancel_while_closing_lets_a_call_end_that_ends_at_once(
+    method: str, turns: int, tool_timeout: float | None
+):
+    agent = Cleaning(ScriptedKimi([Reply(tool_calls=[call("quick"), call("careful")])]), tool_timeout=tool_timeout)
+    await cancelled_while_closing(agent, method, turns)
+    assert results(agent) == ["quick", INTERRUPTED]
+    assert abandoned_calls() == ()
+    await no_task_left()
+
+
+async def test_a_third_cancel_while_closing_ends_it_at_once():
+    agent = Cleaning(ScriptedKimi([Reply(tool_calls=[call("stubborn")])]))
+    await cancelled_while_closing(agent, "full_round", 2, cancels=3)
+    assert results(agent) == [STILL_RUNNING]
+    assert abandoned_calls() == ("stubborn",)
+    agent.let_go.set()
+    await until(lambda: abandoned_calls() == ())
 
 
 async def test_a_cancel_while_the_model_answers_leaves_only_the_question():

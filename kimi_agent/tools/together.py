@@ -17,6 +17,9 @@ __all__ = ["RunningCalls"]
 
 T = TypeVar("T")
 
+TURNS_TO_END: Final = 8
+"""Turns of the event loop that cancelled calls get to end when who waits is cancelled, too. A deadline takes four."""
+
 
 class _Ended(asyncio.CancelledError):
     """A call does not begin, as another one has ended them all."""
@@ -59,6 +62,7 @@ class RunningCalls(Generic[T]):
         self._drained = self._is_failing = False
         self._failed: asyncio.Future[asyncio.Task[T]] = loop.create_future()
         self._tasks = [loop.create_task(self._run_one(position)) for position in range(len(self._calls))]
+        self._left: set[asyncio.Task[T]] = set()
         _under_way.update(self._tasks)
         for task in self._tasks:
             task.add_done_callback(_under_way.discard)
@@ -126,9 +130,9 @@ class RunningCalls(Generic[T]):
         return call.id in self._started
 
     def does_not_end(self, call: ToolCall) -> bool:
-        """Whether a call still runs although it was drained."""
+        """Whether a call was left to itself and still runs."""
         pairs = zip(self._calls, self._tasks, strict=True)
-        return self._drained and any(known is call and not task.done() for known, task in pairs)
+        return any(known is call and task in self._left and not task.done() for known, task in pairs)
 
     def outcome_of(self, call: ToolCall) -> T | None:
         """What a call gave, committed or not; `None` if it gave nothing yet."""
@@ -178,17 +182,38 @@ class RunningCalls(Generic[T]):
     async def drain(self) -> None:
         """Cancel what still runs and wait for it to end, but no longer than `CANCEL_GRACE`, and that once.
 
-        What does not end is left to itself.
+        What does not end is left to itself. Who is cancelled meanwhile waits for the few turns of the event loop that
+        it takes to end at once.
         """
         self.cancel()
         if self._drained:
             return
-        if ending := [task for task in self._tasks if not task.done()]:
-            await asyncio.wait(ending, timeout=running.CANCEL_GRACE)
+        try:
+            if ending := self._unfinished:
+                await asyncio.wait(ending, timeout=running.CANCEL_GRACE)
+        except asyncio.CancelledError:
+            await self._leave_soon()
+            raise
         self._drained = True
+        self._leave()
+
+    async def _leave_soon(self) -> None:
+        try:
+            for _ in range(TURNS_TO_END):
+                if self._unfinished:
+                    await asyncio.sleep(0)
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
         for call, task in zip(self._calls, self._tasks, strict=True):
-            if not task.done():
+            if not (task.done() or task in self._left):
+                self._left.add(task)
                 running.leave(task, call.name)
+
+    @property
+    def _unfinished(self) -> list[asyncio.Task[T]]:
+        return [task for task in self._tasks if not task.done()]
 
     def drop(self) -> None:
         """Cancel what still runs, now and from any thread; it ends by itself."""
