@@ -21,6 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, RootModel
+from timing import untraced
 
 from kimi_agent.kimi import mfjs, reshape
 from kimi_agent.kimi.schema import Conversion, mfjs_errors, to_mfjs
@@ -267,6 +268,7 @@ def test_properties_that_find_no_room_may_still_be_given():
     assert "additionalProperties" not in result
 
 
+@untraced
 def test_a_web_of_definitions_that_all_refer_to_each_other_is_checked_in_no_time():
     names = [f"D{n}" for n in range(40)]
     definition = {"type": "object", "properties": {name: ref(name) for name in names}}
@@ -987,6 +989,7 @@ def test_a_second_call_gives_the_same_bytes():
     assert json.dumps(to_mfjs(schema)) == json.dumps(to_mfjs(copy.deepcopy(schema)))
 
 
+@untraced
 def test_references_that_double_at_every_level_do_not_blow_up():
     doubling = {
         f"D{n}": {
@@ -1003,6 +1006,7 @@ def test_references_that_double_at_every_level_do_not_blow_up():
     assert time.perf_counter() - started < 10
 
 
+@untraced
 def test_definitions_that_have_to_stand_where_they_are_used_do_not_blow_up():
     doubling = {
         f"D{n}": {"type": "object", "properties": {"x": ref(f"D{n + 1}"), "y": ref(f"D{n + 1}")}} for n in range(25)
@@ -1014,6 +1018,7 @@ def test_definitions_that_have_to_stand_where_they_are_used_do_not_blow_up():
     assert time.perf_counter() - started < 5
 
 
+@untraced
 def test_unions_in_an_intersection_do_not_blow_up():
     unions = [
         {"anyOf": [{"type": "object", "properties": {f"{side}{n}": {"type": "null"}}} for n in range(500)]}

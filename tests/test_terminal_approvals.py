@@ -35,6 +35,7 @@ def called(name: str, arguments: str) -> ToolCall:
         ('{"path": "x\\u2028y\\u200bz\\ufeff"}', r"f(path='x\u2028y\u200bz\ufeff')"),
         ('{"path": "\\u202etxt.exe"}', r"f(path='\u202etxt.exe')"),
         ('{"n": 1e400, "b": [true, null]}', "f(n=inf, b=[True, None])"),
+        ('{"path": "a\\ufe0f\\udb40\\udd00b\\u3164\\u2800"}', r"f(path='a\ufe0f\U000e0100b\u3164\u2800')"),
         ("", "f()"),
         ("{ no \n json \x1b", "f(\n    │ { no \\n json \\x1b\n)"),
         (f"[{'1' * 400}]", f"f(\n    │ [{'1' * 400}]\n)"),

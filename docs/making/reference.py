@@ -20,7 +20,7 @@ from typing import Any, Final, is_typeddict
 __all__ = ["BESIDE", "Concept", "concepts", "linked", "menu", "pages", "targets", "unplaced"]
 
 PACKAGE: Final = "kimi_agent"
-BESIDE: Final = ("kimi_agent.testing", "kimi_agent.otel")
+BESIDE: Final = ("kimi_agent.session", "kimi_agent.testing", "kimi_agent.otel")
 """Packages with public names that the first one does not have."""
 INDEX: Final = "reference/index.md"
 

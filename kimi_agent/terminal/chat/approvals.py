@@ -6,6 +6,7 @@ escapes.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any, Final
@@ -23,6 +24,10 @@ LINE: Final = "    │ "
 """Before each line of a text of several lines."""
 REST: Final = "    ┆ "
 """Before what of a line does not fit: what a call has in it never stands where the program speaks."""
+_UNSEEN: Final = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+"""Printable characters that show nothing: Default_Ignorable_Code_Point of Unicode, and an empty Braille cell."""
 LEAST: Final = 8
 """Columns of an argument in each row, however narrow the terminal is."""
 
@@ -86,8 +91,10 @@ def _rows(line: str, width: int | None) -> Iterator[str]:
 
 def _seen(text: str) -> str:
     """Text of which every character can be seen, on one line. Blanks stay as many as they are."""
-    return text if text.isprintable() else "".join(map(_seen_character, text))
+    return text if text.isprintable() and not _UNSEEN.search(text) else "".join(map(_seen_character, text))
 
 
 def _seen_character(character: str) -> str:
-    return character if character.isprintable() else repr(character)[1:-1]
+    if not character.isprintable():
+        return repr(character)[1:-1]
+    return ascii(character)[1:-1] if _UNSEEN.match(character) else character
