@@ -81,7 +81,7 @@ class Agent(Lasting, Forking, approving.Approving, calls.Calling):
         limits: how far the conversation may go; no limits unless given.
         session: where the conversation lasts while it goes on. What is there is restored first, in place of
             `chat_history`; pinned messages that are given here are kept.
-        strict_hooks: whether what a handler of `on` raises fails what it was told of; else it is logged.
+        strict_hooks: whether what a handler of `on` raises fails the round; else it is logged.
         max_parallel_tools: how many calls of a message run at a time; no bound unless given.
         tool_timeout: seconds until a call is given up, of functions without a `timeout` of their own; never by default.
         loop_guard: what becomes of a model that makes the same call again and again; `None` for nothing.

@@ -14,10 +14,13 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from email.parser import HeaderParser
 from pathlib import Path
 from zipfile import ZipFile
+
+from kimi_agent import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,6 +64,12 @@ def files_of_the_package() -> set[str]:
     return {path.relative_to(ROOT).as_posix() for path in files}
 
 
+def needed() -> set[str]:
+    """What pyproject.toml says that the package depends on."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        return {requirement.lower() for requirement in tomllib.load(file)["project"]["dependencies"]}
+
+
 def check_wheel(wheel: Path) -> None:
     """It has the files of the package, and says what they need."""
     with ZipFile(wheel) as archive:
@@ -71,6 +80,8 @@ def check_wheel(wheel: Path) -> None:
     assert names - described == files_of_the_package(), (names - described) ^ files_of_the_package()
     assert f"{PACKAGE}/py.typed" in names
     assert any(name.endswith("/LICENSE") for name in described)
+    assert {name for name in said.get_all("Requires-Dist", []) if "extra ==" not in name} == needed()
+    assert said["Version"] == __version__
     assert said["Name"] == PACKAGE
     assert said["Requires-Python"] == ">=3.11"
     assert said["License-Expression"] == "MIT"
@@ -117,6 +128,28 @@ def check_size(python: Path, environment: Environment, folder: Path) -> None:
 
 
 # ==== what it does there ====
+
+IMPORTED = """
+import importlib, json, sys
+missing = {}
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing[name] = error.name
+print(json.dumps(missing))
+"""
+OF_EXTRAS = {"mcp", "httpx2", "opentelemetry", "rich", "prompt_toolkit", "markdown_it"}
+
+
+def check_modules(python: Path, environment: Environment, folder: Path) -> None:
+    """Each module can be imported, but those that need an extra."""
+    files = [name.removesuffix(".py") for name in sorted(files_of_the_package()) if name.endswith(".py")]
+    modules = [name.replace("/", ".").removesuffix(".__init__") for name in files if not name.endswith("__main__")]
+    missing = json.loads(output_of([python, "-c", IMPORTED, *modules], environment, folder))
+    wanted = {package.partition(".")[0] for package in missing.values()}
+    assert wanted <= OF_EXTRAS, missing
+    print(f"modules            {len(modules):7} of which {len(missing)} need an extra")
 
 
 def quick_start() -> str:
@@ -166,7 +199,7 @@ def main() -> None:
         check_archive(archive)
         python = installed(wheel, folder)
         environment = {"HOME": name, "PATH": os.environ["PATH"], "PYTHONUTF8": "1"}
-        for check in (check_size, check_quick_start, check_command):
+        for check in (check_size, check_modules, check_quick_start, check_command):
             check(python, environment, folder)
 
 
