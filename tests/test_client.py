@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import re
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -238,6 +239,45 @@ async def test_a_server_that_repeats_the_key_does_not_leak_it() -> None:
         with pytest.raises(AuthenticationError) as caught:
             await Kimi(api_key="sk-secret", http_client=client).generate("", [], [Message.user("x")])
     assert "sk-secret" not in str(caught.value) + repr(caught.value.body)
+
+
+SLASHED = "sk-nu/do+not\\tell"
+REPEATED = {
+    "as it is": r"bad key sk-nu/do+not\\tell",
+    "as PHP escapes it": r"bad key sk-nu\/do+not\\tell",
+    "by its numbers": r"bad key \u0073k-nu\u002Fdo\u002bnot\u005Ctell",
+    "as JSON in JSON": r"{\"said\": \"bad key sk-nu\\\/do\\u002bnot\\\\tell\"}",
+    "after a backslash": r"bad key \\sk-nu\/do+not\\tell",
+}
+
+
+@pytest.mark.parametrize("repeated", REPEATED.values(), ids=REPEATED)
+@pytest.mark.parametrize(
+    ("status", "content_type", "frame"),
+    [
+        (401, "application/json", '{"error": {"message": "%s", "code": "%s", "more": [{"%s": 1}]}}'),
+        (401, "application/json", '{"object": "error", "message": "%s", "type": "%s", "said": "%s"}'),
+        (401, "text/html", "<html>%s %s %s</html>"),
+        (200, "application/json", '{"error": {"message": "%s", "code": "%s", "type": "%s"}}'),
+        (200, "text/event-stream", 'data: {"error": {"message": "%s", "code": "%s", "type": "%s"}}\n\n'),
+        (200, "text/event-stream", 'event: error\ndata: {"message": "%s", "code": "%s", "type": "%s"}\n\n'),
+        (200, "text/event-stream", "data: %s %s %s\n\n"),
+    ],
+)
+async def test_a_key_that_a_server_repeats_is_not_told_however_it_is_escaped(
+    status: int, content_type: str, frame: str, repeated: str
+) -> None:
+    body = (frame % (repeated, repeated, repeated)).encode()
+    answer = httpx.Response(status, content=body, headers={"content-type": content_type})
+    async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: answer)) as client:
+        kimi = Kimi(api_key=SLASHED, base_url="https://kimi.test/v1", http_client=client, max_retries=0)
+        with pytest.raises(ChatProviderError) as caught:
+            await ask(kimi)
+    told = str(caught.value) + repr(vars(caught.value))
+    assert "(the API key)" in told
+    assert not re.search(r"sk-nu|not.*tell", told)
+    if "json" in content_type:
+        assert not isinstance(getattr(caught.value, "body", None), str)
 
 
 async def test_an_error_whose_body_never_ends_is_read_for_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:

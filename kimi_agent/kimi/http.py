@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
@@ -278,8 +279,9 @@ class HttpTransport:
         return status_error(response.status_code, self.without_key(body), headers)
 
     def without_key(self, data: bytes) -> bytes:
-        """Some hosts repeat the key that they refuse."""
-        return data.replace(self._headers["Authorization"].removeprefix("Bearer ").encode(), b"(the API key)")
+        """Some hosts repeat the key that they refuse, as it is or as JSON may escape it."""
+        key = self._headers["Authorization"].removeprefix("Bearer ").encode()
+        return re.sub(rb"(?<!\\)" + b"".join(map(_escaped, key)), b"(the API key)", data)
 
     def _error_from(self, error: Exception) -> ChatProviderError:
         if isinstance(error, httpx.TimeoutException | TimeoutError):
@@ -287,6 +289,11 @@ class HttpTransport:
         if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol):
             return APIConnectionError(f"{without_login(self.base_url)!r} is no base URL: {error}")
         return APIConnectionError(f"no connection to {without_login(self.base_url)}: {_described(error)}")
+
+
+def _escaped(byte: int) -> bytes:
+    """A pattern of a character as it is, behind backslashes, or by its number."""
+    return rb"\\*(?:%b|(?<=\\)u(?i:%04x))" % (re.escape(bytes([byte])), byte)
 
 
 class _Pool:
