@@ -9,6 +9,7 @@ import asyncio
 import reprlib
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from copy import copy
 from dataclasses import dataclass, fields
 from enum import Enum
 from functools import cache, partial
@@ -300,7 +301,8 @@ class Observer(Protocol):
     """Sees an agent at work, without a part in it: what it raises is logged, strict or not, and stops nothing.
 
     It is told of an event at once, before the handlers, in the task in which it happened; also where nobody can wait,
-    and where a handler would be told later.
+    and where a handler would be told later. Only the end of a round that was garbage is told in the next turn of the
+    event loop: whoever collects garbage may be holding the very lock that an observer wants.
     """
 
     def hears(self, event_type: type[Event]) -> bool:
@@ -360,6 +362,10 @@ class Handlers:
 
         return unsubscribe
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has the same handlers, and nobody sees it."""
+        return {**self.__dict__, "_observers": ()}
+
     def observe(self, observer: Observer) -> Callable[[], None]:
         """Add an observer; returns a function that takes it away again."""
         self._observers = (*self._observers, observer)
@@ -377,14 +383,14 @@ class Handlers:
     def _around(self, call: ToolCall) -> Generator[None]:
         with ExitStack() as stack:
             for observer in self._observers:
-                with _nobody_stopped():
+                with _nobody_stopped(observer, f"entering the call {call.name}"):
                     stack.enter_context(observer.around(call))
             yield
 
     def follow(self, agent: Any, call: ToolCall) -> None:
         """Another agent is going to answer a call: observers of this one see it, too."""
         for observer in self._observers:
-            with _nobody_stopped():
+            with _nobody_stopped(observer, f"following the call {call.name}"):
                 observer.follow(agent, call)
 
     async def emit(self, event: Event) -> None:
@@ -410,17 +416,16 @@ class Handlers:
 
     def emit_later(self, event: Event) -> None:
         """Like `emit_beside`, from a place that cannot wait. Without an event loop only observers are told."""
-        loop = asyncio._get_running_loop()
-        if loop is None:
-            self._observed(event)
-        elif type(event) in self:
-            task = loop.create_task(self.emit_beside(event))
+        self._observed(event)
+        handlers = copy(self)
+        if (loop := asyncio._get_running_loop()) is not None and type(event) in handlers:
+            task = loop.create_task(handlers.emit_beside(event))
             _telling.add(task)
             task.add_done_callback(_telling.discard)
 
     def _observed(self, event: Event) -> None:
         for observer in self._observers:
-            with _nobody_stopped():
+            with _nobody_stopped(observer, f"told of {type(event).__name__}"):
                 observer.told(event)
 
     async def _tell(self, event: Event, on_error: Callable[[Exception], None]) -> None:
@@ -446,11 +451,11 @@ def own_cancellation(who: str, error: asyncio.CancelledError) -> Exception:
 
 
 @contextmanager
-def _nobody_stopped() -> Generator[None]:
+def _nobody_stopped(observer: Observer, doing: str) -> Generator[None]:
     try:
         yield
     except Exception as error:
-        logger.opt(exception=error).error("an observer raised")
+        logger.opt(exception=error).error("the observer {} raised, {}", type(observer).__name__, doing)
 
 
 def _log(event: Event, error: Exception) -> None:

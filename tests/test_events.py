@@ -1,6 +1,7 @@
 """Handlers of events, strict ones too, and events and frames as JSON."""
 
 import asyncio
+import copy
 import gc
 import json
 from collections.abc import Awaitable, Callable, Generator
@@ -12,6 +13,7 @@ from typing import Any, get_args
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loguru import logger
 from pydantic_core import from_json
 
 from kimi_agent import (
@@ -303,6 +305,61 @@ async def test_what_an_observer_wants_is_made_until_it_is_taken_away():
     assert StreamStarted not in handlers
     await handlers.emit(STARTED)
     assert len(log) == 1
+
+
+async def test_an_observer_is_told_at_once_where_nobody_can_wait():
+    handlers = Handlers()
+    log = told_by(handlers, "handler")
+    handlers.observe(Seen(log))
+    handlers.emit_later(STARTED)
+    assert log == ["StreamStarted"]
+    while "handler" not in log:
+        await asyncio.sleep(0)
+    assert log == ["StreamStarted", "handler"]
+
+
+async def test_no_task_is_made_to_tell_nobody():
+    handlers = Handlers()
+    handlers.observe(Seen([], StreamStarted))
+    handlers.emit_later(STARTED)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_the_log_says_which_observer_raised_and_at_what():
+    class Unhappy(Seen):
+        def around(self, call: ToolCall) -> Any:
+            raise Broken
+
+        def follow(self, agent: Any, call: ToolCall) -> None:
+            raise Broken
+
+    handlers, lines = Handlers(), list[str]()
+    handlers.observe(Unhappy([], fails=True))
+    sink = logger.add(lambda line: lines.append(line.record["message"]))
+    logger.enable("kimi_agent")
+    try:
+        await handlers.emit(STARTED)
+        with handlers.around(call_of("add")):
+            handlers.follow(None, call_of("ask"))
+    finally:
+        logger.disable("kimi_agent")
+        logger.remove(sink)
+    assert lines == [
+        "the observer Unhappy raised, told of StreamStarted",
+        "the observer Unhappy raised, entering the call add",
+        "the observer Unhappy raised, following the call ask",
+    ]
+
+
+def test_a_copy_of_an_agent_has_its_handlers_and_no_observers():
+    log: list[Any] = []
+    agent = Agent(ScriptedKimi())
+    agent.on(StreamStarted, broken)
+    agent._handlers.observe(Seen(log, RoundStarted))
+    another = copy.deepcopy(agent)
+    assert StreamStarted in another._handlers
+    assert RoundStarted not in another._handlers
+    assert RoundStarted in agent._handlers
 
 
 def test_without_an_event_loop_observers_are_told_and_handlers_are_not():
