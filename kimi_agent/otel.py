@@ -25,7 +25,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 from weakref import WeakSet
 
@@ -69,6 +69,9 @@ Attributes: TypeAlias = dict[str, str | bool | int | float | Sequence[str]]
 _PROVIDERS: Final = {"kimi": "moonshot_ai"}
 """What the conventions call a provider. All others go by their own name."""
 
+_UNKNOWN: Final = "_unknown"
+"""The name of a function that does not exist."""
+
 _SECONDS: Final = [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92]
 _TOKENS: Final = [4.0**power for power in range(14)]
 """The bounds of the buckets, as the conventions have them."""
@@ -83,26 +86,43 @@ def instrument(
 ) -> Callable[[], None]:
     """Trace an agent from now on, and the sub-agents that answer its calls.
 
+    Who traces it for the same providers already is replaced. For other providers it is traced besides, by itself.
+
     Args:
-        agent: which one. A fork is another agent: it is traced if it is instrumented itself.
+        agent: which one. A fork or a copy is another agent: it is traced if it is instrumented itself.
         tracer_provider: takes the spans; else the global one.
         meter_provider: takes the metrics; else the global one.
         content: whether spans tell what was said: prompts, answers, arguments, results, and the texts of errors.
 
     Returns:
-        A function that ends it, and all spans that are open. Twice is once.
+        A function that ends it, and all spans that are open. Twice is once; if it was replaced, nothing happens.
     """
-    telemetry = _Telemetry.of(tracer_provider, meter_provider, content=content)
+    telemetry = _Telemetry.of(_Providers(tracer_provider, meter_provider), content=content)
+    for observer in agent._handlers._observers:
+        if isinstance(observer, _Tracing) and observer.is_for(telemetry.providers):
+            observer.end()
     return _Tracing(telemetry, agent, type(agent).__name__).end
 
 
 # ==== where it goes ====
 
 
+class _Providers(NamedTuple):
+    """Who takes spans and figures; `None` is the global one."""
+
+    traces: trace.TracerProvider | None
+    measures: metrics.MeterProvider | None
+
+    def named(self) -> tuple[trace.TracerProvider, metrics.MeterProvider]:
+        """The same, with the global ones as they are by now."""
+        return self.traces or trace.get_tracer_provider(), self.measures or metrics.get_meter_provider()
+
+
 @dataclass(frozen=True, slots=True)
 class _Telemetry:
-    """Who takes spans and figures, and whether they tell what was said."""
+    """Where spans and figures go, and whether they tell what was said."""
 
+    providers: _Providers
     tracer: trace.Tracer
     tokens: metrics.Histogram
     duration: metrics.Histogram
@@ -110,16 +130,15 @@ class _Telemetry:
     content: bool
 
     @classmethod
-    def of(
-        cls, traces: trace.TracerProvider | None, measures: metrics.MeterProvider | None, *, content: bool
-    ) -> _Telemetry:
-        meter = metrics.get_meter("kimi_agent", __version__, measures, SCHEMA)
+    def of(cls, providers: _Providers, *, content: bool) -> _Telemetry:
+        meter = metrics.get_meter("kimi_agent", __version__, providers.measures, SCHEMA)
 
         def histogram(name: str, unit: str, description: str, bounds: Sequence[float]) -> metrics.Histogram:
             return meter.create_histogram(name, unit, description, explicit_bucket_boundaries_advisory=bounds)
 
         return cls(
-            trace.get_tracer("kimi_agent", __version__, traces, SCHEMA),
+            providers,
+            trace.get_tracer("kimi_agent", __version__, providers.traces, SCHEMA),
             histogram("gen_ai.client.token.usage", "{token}", "Number of input and output tokens used.", _TOKENS),
             histogram("gen_ai.client.operation.duration", "s", "GenAI operation duration.", _SECONDS),
             histogram("gen_ai.client.operation.time_to_first_chunk", "s", "Time to receive the first chunk.", _SECONDS),
@@ -130,8 +149,36 @@ class _Telemetry:
 # ==== spans that are open ====
 
 
-class _Open:
-    """A span until it ends, which it does once."""
+class _Ending(NamedTuple):
+    """How something ended."""
+
+    outcome: str
+    error_type: str | None = None
+    """What went wrong."""
+    error: str = ""
+    """The same in words, which may be somebody's."""
+
+    @classmethod
+    def by(cls, error: BaseException) -> _Ending:
+        """Of what ended with an error: whoever is cancelled has not failed."""
+        return cls("failed", type(error).__name__, text_of(error)) if isinstance(error, Exception) else _CANCELLED
+
+
+_COMPLETED: Final = _Ending("completed")
+_CANCELLED: Final = _Ending("cancelled")
+
+
+@contextmanager
+def _whatever_happens(doing: str) -> Generator[None]:
+    """What is raised within is logged: a processor or an exporter of somebody must not keep other spans open."""
+    try:
+        yield
+    except Exception as error:
+        logger.opt(exception=error).error("tracing raised, {}", doing)
+
+
+class _OpenSpan:
+    """A span until it ends, which it does once. None of its methods raises."""
 
     def __init__(self, telemetry: _Telemetry, span: trace.Span) -> None:
         self.telemetry, self.span = telemetry, span
@@ -143,30 +190,36 @@ class _Open:
         """Since it began."""
         return monotonic() - self._began
 
+    def add(self, attributes: Attributes) -> None:
+        """Give it more attributes."""
+        with _whatever_happens("giving a span attributes"):
+            self.span.set_attributes(attributes)
+
+    def happened(self, name: str, attributes: Attributes) -> None:
+        """Give it an event."""
+        with _whatever_happens(f"giving a span the event {name}"):
+            self.span.add_event(name, attributes)
+
     def tell(self, name: str, text: Callable[[], str]) -> None:
         """Say what was said, if that is wanted, and anybody reads it."""
-        if self.telemetry.content and self.span.is_recording():
-            self.span.set_attribute(name, text().encode(errors="replace").decode())
+        with _whatever_happens(f"giving a span {name}"):
+            if self.telemetry.content and self.span.is_recording():
+                self.span.set_attribute(name, text().encode(errors="replace").decode())
 
-    def end(self, outcome: str, error_type: str | None = None, error: str = "") -> None:
-        """End it. Twice is once.
-
-        Args:
-            outcome: how it ended.
-            error_type: what went wrong.
-            error: the same in words, which may be somebody's.
-        """
+    def end(self, ending: _Ending) -> None:
+        """End it. Twice is once."""
         if self.ended:
             return
         self.ended = True
-        self.span.set_attribute("kimi_agent.outcome", outcome)
-        if error_type is not None:
-            self.span.set_attribute("error.type", error_type)
-            self.span.set_status(trace.StatusCode.ERROR, error if self.telemetry.content else None)
-        self.span.end()
+        self.add(_outcome(ending))
+        with _whatever_happens("giving a span its status"):
+            if ending.error_type is not None:
+                self.span.set_status(trace.StatusCode.ERROR, ending.error if self.telemetry.content else None)
+        with _whatever_happens("ending a span"):
+            self.span.end()
 
 
-class _Answer(_Open):
+class _AnswerSpan(_OpenSpan):
     """The span of an answer, and its figures.
 
     Args:
@@ -190,7 +243,8 @@ class _Answer(_Open):
         """The first of it has come."""
         self.begun = True
         if self._streamed:
-            self.span.set_attribute("gen_ai.response.time_to_first_chunk", seconds := self.seconds)
+            seconds = self.seconds
+            self.add({"gen_ai.response.time_to_first_chunk": seconds})
             self._record(self.telemetry.first_chunk, seconds)
 
     def retried(self, event: RequestRetried) -> None:
@@ -198,38 +252,36 @@ class _Answer(_Open):
         known = {"error.type": event.error_type, "http.response.status_code": event.status_code}
         told = {"attempt": event.attempt, "delay": event.delay}
         attributes = {**known, **{f"kimi_agent.retry.{name}": value for name, value in told.items()}}
-        self.span.add_event(
-            "kimi_agent.retry", {name: value for name, value in attributes.items() if value is not None}
-        )
+        self.happened("kimi_agent.retry", {name: value for name, value in attributes.items() if value is not None})
 
     def completed(self, event: StreamCompleted) -> None:
         """It is whole."""
         if event.id is not None:
-            self.span.set_attribute("gen_ai.response.id", event.id)
+            self.add({"gen_ai.response.id": event.id})
         _tell_result(self, event)
         if event.usage is not None:
-            self.span.set_attributes(_spent(event.usage))
+            self.add(_spent(event.usage))
             for kind, tokens in (("input", event.usage.input), ("output", event.usage.output)):
                 self._record(self.telemetry.tokens, tokens, {"gen_ai.token.type": kind})
-        self.end("completed")
+        self.end(_COMPLETED)
 
-    def end(self, outcome: str, error_type: str | None = None, error: str = "") -> None:
+    def end(self, ending: _Ending) -> None:
         """End it, and say how long it took."""
         if not self.ended:
-            how = {"kimi_agent.outcome": outcome, **({} if error_type is None else {"error.type": error_type})}
-            self._record(self.telemetry.duration, self.seconds, how)
-        super().end(outcome, error_type, error)
+            self._record(self.telemetry.duration, self.seconds, _outcome(ending))
+        super().end(ending)
 
-    def _record(self, histogram: metrics.Histogram, value: float, more: Mapping[str, str] | None = None) -> None:
-        histogram.record(value, {**self._asked, **(more or {})}, context=_within(self.span))
+    def _record(self, histogram: metrics.Histogram, value: float, more: Attributes | None = None) -> None:
+        with _whatever_happens("counting"):
+            histogram.record(value, {**self._asked, **(more or {})}, context=_within(self.span))
 
 
-class _Round(_Open):
+class _RoundSpan(_OpenSpan):
     """The span of a round, and what its answers come to."""
 
     def __init__(self, telemetry: _Telemetry, span: trace.Span) -> None:
         super().__init__(telemetry, span)
-        self.answer: _Answer | None = None
+        self.answer: _AnswerSpan | None = None
         """The one that is on its way, or was the last."""
         self._usage: TokenUsage | None = None
         self._last: StreamCompleted | None = None
@@ -245,21 +297,21 @@ class _Round(_Open):
         if event.usage is not None:
             self._usage = event.usage if self._usage is None else self._usage + event.usage
 
-    def end(self, outcome: str, error_type: str | None = None, error: str = "") -> None:
+    def end(self, ending: _Ending) -> None:
         """End it, with the answer that is on its way."""
         if self.answer is not None:
-            self.answer.end("cancelled")
+            self.answer.end(_CANCELLED)
         if not self.ended and self._last is not None:
             _tell_result(self, self._last)
         if not self.ended and self._usage is not None:
-            self.span.set_attributes(_spent(self._usage))
-        super().end(outcome, error_type, error)
+            self.add(_spent(self._usage))
+        super().end(ending)
 
 
-class _Call(_Open):
-    """The span of a call. `round` is the one that it belongs to, if it does."""
+class _CallSpan(_OpenSpan):
+    """The span of a call. `round` is that of the round that it belongs to, if it does."""
 
-    def __init__(self, telemetry: _Telemetry, span: trace.Span, call: ToolCall, round_: _Round | None) -> None:
+    def __init__(self, telemetry: _Telemetry, span: trace.Span, call: ToolCall, round_: _RoundSpan | None) -> None:
         super().__init__(telemetry, span)
         self.call, self.round = call, round_
         self.tell("gen_ai.tool.call.arguments", lambda: call.arguments)
@@ -268,15 +320,25 @@ class _Call(_Open):
         """It has its result."""
         self.tell("gen_ai.tool.call.result", lambda: event.message.text)
         if event.message.is_tool_call_error:
-            self.end("failed", event.error_type or "ToolError", event.message.text)
+            self.end(_Ending("failed", event.error_type or "ToolError", event.message.text))
         else:
-            self.end("completed")
+            self.end(_COMPLETED)
 
 
 # ==== an agent ====
 
-_calls_here: Final[ContextVar[tuple[object, ...] | None]] = ContextVar("kimi_agent_otel", default=None)
-"""The rounds that a traced call is inside of, for the code that runs inside of the call."""
+
+class _InsideOfCall(NamedTuple):
+    """For the code that runs inside of a traced call."""
+
+    providers: _Providers
+    span: trace.Span
+    marks: tuple[object, ...]
+    """Of the rounds that the call is inside of."""
+
+
+_calls_here: Final[ContextVar[tuple[_InsideOfCall, ...]]] = ContextVar("kimi_agent_otel", default=())
+"""The traced calls that this code runs inside of, the innermost last. Only the span of that one is the current one."""
 
 
 class _Tracing:
@@ -290,12 +352,16 @@ class _Tracing:
 
     def __init__(self, telemetry: _Telemetry, agent: Agent, name: str) -> None:
         self._telemetry, self._agent, self._name = telemetry, agent, name
-        self._rounds: dict[object, _Round] = {}
+        self._rounds: dict[object, _RoundSpan] = {}
         """Those that are open, by the marks of their turns. The end of one may be told after the next has begun."""
-        self._calls: dict[int, list[_Call]] = {}
+        self._calls: dict[int, list[_CallSpan]] = {}
         """Those that are open, by the identity of the call. The calls of a message may be one object."""
         self._below: WeakSet[_Tracing] = WeakSet()
         self._unobserve = agent._handlers.observe(self)
+
+    def is_for(self, providers: _Providers) -> bool:
+        """Whether these providers take what it sees."""
+        return self._telemetry.providers.named() == providers.named()
 
     def end(self) -> None:
         """See no more, and end what is open."""
@@ -305,7 +371,7 @@ class _Tracing:
         for mark in tuple(self._rounds):
             self._end_round(self._rounds.pop(mark), RoundFinished("closed"))
         for call in self._open_calls():
-            self._end_call(call, "cancelled")
+            self._end_call(call, _CANCELLED)
 
     # ---- what an observer does ----
 
@@ -324,13 +390,13 @@ class _Tracing:
     def around(self, call: ToolCall) -> Generator[None]:
         """The span of a call is the current one while its function runs."""
         opened = self._begin_call(call)
-        here = _calls_here.set(marks_here())
+        inside = _InsideOfCall(self._telemetry.providers, opened.span, marks_here())
+        here = _calls_here.set((*_calls_here.get(), inside))
         attached = contexts.attach(_within(opened.span))
         try:
             yield
         except BaseException as error:
-            with logger.catch(Exception, message="the span of a call could not be ended"):
-                self._end_call(opened, *_end_by(error))
+            self._end_call(opened, _Ending.by(error))
             raise
         finally:
             with suppress(ValueError):  # a task that is torn down with its loop leaves in another context
@@ -346,28 +412,31 @@ class _Tracing:
     def _round_started(self, event: RoundStarted) -> None:
         attributes = {"gen_ai.agent.name": self._name, **self._asks(self._agent.provider.model_name)}
         span = self._start("invoke_agent", self._name, attributes, None)
-        self._rounds[marks_here()[-1]] = round_ = _Round(self._telemetry, span)
+        self._rounds[marks_here()[-1]] = round_ = _RoundSpan(self._telemetry, span)
         if (query := event.query) is not None:
             round_.tell("gen_ai.input.messages", lambda: _as_json([_message(_fields(query))]))
 
     def _round_finished(self, event: RoundFinished) -> None:
-        mark = next((mark for mark in marks_here() if mark in self._rounds), None)
-        if (round_ := self._rounds.pop(mark, None)) is not None:
+        if (round_ := self._rounds.pop(_innermost_mark(), None)) is not None:
             self._end_round(round_, event)
 
-    def _end_round(self, round_: _Round, event: RoundFinished) -> None:
+    def _end_round(self, round_: _RoundSpan, event: RoundFinished) -> None:
         for call in self._open_calls():
             if call.round is round_:
-                self._end_call(call, "cancelled")
-        round_.end(event.outcome, event.error_type)
+                self._end_call(call, _CANCELLED)
+        round_.end(_Ending(event.outcome, event.error_type))
 
-    def _round_here(self) -> _Round | None:
-        """The round that this code runs inside of."""
-        return next((self._rounds[mark] for mark in marks_here() if mark in self._rounds), None)
+    def _round_here(self) -> _RoundSpan | None:
+        """The round in which something happens. That of another one, which this one has ended, is none of its own."""
+        return self._rounds.get(_innermost_mark())
+
+    def _round_around(self) -> _RoundSpan | None:
+        """The round that this code runs inside of, maybe with rounds of other agents in between."""
+        return next((self._rounds[mark] for mark in reversed(marks_here()) if mark in self._rounds), None)
 
     def _compacted(self, event: HistoryCompacted) -> None:
         if (round_ := self._round_here()) is not None:
-            round_.span.add_event("kimi_agent.history_compacted", _compaction(event))
+            round_.happened("kimi_agent.history_compacted", _compaction(event))
 
     # ---- answers ----
 
@@ -379,9 +448,9 @@ class _Tracing:
         streamed = bool(getattr(provider, "stream", True))
         more: Attributes = {**asked, **({"gen_ai.request.stream": True} if streamed else {})}
         span = self._start("chat", event.model, more, round_, trace.SpanKind.CLIENT)
-        round_.answer = _Answer(self._telemetry, span, asked, streamed=streamed)
+        round_.answer = _AnswerSpan(self._telemetry, span, asked, streamed=streamed)
 
-    def _answer_here(self) -> _Answer | None:
+    def _answer_here(self) -> _AnswerSpan | None:
         """The answer that is on its way."""
         round_ = self._round_here()
         return None if round_ is None or round_.answer is None or round_.answer.ended else round_.answer
@@ -405,40 +474,50 @@ class _Tracing:
 
     def _answer_failed(self, event: StreamFailed) -> None:
         if (answer := self._answer_here()) is not None:
-            answer.end("failed", event.error_type, event.error)
+            answer.end(_Ending("failed", event.error_type, event.error))
 
     def _answer_cancelled(self, event: StreamCancelled) -> None:
         if (answer := self._answer_here()) is not None:
-            answer.end("cancelled")
+            answer.end(_CANCELLED)
 
     # ---- calls ----
 
-    def _begin_call(self, call: ToolCall) -> _Call:
-        round_ = self._round_here()
-        inside_of_another = _calls_here.get() == marks_here()
+    def _begin_call(self, call: ToolCall) -> _CallSpan:
+        round_, inside, name = self._round_around(), self._call_here(), self._name_of(call)
+        parent = None if inside is not None and inside.marks == marks_here() else round_
         attributes: Attributes = {
-            "gen_ai.tool.name": call.name,
+            "gen_ai.tool.name": name,
             "gen_ai.tool.call.id": call.id,
             "gen_ai.tool.type": "function",
         }
-        span = self._start("execute_tool", call.name, attributes, None if inside_of_another else round_)
-        opened = _Call(self._telemetry, span, call, round_)
+        opened = _CallSpan(self._telemetry, self._start("execute_tool", name, attributes, parent), call, round_)
         self._calls.setdefault(id(call), []).append(opened)
         return opened
 
+    def _call_here(self) -> _InsideOfCall | None:
+        """The innermost call that this code runs inside of, of those whose spans go to the same provider."""
+        return next((call for call in reversed(_calls_here.get()) if self._takes(call)), None)
+
+    def _takes(self, call: _InsideOfCall) -> bool:
+        return self._telemetry.providers.named()[0] is call.providers.named()[0]
+
+    def _name_of(self, call: ToolCall) -> str:
+        """Of the function, if there is one. What else a model may have written there is something that was said."""
+        return call.name if self._telemetry.content or call.name in self._agent.functions else _UNKNOWN
+
     def _call_finished(self, event: ToolCallFinished) -> None:
-        for opened in self._calls.get(id(event.call), ())[:1]:
+        if (opened := next(iter(self._calls.get(id(event.call), ())), None)) is not None:
             self._forget(opened)
             opened.finished(event)
 
-    def _end_call(self, opened: _Call, outcome: str, error_type: str | None = None, error: str = "") -> None:
+    def _end_call(self, opened: _CallSpan, ending: _Ending) -> None:
         self._forget(opened)
-        opened.end(outcome, error_type, error)
+        opened.end(ending)
 
-    def _open_calls(self) -> list[_Call]:
+    def _open_calls(self) -> list[_CallSpan]:
         return [call for calls in self._calls.values() for call in calls]
 
-    def _forget(self, opened: _Call) -> None:
+    def _forget(self, opened: _CallSpan) -> None:
         calls = [call for call in self._calls.pop(id(opened.call), ()) if call is not opened]
         if calls:
             self._calls[id(opened.call)] = calls
@@ -450,13 +529,22 @@ class _Tracing:
         operation: str,
         name: str,
         attributes: Attributes,
-        parent: _Open | None,
+        parent: _OpenSpan | None,
         kind: trace.SpanKind = trace.SpanKind.INTERNAL,
     ) -> trace.Span:
-        """A span below another one, else below the current one."""
-        context = None if parent is None else _within(parent.span)
-        known: Attributes = {"gen_ai.operation.name": operation, **attributes, **_conversation(self._agent)}
-        return self._telemetry.tracer.start_span(f"{operation} {name}", context, kind, known)
+        """A span below another one, else below the current one. If it cannot begin, that one itself, to no effect."""
+        context = self._around() if parent is None else _within(parent.span)
+        with _whatever_happens(f"beginning a span of {operation}"):
+            known: Attributes = {"gen_ai.operation.name": operation, **attributes, **_conversation(self._agent)}
+            return self._telemetry.tracer.start_span(f"{operation} {name}", context, kind, known)
+        return trace.NonRecordingSpan(trace.get_current_span(context).get_span_context())
+
+    def _around(self) -> contexts.Context | None:
+        """Where a span without a parent stands, if that is not the current one: it may be that of another provider."""
+        calls = _calls_here.get()
+        if not calls or self._takes(calls[-1]) or (call := self._call_here()) is None:
+            return None
+        return _within(call.span)
 
     def _asks(self, model: str) -> Attributes:
         """Who is asked."""
@@ -480,6 +568,11 @@ _TOLD: Final[dict[type[Any], Callable[[_Tracing, Any], None]]] = {
 """What is done when an event is told."""
 
 
+def _innermost_mark() -> object:
+    """Of the turn in which an event happens."""
+    return next(reversed(marks_here()), None)
+
+
 # ==== attributes ====
 
 
@@ -487,9 +580,9 @@ def _within(span: trace.Span) -> contexts.Context:
     return trace.set_span_in_context(span)
 
 
-def _end_by(error: BaseException) -> tuple[str, str | None, str]:
-    """How something ended that ended with an error: whoever is cancelled has not failed."""
-    return ("failed", type(error).__name__, text_of(error)) if isinstance(error, Exception) else ("cancelled", None, "")
+def _outcome(ending: _Ending) -> Attributes:
+    known = {"kimi_agent.outcome": ending.outcome, "error.type": ending.error_type}
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def _conversation(agent: Agent) -> Attributes:
@@ -526,10 +619,10 @@ def _compaction(event: HistoryCompacted) -> Attributes:
     return {f"kimi_agent.compaction.{name}": getattr(event, name) for name in told}
 
 
-def _tell_result(opened: _Open, event: StreamCompleted) -> None:
+def _tell_result(opened: _OpenSpan, event: StreamCompleted) -> None:
     """What came of an answer, or of a round that ends with it."""
     if event.finish_reason is not None:
-        opened.span.set_attribute("gen_ai.response.finish_reasons", (event.finish_reason,))
+        opened.add({"gen_ai.response.finish_reasons": (event.finish_reason,)})
     said = {"finish_reason": event.finish_reason or ""}
     opened.tell("gen_ai.output.messages", lambda: _as_json([{**_message(_fields(event.message)), **said}]))
 
@@ -560,7 +653,7 @@ def _message(fields: Mapping[str, Any]) -> dict[str, Any]:
         return {"role": "tool", "parts": [response]}
     reasoning = fields.get("reasoning_content") or fields.get("reasoning") or ""
     thought = [{"type": "think", "think": reasoning}] if reasoning.strip() else []
-    calls = map(_call, fields.get("tool_calls") or ())
+    calls = map(_call_part, fields.get("tool_calls") or ())
     return {"role": fields["role"], "parts": [*map(_part, (*thought, *parts)), *calls]}
 
 
@@ -586,7 +679,7 @@ def _response(parts: Sequence[Mapping[str, Any]]) -> Any:
     return list(map(_part, parts))
 
 
-def _call(call: Mapping[str, Any]) -> dict[str, Any]:
+def _call_part(call: Mapping[str, Any]) -> dict[str, Any]:
     function = call["function"]
     arguments: Any = function.get("arguments")
     with suppress(ValueError, TypeError):

@@ -2,10 +2,12 @@
 
 import asyncio
 import contextvars
+import copy
 import gc
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -34,11 +36,13 @@ from kimi_agent import (
     RoundFinished,
     ServerError,
     SQLiteSessionStore,
+    StreamCancelled,
     StreamFrameReceived,
     StreamInterruptedError,
     TextPart,
     TokenUsage,
     ToolError,
+    ToolResult,
     ToolReturnValue,
     UsageLimitExceeded,
     UsageLimits,
@@ -46,7 +50,7 @@ from kimi_agent import (
 )
 from kimi_agent.message import MediaURL
 from kimi_agent.otel import instrument
-from kimi_agent.testing import Delivery, Failure, Gate, KimiServer, Reply, ScriptedKimi, call, say
+from kimi_agent.testing import Call, Delivery, Failure, Gate, KimiServer, Reply, ScriptedKimi, call, say
 
 USAGE = TokenUsage(input_other=1_000, output=100, input_cache_read=9_000)
 
@@ -557,7 +561,7 @@ async def test_the_calls_of_a_message_may_be_one_object(telemetry: Telemetry):
         ("wrong", "ValueError"),
         ("refused", "ToolError"),
         ("slow", "FunctionTimeout"),
-        ("unknown", "NoSuchFunction"),
+        ("_unknown", "NoSuchFunction"),
     ],
 )
 async def test_a_call_that_goes_wrong_names_the_error(name: str, error_type: str, telemetry: Telemetry):
@@ -793,6 +797,93 @@ async def test_the_end_of_a_round_is_that_of_no_other_one(telemetry: Telemetry):
     assert rounds == [("invoke_agent Busy", "closed"), ("invoke_agent Busy", "completed")]
 
 
+async def test_a_round_that_ends_as_its_task_does_while_another_one_waits_ends_its_own_span(telemetry: Telemetry):
+    agent, rounds = busy(telemetry, calling("quick"), calling("quick"), say("done")), list[Any]()
+    left = asyncio.Event()
+
+    async def leaves() -> None:
+        rounds.append(agent.full_round_frames("go"))
+        async for _ in rounds[0]:
+            break
+        left.set()
+        await turns_of_the_loop(10)
+
+    async def waits() -> None:
+        await left.wait()
+        await read(agent, "full_round_frames")
+
+    await asyncio.gather(leaves(), waits())
+    await turns_of_the_loop(10)
+    check_the_next_round(telemetry)
+
+
+def test_a_round_that_is_lost_with_its_loop_ends_its_own_span_when_the_next_one_begins(telemetry: Telemetry):
+    agent, rounds = busy(telemetry, calling("quick"), calling("quick"), say("done")), list[Any]()
+
+    async def leaves() -> None:
+        rounds.append(agent.full_round_frames("go"))
+        async for _ in rounds[0]:
+            break
+
+    asyncio.run(leaves())
+    asyncio.run(read(agent, "full_round_frames"))
+    check_the_next_round(telemetry)
+
+
+def check_the_next_round(telemetry: Telemetry) -> None:
+    """One round was left, and the next one has all that is its own."""
+    outcomes = telemetry.outcomes()
+    assert outcomes[0] == ("invoke_agent Busy", "closed", None)
+    assert outcomes[2:] == [
+        ("invoke_agent Busy", "completed", None),
+        ("chat kimi-k3", "completed", None),
+        ("execute_tool quick", "completed", None),
+        ("chat kimi-k3", "completed", None),
+    ]
+    assert sum(number for _, number, _ in telemetry.figures("gen_ai.client.operation.duration")) == 3
+    telemetry.check()
+
+
+async def test_the_end_of_an_answer_is_that_of_no_other_one(telemetry: Telemetry):
+    agent = busy(telemetry, say(LONG), say(LONG))
+    old = agent.full_round_frames("go")
+    await anext(old)
+    new = agent.full_round_frames("go on")
+    await anext(new)
+    with new._turn.inside(), old._turn.inside():
+        await agent._handlers.emit_beside(StreamCancelled(Message.assistant("")))
+    assert telemetry.open == ["invoke_agent Busy", "chat kimi-k3"]
+    await new.aclose()
+    telemetry.check()
+
+
+async def test_a_round_that_is_found_to_be_garbage_while_a_span_is_exported_is_no_deadlock(telemetry: Telemetry):
+    lock, told = threading.Lock(), list[str]()
+
+    class Collects(SpanProcessor):
+        def on_end(self, span: ReadableSpan) -> None:
+            assert lock.acquire(blocking=False), "somebody waits here for good"
+            gc.collect()
+            told.append(span.name)
+            lock.release()
+
+    telemetry.traces.add_span_processor(Collects())
+    gc.disable()
+    try:
+        round_: Any = busy(telemetry, *script_of_frames()).full_round_frames("go")
+        await anext(round_)
+        circle: list[Any] = [round_]
+        circle.append(circle)
+        del round_, circle
+        telemetry.tracer.start_span("other").end()
+    finally:
+        gc.enable()
+    assert told == ["other"]
+    await turns_of_the_loop(3)
+    assert told == ["other", "chat kimi-k3", "invoke_agent Busy"]
+    telemetry.check()
+
+
 def test_a_program_that_ends_after_a_break_has_all_spans(telemetry: Telemetry):
     async def main() -> None:
         await leave_by_break(busy(telemetry, *script_of_frames()), 3)
@@ -868,6 +959,14 @@ async def test_nothing_that_was_said_is_told(telemetry: Telemetry):
     told = await everything_told(telemetry, talkative(telemetry, content=False))
     assert "secret" not in told
     assert "ValueError" in told
+
+
+@pytest.mark.parametrize(("content", "name"), [(False, "_unknown"), (True, "a_secret_of_the_model")])
+async def test_a_function_that_does_not_exist_has_no_name_of_its_own(content: bool, name: str, telemetry: Telemetry):
+    await read(busy(telemetry, Reply(tool_calls=[Call("a_secret_of_the_model", id="7")]), say("done"), content=content))
+    assert attributes(telemetry.named(f"execute_tool {name}"))["gen_ai.tool.name"] == name
+    told = "".join(span.to_json() for span in telemetry.spans)
+    assert ("secret" in told) is content
 
 
 async def test_what_was_said_is_told_to_who_asks_for_it(telemetry: Telemetry):
@@ -981,16 +1080,78 @@ async def test_a_fork_is_traced_if_it_is_instrumented_itself(telemetry: Telemetr
     assert telemetry.tree == ["invoke_agent Busy", "  chat kimi-k3"]
 
 
-async def test_an_agent_may_be_traced_twice():
+async def test_a_copy_is_not_traced(telemetry: Telemetry):
+    agent = Busy(ScriptedKimi([say("done"), say("done")]))
+    telemetry.trace(agent)
+    another = copy.deepcopy(agent)
+    await another.chat_round("?")
+    assert telemetry.starts.begun == []
+    await agent.chat_round("?")
+    assert telemetry.tree == ["invoke_agent Busy", "  chat kimi-k3"]
+
+
+async def test_an_agent_may_be_traced_for_two_providers():
     one, two = Telemetry(), Telemetry()
-    agent = busy(one, calling("traced"), say("done"))
-    undo = two.trace(agent)
-    await read(agent)
+    scout = Busy(ScriptedKimi([calling("calling"), say("seen")]))
+    scout.tracer = trace.NoOpTracer()
+    boss = Agent(ScriptedKimi([call("scout", query="?"), say("done")]), functions=[scout.as_tool("scout", "Looks.")])
+    one.trace(boss)
+    undo = two.trace(boss)
+    await read(boss)
     undo()
-    assert len(one.spans) == 5
-    assert len(two.spans) == 4
+    boss.provider = ScriptedKimi([say("done")])
+    await boss.chat_round("?")
+    assert two.tree == [
+        "invoke_agent Agent",
+        "  chat kimi-k3",
+        "  execute_tool scout",
+        "    invoke_agent scout",
+        "      chat kimi-k3",
+        "      execute_tool calling",
+        "        execute_tool traced",
+        "      chat kimi-k3",
+        "  chat kimi-k3",
+    ]
+    assert one.tree == [*two.tree, "invoke_agent Agent", "  chat kimi-k3"]
     for telemetry in (one, two):
+        ours = {span.context.span_id for span in telemetry.spans}
+        assert {above(span) for span in telemetry.spans} <= {None, *ours}
         telemetry.check()
+
+
+async def test_the_spans_of_a_function_stand_below_the_call_of_the_last_provider():
+    one, two = Telemetry(), Telemetry()
+    agent = busy(two, calling("traced"), say("done"))
+    one.trace(agent)
+    two.trace(agent)
+    await read(agent)
+    assert one.tree == ["invoke_agent Busy", "  chat kimi-k3", "  execute_tool traced", "  chat kimi-k3"]
+    assert two.tree == [*one.tree[:3], "    inside", *one.tree[3:]]
+
+
+async def test_who_traces_for_the_same_provider_again_replaces_what_was_there(telemetry: Telemetry):
+    agent = busy(telemetry, calling("quick"), say("done"), say("again"))
+    first = telemetry.trace(agent)
+    second = telemetry.trace(agent, content=True)
+    first()
+    await read(agent)
+    assert telemetry.tree == ["invoke_agent Busy", "  chat kimi-k3", "  execute_tool quick", "  chat kimi-k3"]
+    assert [number for _, number, _ in telemetry.figures("gen_ai.client.operation.duration")] == [2]
+    assert "gen_ai.input.messages" in attributes(telemetry.spans[0])
+    second()
+    await agent.chat_round("?")
+    assert len(telemetry.starts.begun) == 4
+
+
+async def test_the_global_providers_are_the_same_ones_by_their_name(
+    monkeypatch: pytest.MonkeyPatch, telemetry: Telemetry
+):
+    agent = Agent(ScriptedKimi([say("done")]))
+    instrument(agent)
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", telemetry.traces)
+    instrument(agent, tracer_provider=telemetry.traces)
+    await agent.chat_round("?")
+    assert telemetry.tree == ["invoke_agent Agent", "  chat kimi-k3"]
 
 
 async def test_of_an_answer_only_the_first_frames_are_made_events(
@@ -1039,6 +1200,59 @@ async def test_a_cancelled_call_stays_cancelled_when_its_span_cannot_be_ended(te
     task.cancel()
     await asyncio.wait([task])
     assert task.cancelled()
+
+
+@pytest.mark.parametrize("nth", range(3))
+@pytest.mark.parametrize("leave", ["undo", "aclose"])
+async def test_a_span_that_cannot_be_ended_holds_no_other_one_open(leave: str, nth: int, telemetry: Telemetry):
+    class EndsOneBadly(SpanProcessor):
+        ended = 0
+
+        def on_end(self, span: ReadableSpan) -> None:
+            self.ended += 1
+            if self.ended == nth + 1:
+                raise RuntimeError("no end")
+
+    telemetry.traces.add_span_processor(EndsOneBadly())
+    agent = Busy(ScriptedKimi([calling("quick"), say(LONG)]))
+    undo = telemetry.trace(agent)
+    round_ = agent.full_round_frames("go")
+    async for frame in round_:
+        if isinstance(frame, ToolResult):
+            break
+    await anext(round_)
+    undo() if leave == "undo" else await round_.aclose()
+    assert len(telemetry.starts.begun) == 4
+    telemetry.check()
+    undo()
+    await round_.aclose()
+    assert agent._handlers._observers == ()
+
+
+@pytest.mark.parametrize("operation", ["invoke_agent", "chat", "execute_tool"])
+async def test_a_span_that_cannot_begin_is_missing_and_nothing_else(operation: str, telemetry: Telemetry):
+    class StartsBadly(SpanProcessor):
+        def on_start(self, span: Any, parent_context: Any = None) -> None:
+            if span.name.startswith(operation):
+                raise RuntimeError("no start")
+
+    telemetry.traces._active_span_processor._span_processors = (StartsBadly(), telemetry.starts)
+    telemetry.traces.add_span_processor(SimpleSpanProcessor(telemetry.exporter))
+    agent = busy(telemetry, calling("traced", usage=USAGE), Reply("done", usage=USAGE))
+    with telemetry.tracer.start_as_current_span("request"):
+        await read(agent)
+    names = ["request", "invoke_agent Busy", "chat kimi-k3", "execute_tool traced", "inside", "chat kimi-k3"]
+    assert [span.name for span in telemetry.spans] == [name for name in names if not name.startswith(operation)]
+    assert len({span.context.trace_id for span in telemetry.spans}) == 1
+    assert [number for _, number, _ in telemetry.figures("gen_ai.client.token.usage")] == [2, 2]
+    telemetry.check()
+
+
+async def test_figures_that_cannot_be_taken_hold_no_span_open(telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("opentelemetry.sdk.metrics.Histogram.record", lambda *_, **__: 1 / 0)
+    await read(busy(telemetry, calling("quick"), say("done")))
+    assert {outcome for _, outcome, _ in telemetry.outcomes()} == {"completed"}
+    telemetry.check()
 
 
 async def test_without_a_provider_the_global_one_is_asked(monkeypatch: pytest.MonkeyPatch, telemetry: Telemetry):
