@@ -35,8 +35,10 @@ for at, pipe in enumerate([fcntl.fcntl(int(pipe), fcntl.F_DUPFD, 10) for pipe in
 os.execv(sys.argv[3], sys.argv[3:])
 """
 """Starts the browser with the pipes where it looks for them: it reads from 3 and writes to 4."""
-PATIENCE = 40.0
+PATIENCE = 30.0
 """Seconds until an answer of the browser is given up."""
+FIRST_PATIENCE = 15.0
+"""Seconds until a browser that does not begin is started once more: a new one seldom hangs, too."""
 
 
 def browser_path() -> str | None:
@@ -44,15 +46,31 @@ def browser_path() -> str | None:
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
+def opened(path: str, folder: Path) -> "Browser":
+    """A browser that answers.
+
+    Args:
+        path: of the browser.
+        folder: for its profile.
+    """
+    try:
+        return Browser(path, folder / "first", FIRST_PATIENCE)
+    except AssertionError:
+        return Browser(path, folder / "second")
+
+
 class Browser:
     """One page at a time, in a process of its own with an empty profile.
 
     Args:
         path: of the browser.
-        folder: that is empty, for its profile.
+        folder: that is not there yet, for its profile.
+        patience: seconds until it is given up.
     """
 
-    def __init__(self, path: str, folder: Path) -> None:
+    def __init__(self, path: str, folder: Path, patience: float = PATIENCE) -> None:
+        folder.mkdir()
+        self._patience = patience
         read, to_browser = os.pipe()
         from_browser, write = os.pipe()
         command = [path, *OPTIONS, f"--user-data-dir={folder}", "about:blank"]
@@ -73,6 +91,14 @@ class Browser:
         self._session: str | None = None
         self.events: list[dict[str, Any]] = []
         """What happened since the last page was opened."""
+        try:
+            self._attach()
+        except BaseException:
+            self.close()
+            raise
+        self._patience = PATIENCE
+
+    def _attach(self) -> None:
         targets = self.ask("Target.getTargets")["targetInfos"]
         target = next(each["targetId"] for each in targets if each["type"] == "page")
         self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -83,6 +109,10 @@ class Browser:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it."""
         for pipe in (self._in, self._out):
             os.close(pipe)
         with suppress(ProcessLookupError):
@@ -106,7 +136,7 @@ class Browser:
             data = data[os.write(self._in, data) :]
 
     def _until(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        deadline = monotonic() + PATIENCE
+        deadline = monotonic() + self._patience
         while True:
             while b"\0" in self._rest:
                 line, self._rest = self._rest.split(b"\0", 1)
