@@ -356,7 +356,7 @@ class _Results:
     def _stopped(self, call: ToolCall, error: BaseException | None) -> ToolResult:
         """The result of a call that gave none."""
         if error is not None or self._running.has_started(call):
-            return stopped(self._toolset, call, error)
+            return stopped(self._toolset, call, error, goes_on=self._running.does_not_end(call))
         unused = ToolError(message=texts_of(self._toolset).not_run(), brief="Not run")
         return ToolResult(tool_call_id=call.id, return_value=unused)
 

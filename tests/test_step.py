@@ -28,6 +28,7 @@ from kimi_agent import (
     ToolError,
     ToolOk,
     ToolResult,
+    abandoned_calls,
     generate,
     step,
 )
@@ -685,9 +686,33 @@ async def test_a_tool_that_does_not_end_when_cancelled_holds_up_nobody_for_ever(
         await turns_of_the_loop(20)
         assert again.done()
         assert briefs(again.result()) == ["Interrupted"]
+        assert "cannot be stopped" in again.result()[0].return_value.message
     finally:
         release.set()
         await asyncio.wait([again])
+
+
+async def test_a_second_cancel_counts_a_tool_that_does_not_end() -> None:
+    release = asyncio.Event()
+
+    async def stubborn() -> str:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await release.wait()
+        return "late"
+
+    result = await step(ScriptedKimi([Reply(tool_calls=[Call("stubborn")])]), "", SimpleToolset([stubborn]), QUESTION)
+    waiting = asyncio.create_task(result.tool_results())
+    for _ in range(2):
+        await turns_of_the_loop(5)
+        waiting.cancel()
+    await asyncio.wait([waiting])
+    assert waiting.cancelled()
+    assert abandoned_calls() == ("stubborn",)
+    release.set()
+    assert outputs(await result.tool_results()) == ["late"]
+    await until(lambda: abandoned_calls() == ())
 
 
 async def test_who_waits_too_is_told_of_the_interruption_and_not_cancelled() -> None:

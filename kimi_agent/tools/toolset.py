@@ -573,14 +573,16 @@ def _answering(call: ToolCall, given: object) -> ToolResult:
     return ToolResult(tool_call_id=call.id, return_value=checked_value(given))
 
 
-def stopped(toolset: Toolset, call: ToolCall, error: BaseException | None = None) -> ToolResult:
-    """The result of a call that gave none: it was cancelled, or ended with `error`."""
+def stopped(
+    toolset: Toolset, call: ToolCall, error: BaseException | None = None, *, goes_on: bool = False
+) -> ToolResult:
+    """The result of a call that gave none: it was cancelled, and may go on all the same, or ended with `error`."""
     texts = texts_of(toolset)
     if error is not None:
         value = tool_error_from(WrappedCallException(True, error), texts)
     else:
-        in_thread = isinstance(toolset, SimpleToolset) and toolset.runs_in_thread(call)
-        value = ToolError(message=texts.still_running() if in_thread else texts.interrupted(), brief="Interrupted")
+        goes_on = goes_on or (isinstance(toolset, SimpleToolset) and toolset.runs_in_thread(call))
+        value = ToolError(message=texts.still_running() if goes_on else texts.interrupted(), brief="Interrupted")
     return ToolResult(tool_call_id=call.id, return_value=value)
 
 
