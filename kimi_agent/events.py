@@ -417,9 +417,9 @@ class Handlers:
     def emit_later(self, event: Event) -> None:
         """Like `emit_beside`, from a place that cannot wait. Without an event loop only observers are told."""
         self._observed(event)
-        handlers = copy(self)
-        if (loop := asyncio._get_running_loop()) is not None and type(event) in handlers:
-            task = loop.create_task(handlers.emit_beside(event))
+        unobserved = copy(self)
+        if (loop := asyncio._get_running_loop()) is not None and type(event) in unobserved:
+            task = loop.create_task(unobserved.emit_beside(event))
             _telling.add(task)
             task.add_done_callback(_telling.discard)
 

@@ -115,7 +115,10 @@ class _Providers(NamedTuple):
 
     def named(self) -> tuple[trace.TracerProvider, metrics.MeterProvider]:
         """The same, with the global ones as they are by now."""
-        return self.traces or trace.get_tracer_provider(), self.measures or metrics.get_meter_provider()
+        return (
+            trace.get_tracer_provider() if self.traces is None else self.traces,
+            metrics.get_meter_provider() if self.measures is None else self.measures,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -495,11 +498,8 @@ class _Tracing:
         return opened
 
     def _call_here(self) -> _InsideOfCall | None:
-        """The innermost call that this code runs inside of, of those whose spans go to the same provider."""
-        return next((call for call in reversed(_calls_here.get()) if self._takes(call)), None)
-
-    def _takes(self, call: _InsideOfCall) -> bool:
-        return self._telemetry.providers.named()[0] is call.providers.named()[0]
+        """The innermost call that this code runs inside of, of those that are seen for the same providers."""
+        return next((call for call in reversed(_calls_here.get()) if self.is_for(call.providers)), None)
 
     def _name_of(self, call: ToolCall) -> str:
         """Of the function, if there is one. What else a model may have written there is something that was said."""
@@ -542,7 +542,7 @@ class _Tracing:
     def _around(self) -> contexts.Context | None:
         """Where a span without a parent stands, if that is not the current one: it may be that of another provider."""
         calls = _calls_here.get()
-        if not calls or self._takes(calls[-1]) or (call := self._call_here()) is None:
+        if not calls or self.is_for(calls[-1].providers) or (call := self._call_here()) is None:
             return None
         return _within(call.span)
 

@@ -1129,6 +1129,17 @@ async def test_the_spans_of_a_function_stand_below_the_call_of_the_last_provider
     assert two.tree == [*one.tree[:3], "    inside", *one.tree[3:]]
 
 
+async def test_two_that_share_a_provider_of_spans_have_a_tree_each(telemetry: Telemetry):
+    agent = busy(telemetry, calling("calling"), say("done"))
+    agent.tracer = trace.NoOpTracer()
+    instrument(agent, tracer_provider=telemetry.traces, meter_provider=Telemetry().measures)
+    await read(agent)
+    calls = [line for line in telemetry.tree if "execute_tool" in line]
+    assert sorted(calls) == ["    execute_tool traced"] * 2 + ["  execute_tool calling"] * 2
+    assert [number for _, number, _ in telemetry.figures("gen_ai.client.operation.duration")] == [2]
+    telemetry.check()
+
+
 async def test_who_traces_for_the_same_provider_again_replaces_what_was_there(telemetry: Telemetry):
     agent = busy(telemetry, calling("quick"), say("done"), say("again"))
     first = telemetry.trace(agent)
