@@ -229,12 +229,11 @@ def traced() -> Generator[Callable[[], float], None, None]:
 async def measure_idle(url: str) -> float:
     """Print what agents take that have said nothing yet; kB of one of them."""
     async with kimi_at(url, "held") as kimi:
-        warm = Agent(kimi, "You are terse.")
+        Agent(kimi, "You are terse.")  # what the first one makes for all of them is not counted
         with traced() as kilobytes:
             agents = [Agent(kimi, "You are terse.") for _ in range(IDLE)]
             each = kilobytes() / len(agents)
     print(f"memory per agent\n  {IDLE:,} new ones {each:30.1f} kB")
-    del warm
     return each
 
 
@@ -332,12 +331,8 @@ def agents_allowed() -> int:
 def main() -> None:
     """Print the tables; fail where a bound is broken."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    count = agents_allowed()
-    if options.serve:
-        asyncio.run(loopback.listen(Server().handle))
-        return
+    count = agents_allowed()  # also in the server, which has as many connections
+    loopback.options(parser, lambda: loopback.listen(Server().handle))
     with loopback.served_by(__file__) as url:
         idle = asyncio.run(measure_idle(url))
         waiting = asyncio.run(measure_after_a_round(url))

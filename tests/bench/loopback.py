@@ -6,15 +6,16 @@ and it is the same for whoever asks. Nothing beside the standard library is impo
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 MODEL, KEY = "kimi-k3", "sk-test"
 
@@ -131,6 +132,21 @@ async def request(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
     head = await reader.readuntil(b"\r\n\r\n")
     fields = dict(line.split(b": ", 1) for line in head.lower().splitlines()[1:-1])
     return head.split(b" ", 2)[1], await reader.readexactly(int(fields.get(b"content-length", 0)))
+
+
+def options(parser: argparse.ArgumentParser, server: Callable[[], Coroutine[Any, Any, None]]) -> argparse.Namespace:
+    """What a bench was told; where it is to be the server, that runs here, and the process ends with it.
+
+    Args:
+        parser: of the options of the bench.
+        server: runs until it ends with the standard input.
+    """
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    told = parser.parse_args()
+    if told.serve:
+        asyncio.run(server())
+        sys.exit()
+    return told
 
 
 @contextmanager

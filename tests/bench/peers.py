@@ -500,11 +500,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(".venv-peers"), help="of the environments")
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--starts", type=int, default=9, help="of fresh processes, for each library")
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.serve:
-        asyncio.run(loopback.serve(answers()))
-        return
+    options = loopback.options(parser, lambda: loopback.serve(answers()))
     figures = Figures()
     pythons = environments(options.folder.resolve(), figures)
     weigh(pythons, figures)

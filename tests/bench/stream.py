@@ -185,11 +185,7 @@ def main() -> None:
     """Print the tables; fail where a bound is broken."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=15)
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.serve:
-        asyncio.run(loopback.serve(answers()))
-        return
+    options = loopback.options(parser, lambda: loopback.serve(answers()))
     with loopback.served_by(__file__) as url:
         for path, title in (("whole", "one body with Content-Length"), ("chunks", "one HTTP chunk per event")):
             best = asyncio.run(measure(f"{url}/{path}", options.runs))
