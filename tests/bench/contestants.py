@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 from pydantic import BaseModel  # every one of them has it
@@ -115,8 +116,18 @@ ADD = {"type": "function", "function": {"name": "add", "description": add.__doc_
 
 def dicts(texts: Sequence[str]) -> list[dict[str, Any]]:
     """Messages as they are sent, the system prompt before them."""
-    said = [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(texts)]
-    return [{"role": "system", "content": SYSTEM}, *said]
+    return [{"role": "system", "content": SYSTEM}, *by_turns(texts, said_by("user"), said_by("assistant"))]
+
+
+def said_by(role: str) -> Callable[[str], dict[str, Any]]:
+    """Makes messages of a role."""
+    return lambda text: {"role": role, "content": text}
+
+
+def by_turns(texts: Sequence[str], user: Callable[[str], Any], assistant: Callable[[str], Any]) -> list[Any]:
+    """Messages, made of texts that the user begins with."""
+    makers = user, assistant
+    return [makers[number % 2](text) for number, text in enumerate(texts)]
 
 
 def results(calls: Sequence[dict[str, Any]], sums: Sequence[str]) -> list[dict[str, Any]]:
@@ -209,7 +220,7 @@ class Step(Contestant):
         return sums, pieces
 
     def conversation(self, texts: Sequence[str]) -> Callable[[], Awaitable[Pieces]]:
-        history = [self.message(("user", "assistant")[number % 2], text) for number, text in enumerate(texts)]
+        history = by_turns(texts, partial(self.message, "user"), partial(self.message, "assistant"))
 
         async def ask() -> Pieces:
             pieces: Pieces = []
@@ -237,8 +248,58 @@ class Kosong(Step):
 # ==== agents that keep their conversation ====
 
 
-class KimiAgent(Contestant):
-    """`Agent.full_round_stream`."""
+class StreamedRounds(Contestant):
+    """`full_round_stream` of an agent: of kimi_agent, and of kani, which has the same names.
+
+    `Agent` is the class without functions, `Tutor` the one with `add`; `model` is what either asks.
+    """
+
+    model: Any
+    Agent: Any
+    Tutor: Any
+    Message: Any
+
+    async def said(self, agent: Any) -> tuple[list[str], Pieces]:
+        """One round: what its calls gave, and its text."""
+        raise NotImplementedError
+
+    def with_window(self, tokens: int) -> Any:
+        """A model for so many tokens."""
+        raise NotImplementedError
+
+    async def text(self) -> Pieces:
+        return (await self.said(self.Agent(self.model, SYSTEM)))[1]
+
+    async def tools(self) -> tuple[list[str], Pieces]:
+        return await self.said(self.Tutor(self.model, SYSTEM))
+
+    def conversation(self, texts: Sequence[str]) -> Callable[[], Awaitable[Pieces]]:
+        agent = self.Agent(self.model, SYSTEM, chat_history=self.messages(texts))
+
+        async def ask() -> Pieces:
+            return (await self.said(agent))[1]
+
+        return ask
+
+    def messages(self, texts: Sequence[str]) -> list[Any]:
+        return by_turns(texts, self.Message.user, self.Message.assistant)
+
+    async def prompt(self, texts: Sequence[str], kept: int) -> Callable[[], Awaitable[int]]:
+        """Such a conversation in a window for its newest messages: how many of them go into the next prompt."""
+        counting = self.Agent(self.model, SYSTEM)
+        pinned = counting.always_included_messages
+        window = await counting.prompt_token_len([*pinned, *self.messages(texts)[-kept:]])
+        model, history = self.with_window(window + 1), self.messages(texts)
+        agent = self.Agent(model, SYSTEM, chat_history=history, desired_response_tokens=1)
+
+        async def ask() -> int:
+            return len(await agent.get_prompt())
+
+        return ask
+
+
+class KimiAgent(StreamedRounds):
+    """Ours."""
 
     def __init__(self, url: str) -> None:
         from kimi_agent import Agent, Kimi, Message, ai_function
@@ -249,7 +310,7 @@ class KimiAgent(Contestant):
                 """Add two integers."""
                 return await add(a, b)
 
-        self.kimi, self.Agent, self.Tutor, self.Message = Kimi(MODEL, base_url=url, api_key=KEY), Agent, Tutor, Message
+        self.model, self.Agent, self.Tutor, self.Message = Kimi(MODEL, base_url=url, api_key=KEY), Agent, Tutor, Message
 
     async def said(self, agent: Any) -> tuple[list[str], Pieces]:
         sums, pieces = list[str](), list[str]()
@@ -258,37 +319,6 @@ class KimiAgent(Contestant):
             async for token in stream:
                 heard.append(token)
         return sums, pieces
-
-    async def text(self) -> Pieces:
-        return (await self.said(self.Agent(self.kimi, SYSTEM)))[1]
-
-    async def tools(self) -> tuple[list[str], Pieces]:
-        return await self.said(self.Tutor(self.kimi, SYSTEM))
-
-    def conversation(self, texts: Sequence[str]) -> Callable[[], Awaitable[Pieces]]:
-        agent = self.Agent(self.kimi, SYSTEM, chat_history=self.messages(texts))
-
-        async def ask() -> Pieces:
-            return (await self.said(agent))[1]
-
-        return ask
-
-    def messages(self, texts: Sequence[str]) -> list[Any]:
-        makers = self.Message.user, self.Message.assistant
-        return [makers[number % 2](text) for number, text in enumerate(texts)]
-
-    async def prompt(self, texts: Sequence[str], kept: int) -> Callable[[], Awaitable[int]]:
-        """Such a conversation in a window for its newest messages: how many of them go into the next prompt."""
-        counting = self.Agent(self.kimi, SYSTEM)
-        pinned = counting.always_included_messages
-        window = await counting.prompt_token_len([*pinned, *self.messages(texts)[-kept:]])
-        provider, history = self.with_window(window + 1), self.messages(texts)
-        agent = self.Agent(provider, SYSTEM, chat_history=history, desired_response_tokens=1)
-
-        async def ask() -> int:
-            return len(await agent.get_prompt())
-
-        return ask
 
     def with_window(self, tokens: int) -> Any:
         from kimi_agent.testing import ScriptedKimi
@@ -303,14 +333,15 @@ class Estimate:
         return range(len(text) // 4)
 
 
-class Kani(KimiAgent):
-    """`Kani.full_round_stream` with its engine for OpenAI."""
+class Kani(StreamedRounds):
+    """kani's, with its engine for OpenAI."""
 
     def __init__(self, url: str) -> None:
-        from kani import ChatMessage, Kani, ai_function
+        import kani
+        from kani import ChatMessage, ai_function
         from kani.engines.openai import OpenAIEngine
 
-        class Tutor(Kani):
+        class Tutor(kani.Kani):
             @ai_function()
             async def add(self, a: int, b: int) -> str:
                 """Add two integers."""
@@ -319,7 +350,7 @@ class Kani(KimiAgent):
         def engine(window: int) -> OpenAIEngine:
             return OpenAIEngine(KEY, MODEL, window, api_type="chat_completions", api_base=url, tokenizer=Estimate())
 
-        self.kimi, self.Agent, self.Tutor, self.Message = engine(WINDOW), Kani, Tutor, ChatMessage
+        self.model, self.Agent, self.Tutor, self.Message = engine(WINDOW), kani.Kani, Tutor, ChatMessage
         self.with_window = engine
 
     async def said(self, agent: Any) -> tuple[list[str], Pieces]:
@@ -400,8 +431,7 @@ class PydanticAI(Contestant):
     def conversation(self, texts: Sequence[str]) -> Callable[[], Awaitable[Pieces]]:
         from pydantic_ai.messages import ModelRequest, ModelResponse, TextPart
 
-        makers = ModelRequest.user_text_prompt, lambda text: ModelResponse(parts=[TextPart(text)])
-        history: list[Any] = [makers[number % 2](text) for number, text in enumerate(texts)]
+        history = by_turns(texts, ModelRequest.user_text_prompt, lambda text: ModelResponse(parts=[TextPart(text)]))
 
         async def ask() -> Pieces:
             nonlocal history
@@ -451,7 +481,7 @@ async def history(contestant: Contestant, said: int) -> list[Timed]:
     return [await timed(ask), await timed(ask)]
 
 
-async def prompt(contestant: KimiAgent, said: int, kept: int) -> list[Timed]:
+async def prompt(contestant: StreamedRounds, said: int, kept: int) -> list[Timed]:
     """The prompt of so many messages, twice; and twice where only the newest fit."""
     prompts = [await contestant.prompt(texts(said), fitting) for fitting in (said, kept)]
     return [await timed(ask) for ask in prompts for _ in range(2)]
