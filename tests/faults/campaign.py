@@ -2,7 +2,7 @@
 
     python tests/faults/campaign.py --rounds 10000 --seed 1
 
-Conversations of five rounds go through a TCP proxy that harms the connections, and a third of them through a
+Conversations of five rounds go through a TCP proxy with faults, and a third of them through a
 `ChaosTransport` too. Some rounds are left half-way, closed by another task, or cancelled wherever they happen to wait,
 once or twice. What is right is known, so the table has numbers that must be zero; else the exit code is 1, and
 `--only N` plays the conversation of round N again and tells its story.
@@ -27,6 +27,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
+from urllib.parse import urlsplit
 
 from errands import Worker, answer
 from loguru import logger
@@ -66,7 +67,7 @@ class Campaign:
 
     async def play(self, rounds: range) -> Report:
         """Play the rounds, whole conversations at a time; what came of it."""
-        with self._listening():
+        with _swept(), self._listening():
             async with _place() as place:
                 for first in rounds[::TALK]:
                     await self._conversation(place, first // TALK, min(TALK, rounds.stop - first))
@@ -117,6 +118,17 @@ class Campaign:
             loop.set_exception_handler(None)
 
 
+@contextmanager
+def _swept() -> Generator[None]:
+    """What is there before is no garbage, and need not be looked through after each conversation."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 @asynccontextmanager
 async def _place() -> AsyncGenerator[Place]:
     """A server, the way to it, and a folder for sessions. Requests are sent again almost at once."""
@@ -127,13 +139,20 @@ async def _place() -> AsyncGenerator[Place]:
         database = Path(name, "sessions.db")
         async with (
             KimiServer(answer) as server,
-            Proxy(int(server.base_url.split(":")[2].split("/")[0])) as proxy,
+            Proxy(port_of(server.base_url)) as proxy,
             SQLiteSessionStore(database) as store,
             SQLiteSessionStore(database) as reader,
         ):
             await store.open("opens").append([Message.user("what is open stays so")])
             await reader.open("opens").load()
             yield Place(proxy, server, store, reader, Path(name))
+
+
+def port_of(url: str) -> int:
+    """The number of the port that stands in a URL."""
+    port = urlsplit(url).port
+    assert port is not None
+    return port
 
 
 def _open_files() -> int:
@@ -147,14 +166,12 @@ def _open_files() -> int:
 def play_share(seed: int, rounds: range, tell: Callable[[str], None] = lambda _: None) -> Report:
     """Play some rounds in an event loop of their own."""
     logger.remove()
-    gc.collect()
-    gc.freeze()  # modules are no garbage, and need not be looked through after each conversation
     return asyncio.run(Campaign(seed, tell=tell).play(rounds))
 
 
-def shares(rounds: int) -> list[range]:
-    """All rounds in parts that begin with a conversation."""
-    size = SHARE * TALK
+def shares(rounds: int, conversations: int = SHARE) -> list[range]:
+    """All rounds in parts of so many conversations."""
+    size = conversations * TALK
     return [range(first, min(first + size, rounds)) for first in range(0, rounds, size)]
 
 

@@ -24,6 +24,10 @@ WAITS: Final = 80
 """At one of so many waits a consumer stops, more often at an early one."""
 CALL: Final = 0.003
 """Seconds that a function runs at most."""
+BETWEEN: Final = 0.0005
+"""Seconds between two cancellations."""
+ITEMS: Final = 20
+"""A consumer leaves after fewer items than these, more often after few."""
 HANGS: Final = 30.0
 """Seconds after which a round does not end any more."""
 
@@ -79,12 +83,14 @@ class Stop(NamedTuple):
 
     Args:
         how: it reads to the end, leaves the loop, is cancelled (once or twice), or another task closes the round.
-        at: the waits where that happens; a quarter of the first says after how many items it leaves.
-        after: seconds after a function has begun when it happens instead.
+        items: after so many it leaves the loop.
+        at: the waits where it is stopped by others.
+        after: seconds after a function has begun when that happens instead.
         is_orderly: whether it reads within `async with`.
     """
 
     how: str
+    items: int
     at: tuple[int, int]
     after: float | None
     is_orderly: bool
@@ -93,9 +99,9 @@ class Stop(NamedTuple):
     def drawn(cls, dice: Random, likely: Mapping[str, int]) -> Self:
         """One of `likely`, which says how often each comes."""
         (how,) = dice.choices(list(likely), list(likely.values()))
-        first = int(WAITS ** dice.random())
+        items, first = int(ITEMS ** dice.random()), int(WAITS ** dice.random())
         after = dice.uniform(0, CALL) if dice.random() < 0.5 else None
-        return cls(how, (first, first + dice.randint(1, 4)), after, dice.random() < 0.5)
+        return cls(how, items, (first, first + dice.randint(1, 4)), after, dice.random() < 0.5)
 
 
 class Watched:
@@ -200,7 +206,7 @@ class Asking:
         self._items += 1
         if message is not None:
             self.handed.append(message)
-        self.stopped = self.stopped or (self._stop.how == "left" and self._items >= self._stop.at[0] // 4 + 1)
+        self.stopped = self.stopped or (self._stop.how == "left" and self._items >= self._stop.items)
         return self.stopped and self._stop.how == "left"
 
     def _waits(self, number: int) -> None:
@@ -209,8 +215,10 @@ class Asking:
 
     def _call_began(self, event: ToolCallStarted) -> None:
         self._unsubscribe()
-        for time in range(_TIMES.get(self._stop.how, 0) if self._stop.after is not None else 0):
-            asyncio.get_running_loop().call_later((self._stop.after or 0) + time / 2000, self._stop_now)
+        if self._stop.after is None:
+            return
+        for number in range(_TIMES.get(self._stop.how, 0)):
+            asyncio.get_running_loop().call_later(self._stop.after + number * BETWEEN, self._stop_now)
 
     def _stop_now(self) -> None:
         if self._reading is None or self._reading.done():

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from random import Random
-from typing import Final, Protocol, Self
+from typing import Final, Self
 
 __all__ = ["FAULTS", "Link", "Proxy"]
 
@@ -139,7 +139,7 @@ class Link:
         self._reader, self._writer = reader, writer
         self._answers = 0
         self._is_answered = True
-        self._harm: Harm = Unharmed()
+        self._fault = Fault()
 
     async def serve(self) -> None:
         """Pass on bytes until one side, or a fault, ends the connection."""
@@ -152,7 +152,7 @@ class Link:
         try:
             while data := await source.read(READ):
                 self._is_answered = True
-                await self._harm.carry(data, self)
+                await self._fault.carry(data, self)
         except ConnectionError:
             pass
         finally:
@@ -166,22 +166,22 @@ class Link:
             while data := await self._reader.read(READ):
                 if self._is_answered:
                     self._is_answered = False
-                    self._harm = self._next_harm()
-                    self._harm.asked(self)
+                    self._fault = self._next_fault()
+                    self._fault.asked(self)
                 sink.write(data)
         except ConnectionError:
             pass
         finally:
             sink.close()
 
-    def _next_harm(self) -> Harm:
+    def _next_fault(self) -> Fault:
         proxy = self._proxy
         self._answers += 1
         dice = Random(f"{proxy.seed}/{self._number}/{self._answers}")
         if dice.random() >= proxy.rate:
-            return Unharmed()
+            return Fault()
         (name,) = dice.choices(list(proxy.weights), list(proxy.weights.values()))
-        return _HARMS[name](dice, name)
+        return _KINDS[name](dice, name)
 
     # ---- what a fault does ----
 
@@ -212,30 +212,18 @@ class Link:
 # ==== what befalls an answer ====
 
 
-class Harm(Protocol):
-    """What befalls one answer."""
+class Fault:
+    """What befalls one answer: nothing, unless a subclass says what."""
 
     def asked(self, link: Link) -> None:
         """The request has begun to come."""
-        ...
 
     async def carry(self, data: bytes, link: Link) -> None:
-        """More of the answer has come."""
-        ...
-
-
-class Unharmed:
-    """Nothing. The base of all others."""
-
-    def asked(self, link: Link) -> None:
-        """Nothing."""
-
-    async def carry(self, data: bytes, link: Link) -> None:
-        """Pass it on."""
+        """More of the answer has come: pass it on."""
         link.write(data)
 
 
-class Late(Unharmed):
+class Late(Fault):
     """The first byte is late."""
 
     def __init__(self, dice: Random, name: str) -> None:
@@ -251,7 +239,7 @@ class Late(Unharmed):
         link.write(data)
 
 
-class Throttled(Unharmed):
+class Throttled(Fault):
     """A few bytes at a time."""
 
     def __init__(self, dice: Random, name: str) -> None:
@@ -271,7 +259,7 @@ class Throttled(Unharmed):
         link.write(data)
 
 
-class Odd(Unharmed):
+class Odd(Fault):
     """Cut at any place, and glued to what comes next."""
 
     def __init__(self, dice: Random, name: str) -> None:
@@ -303,7 +291,7 @@ class Odd(Unharmed):
         link.write(held)
 
 
-class Ended(Unharmed):
+class Ended(Fault):
     """The connection ends somewhere in the answer; never, if that is too short.
 
     Args:
@@ -332,7 +320,7 @@ class Ended(Unharmed):
             self._end(link)
 
 
-class EndedAfter(Unharmed):
+class EndedAfter(Fault):
     """The connection is reset when the answer is whole, while the client may think that it can be used again."""
 
     def __init__(self, name: str) -> None:
@@ -349,7 +337,7 @@ class EndedAfter(Unharmed):
             link.reset()
 
 
-class EndedAsking(Unharmed):
+class EndedAsking(Fault):
     """The connection is reset while the request is sent."""
 
     def __init__(self, name: str) -> None:
@@ -366,7 +354,7 @@ def _place(dice: Random) -> int:
     return dice.randint(1, REACH)
 
 
-_HARMS: Final[dict[str, Callable[[Random, str], Harm]]] = {
+_KINDS: Final[dict[str, Callable[[Random, str], Fault]]] = {
     "late": Late,
     "throttled": Throttled,
     "odd pieces": Odd,
@@ -379,8 +367,8 @@ _HARMS: Final[dict[str, Callable[[Random, str], Harm]]] = {
     "silent before": lambda dice, name: Ended(0, Link.be_silent, name),
     "silent inside": lambda dice, name: Ended(_place(dice), Link.be_silent, name),
 }
-_WEIGHTS: Final[dict[str, int]] = {name: 1 if name.startswith("silent") else 4 for name in _HARMS}
+_WEIGHTS: Final[dict[str, int]] = {name: 1 if name.startswith("silent") else 4 for name in _KINDS}
 """Silence lasts until the client gives up: there is less of it, so that a campaign ends."""
 
-FAULTS: Final = (*_HARMS, "refused")
+FAULTS: Final = (*_KINDS, "refused")
 """What an answer can suffer, and a connection that is refused."""

@@ -63,7 +63,7 @@ class Report:
         self.findings += other.findings
 
     def find_idle_faults(self) -> None:
-        """A campaign that does no harm proves nothing."""
+        """A campaign in which a fault never strikes proves nothing about it."""
         if self.rounds >= ENOUGH:
             idle = [name for name in ALL_FAULTS if not self.injected[name]]
             self.findings += [Finding(0, "faults that never struck", name) for name in idle]

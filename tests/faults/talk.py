@@ -43,7 +43,7 @@ __all__ = ["TALK", "Conversation", "Place", "comes_true", "own_tasks"]
 TALK: Final = 5
 """Rounds of a conversation."""
 RATES: Final = (0.0, 0.3, 0.3, 0.6)
-"""Shares of the answers that the proxy harms, one for each conversation."""
+"""Shares of the answers that a fault of the proxy strikes, one for each conversation."""
 CHAOTIC: Final = 1 / 3
 """The share of the conversations with a `ChaosTransport`."""
 STOPS: Final = {"read": 14, "left": 2, "closed": 1, "cancelled": 2, "cancelled twice": 1}
@@ -95,7 +95,7 @@ class Conversation:
         self, number: int, seed: int, place: Place, kind: type[Worker], report: Report, tell: Callable[[str], None]
     ) -> None:
         self._place, self._kind, self._report, self._tell = place, kind, report, tell
-        self.round = number * TALK
+        self._first = self.round = number * TALK
         self._dice = dice = Random(f"{seed}/{number}")
         place.proxy.begin(dice.getrandbits(32), dice.choice(RATES))
         self._transport = _chaos(dice.getrandbits(32)) if dice.random() < CHAOTIC else None
@@ -111,12 +111,12 @@ class Conversation:
     async def play(self, rounds: int) -> None:
         """Play it; some agents are left, and others go on."""
         said: list[Message] = []
-        left = rounds
+        left = range(self._first, self._first + rounds)
         async with self._client() as client:
             while left:
-                life = min(left, self._dice.randint(1, TALK))
-                left -= life
-                said = await self._life(client, life, said)
+                life = self._dice.randint(1, TALK)
+                said = await self._life(client, left[:life], said)
+                left = left[life:]
 
     @asynccontextmanager
     async def _client(self) -> AsyncGenerator[httpx.AsyncClient | None]:
@@ -128,7 +128,7 @@ class Conversation:
             yield client
         self._report.injected.update({f"chaos: {name}": count for name, count in way.injected.items()})
 
-    async def _life(self, client: httpx.AsyncClient | None, rounds: int, said: list[Message]) -> list[Message]:
+    async def _life(self, client: httpx.AsyncClient | None, rounds: range, said: list[Message]) -> list[Message]:
         """Some rounds of one agent; what it has said in the end."""
         kimi = Kimi(
             api_key=self._place.server.api_key,
@@ -144,12 +144,10 @@ class Conversation:
         async with agent:
             if agent.chat_history != said:
                 self.found("sessions that differ", _difference(agent.chat_history, said))
-            for _ in range(rounds):
+            for number in rounds:
+                self.round = number
                 await self._one_round(agent)
-                self.round += 1
-        self.round -= 1  # whatever comes now is of the last one
         await self._compare(agent)
-        self.round += 1
         return list(agent.chat_history)
 
     def _session(self) -> Session:
@@ -222,7 +220,7 @@ class Conversation:
         self._tell(f"  {self._way.ask}, {stop.how}: {ending}{f' ({error})' if error else ''}")
         self._check_history(agent, asking)
         await self._check_leaks()
-        await self._check_disk(agent, asking, in_order=asking.ended_in_order)
+        await self._check_disk(agent, asking)
         return ending
 
     def _ending(self, asking: Asking, error: BaseException | None) -> str:
@@ -288,9 +286,9 @@ class Conversation:
         if not await comes_true(lambda: self._place.proxy.connections <= 1):
             self.found("sockets leaked", f"{self._place.proxy.connections} connections after a round")
 
-    async def _check_disk(self, agent: Worker, asking: Asking, *, in_order: bool) -> None:
+    async def _check_disk(self, agent: Worker, asking: Asking) -> None:
         """What was handed out is on the disk; everything is, when the round has ended in order."""
-        if in_order:
+        if asking.ended_in_order:
             await self._compare(agent)
         else:
             kept = await self._on_disk()
