@@ -29,7 +29,7 @@ from kimi_agent import tool_result_to_message as answered
 
 CALLS = 8
 DELTAS = 100
-BOUND = 2.0
+BOUND = 2.2
 """A round may cost so many times the floor, however it is sent."""
 LIMIT = 300.0
 """Seconds after which the whole is given up."""
