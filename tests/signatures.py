@@ -110,7 +110,7 @@ class Module:
         return sorted(ast.literal_eval(node.value))
 
 
-class House:
+class Package:
     """A package, read module by module as they are asked for.
 
     Args:
@@ -257,7 +257,7 @@ def plain(annotation: ast.expr) -> ast.expr:
 class Words:
     """Expressions of a package as text; remembers what they refer to."""
 
-    package: House
+    package: Package
     referred: dict[Place, None] = field(default_factory=dict[Place, None])
 
     def type(self, module: str, annotation: ast.expr) -> str:
@@ -496,7 +496,7 @@ def definition_lines(words: Words, place: Place) -> Iterator[str]:
                 raise AssertionError(f"{place} is defined in a way that is not known here: {ast.unparse(node)}")
 
 
-def is_spelled_out(package: House, place: Place) -> bool:
+def is_spelled_out(package: Package, place: Place) -> bool:
     """Whether a program has to know what is in it: aliases, bases, values, and what a caller has to write or to be."""
     if place in package.inherited:
         return True
@@ -516,7 +516,7 @@ def referred_lines(words: Words) -> Iterator[str]:
         yield from [*lines, ""]
 
 
-def snapshot(package: House) -> list[str]:
+def snapshot(package: Package) -> list[str]:
     """Every public name with its signature, line by line."""
     words = Words(package)
     written: dict[Place, str] = {}
@@ -561,6 +561,6 @@ def difference(old: list[str], new: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    written = snapshot(House(ROOT / "kimi_agent", PAGES))
+    written = snapshot(Package(ROOT / "kimi_agent", PAGES))
     SNAPSHOT.write_text("\n".join(written) + "\n", "utf-8")
     print(f"{len(written)} lines in {SNAPSHOT}")

@@ -9,11 +9,11 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from signatures import ENTRANCES, PAGES, ROOT, SNAPSHOT, House, difference, is_public, snapshot
+from signatures import ENTRANCES, PAGES, ROOT, SNAPSHOT, Package, difference, is_public, snapshot
 
 import kimi_agent
 
-HOUSE = House(ROOT / "kimi_agent", PAGES)
+HOUSE = Package(ROOT / "kimi_agent", PAGES)
 ANEW = "python tests/signatures.py"
 
 
@@ -350,7 +350,7 @@ def seen(folder: Path, hall: str, cellar: str) -> list[str]:
     house.mkdir(exist_ok=True)
     (house / "__init__.py").write_text(hall, "utf-8")
     (house / "cellar.py").write_text(cellar, "utf-8")
-    return snapshot(House(house))
+    return snapshot(Package(house))
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -375,7 +375,7 @@ def test_what_a_page_imports_is_public(tmp_path: Path):
     page = tmp_path / "page.md"
     page.write_text("Text.\n\n```python\nfrom house.cellar import Kinds\nfrom elsewhere import other\n```\n", "utf-8")
     seen(tmp_path, HALL, CELLAR)
-    lines = snapshot(House(tmp_path / "house", [page]))
+    lines = snapshot(Package(tmp_path / "house", [page]))
     assert lines[lines.index("# house.cellar") :][2] == "class Kinds(TypedDict, total=False)"
 
 

@@ -188,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for part in _parts(options):
         report.add(part)
         _tell_of(part, report, options.seed)
-    report.find_idle_faults()
+    report.find_what_is_missing()
     print(report.table())
     print(f"{'seconds':36}{time.monotonic() - started:10,.0f}")
     print(f"{'seconds of CPU':36}{sum(os.times()[:4]):10,.0f}")

@@ -17,6 +17,9 @@ ALL_FAULTS: Final = (*FAULTS, *(f"chaos: {name}" for name in get_args(ChaosFault
 ENOUGH: Final = 2_000
 """Rounds in which every fault strikes."""
 
+MOSTLY: Final = 0.8
+"""How many rounds of a whole campaign are answered right, on such a way: nine tenths are usual."""
+
 MUST_BE_ZERO: Final = (
     "rounds that hang",
     "errors outside the tree",
@@ -29,6 +32,7 @@ MUST_BE_ZERO: Final = (
     "sockets leaked",
     "complaints of the event loop",
     "faults that never struck",
+    "answers too seldom right",
 )
 
 
@@ -62,11 +66,14 @@ class Report:
             getattr(self, name).update(getattr(other, name))
         self.findings += other.findings
 
-    def find_idle_faults(self) -> None:
-        """A campaign in which a fault never strikes proves nothing about it."""
-        if self.rounds >= ENOUGH:
-            idle = [name for name in ALL_FAULTS if not self.injected[name]]
-            self.findings += [Finding(0, "faults that never struck", name) for name in idle]
+    def find_what_is_missing(self) -> None:
+        """A fault that never strikes proves nothing, and neither does an agent that answers with nothing but errors."""
+        if self.rounds < ENOUGH:
+            return
+        idle = [name for name in ALL_FAULTS if not self.injected[name]]
+        self.findings += [Finding(0, "faults that never struck", name) for name in idle]
+        if (right := self.endings["answered right"]) < MOSTLY * self.rounds:
+            self.findings.append(Finding(0, "answers too seldom right", f"{right:,} of {self.rounds:,}"))
 
     def table(self) -> str:
         """All of it, for a person."""

@@ -188,9 +188,18 @@ async def test_an_agent_that_is_broken_on_purpose_is_found_out(kind: str, monkey
 def test_a_fault_that_never_strikes_is_found_out() -> None:
     report = Report(2_000)
     report.injected.update(ALL_FAULTS[1:])
-    report.find_idle_faults()
+    report.endings["answered right"] = 1_600
+    report.find_what_is_missing()
     assert report.findings == [Finding(0, "faults that never struck", ALL_FAULTS[0])]
-    assert {*BROKEN, "faults that never struck"} == set(MUST_BE_ZERO)
+    assert {*BROKEN, "faults that never struck", "answers too seldom right"} == set(MUST_BE_ZERO)
+
+
+def test_an_agent_that_answers_with_errors_alone_is_found_out() -> None:
+    report = Report(2_000)
+    report.injected.update(ALL_FAULTS)
+    report.endings.update({"answered right": 1_599, "failed with an error": 401})
+    report.find_what_is_missing()
+    assert report.findings == [Finding(0, "answers too seldom right", "1,599 of 2,000")]
 
 
 # ==== the proxy ====

@@ -59,7 +59,7 @@ CHECKERS: Final = {
     "pyright": Checker(
         ("pyright", "--pythonpath"),
         "# pyright: ignore[",
-        "0 errors, 0 warnings",
+        "\n0 errors, 0 warnings",
         "Stub file not found for ",
     ),
     "mypy": Checker(
@@ -107,7 +107,7 @@ def check(name: str, program: Path, python: Path, package: Path) -> None:
     """Print what a checker takes; fail where it says what it should not."""
     checker, begun = CHECKERS[name], time.perf_counter()
     said = checker.read(program, python)
-    assert checker.well in said, f"{name} says:\n{said}"
+    assert checker.well in f"\n{said}", f"{name} says:\n{said}"
     with without_types(package):
         said = checker.read(program, python)
     assert checker.untyped in said, f"{name} misses no py.typed:\n{said}"
