@@ -147,7 +147,8 @@ class Agent(Lasting, Forking, approving.Approving, calls.Calling):
         self._approvals = Approvals()
         self._entered = []
         self._kept: Fit | None = None
-        self._came: Recording | None = None
+        self._recording: Recording | None = None
+        """Of an answer that is not streamed, for whoever hears that it failed."""
         self._unknown = FrozenDict()
 
     # ==== rounds ====
@@ -322,7 +323,7 @@ class Agent(Lasting, Forking, approving.Approving, calls.Calling):
             ChatProviderError: the model did not answer.
             PromptError: there is no prompt that fits.
         """
-        return await asking.whole_answer(self, self.get_model_stream(include_functions, **overrides), self._came)
+        return await asking.whole_answer(self, self.get_model_stream(include_functions, **overrides), self._recording)
 
     async def add_completion_to_history(self, completion: GenerateResult) -> Message:
         """Add an answer of the model to the history, joined to its beginning if that is there, and return it."""

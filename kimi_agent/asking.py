@@ -37,7 +37,7 @@ class Asker(Spender, Protocol):
     resume_interrupted: bool
     trim_ratio: float
     _kept: Fit | None
-    _came: Recording | None
+    _recording: Recording | None
     _keeper: Keeper
     _stopwatch: Stopwatch
 
@@ -224,10 +224,10 @@ async def model_turn(agent: Asker, request: Mapping[str, Any], recording: Record
     except BaseException as error:
         agent._stopwatch.stop()
         spending.pay_for_broken(agent, error)
-        await tell_of_failure(agent._handlers, error, recording or agent._came)
+        await tell_of_failure(agent._handlers, error, recording or agent._recording)
         raise
     finally:
-        agent._came = None
+        agent._recording = None
     await agent._handlers.emit(StreamCompleted(result.message, result.usage, result.finish_reason, result.id))
     if drift is not None:
         await agent._handlers.emit(drift)
@@ -243,7 +243,7 @@ async def stream_turn(agent: Asker, turn: Turn, request: Mapping[str, Any], reco
 
 async def _answer(agent: Asker, request: Mapping[str, Any], recording: Recording | None) -> GenerateResult:
     if recording is None:
-        agent._came = Recording() if tells_of_failures(agent._handlers) else None
+        agent._recording = Recording() if tells_of_failures(agent._handlers) else None
         return await given(agent, "get_model_completion", agent.get_model_completion(**request), GenerateResult)
     return await whole_answer(agent, agent.get_model_stream(**request), recording)
 

@@ -954,21 +954,25 @@ async def test_a_change_that_the_session_refuses_is_told_and_made_up_for(talk: T
         assert said(again) == ["one", "Ok.", "three", "Ok."]
 
 
+class Disturbed(Weather):
+    """Another program writes to its session, once, before its second answer."""
+
+    def __init__(self, store: SQLiteSessionStore) -> None:
+        super().__init__(session=store.open("ada"))
+        self._store: SQLiteSessionStore | None = store
+
+    async def get_enabled_functions(self) -> Any:
+        if len(self.chat_history) == 3 and self._store is not None:
+            store, self._store = self._store, None
+            await store.open("ada").append([Message.user("Me too!")])
+        return await super().get_enabled_functions()
+
+
 async def test_what_somebody_else_has_written_is_there_before_anything_is_taken_back(
     talk: Talk, tmp_path: Path
 ) -> None:
     async with SQLiteSessionStore(tmp_path / "s.db") as store:
-
-        class Disturbed(Weather):
-            disturbed = False
-
-            async def get_enabled_functions(self) -> Any:
-                if len(self.chat_history) == 3 and not self.disturbed:
-                    self.disturbed = True
-                    await store.open("ada").append([Message.user("Me too!")])
-                return await super().get_enabled_functions()
-
-        agent = Disturbed(session=store.open("ada"))
+        agent = Disturbed(store)
         shown = await talk(agent, "one", "two", "/undo", "/undo")
         assert "ERROR: SessionConflictError: " in shown[1]
         assert shown[2:] == ['(took back "Me too!", 1 message)', '(took back "two", 1 message)']
@@ -977,17 +981,7 @@ async def test_what_somebody_else_has_written_is_there_before_anything_is_taken_
 
 async def test_a_question_that_a_conflict_has_lost_is_asked_again(talk: Talk, tmp_path: Path) -> None:
     async with SQLiteSessionStore(tmp_path / "s.db") as store:
-
-        class Disturbed(Weather):
-            disturbed = False
-
-            async def get_enabled_functions(self) -> Any:
-                if len(self.chat_history) == 3 and not self.disturbed:
-                    self.disturbed = True
-                    await store.open("ada").append([Message.user("Me too!")])
-                return await super().get_enabled_functions()
-
-        agent = Disturbed(session=store.open("ada"))
+        agent = Disturbed(store)
         shown = await talk(agent, "one", "two", "", "three")
         assert "ERROR: SessionConflictError: " in shown[1]
         assert shown[2:] == ["AI: Ok.", "AI: Ok."]
