@@ -14,8 +14,6 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
-import pytest
-
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 OPTIONS = (
     "--headless",
@@ -39,8 +37,8 @@ os.execv(sys.argv[3], sys.argv[3:])
 """Starts the browser with the pipes where it looks for them: it reads from 3 and writes to 4."""
 PATIENCE = 20.0
 """Seconds until an answer of the browser is given up."""
-FIRST_PATIENCE = 10.0
-"""Seconds until a browser that does not begin is started once more: a new one seldom hangs, too."""
+FIRST_PATIENCE = 120.0
+"""Seconds until its first answer is: read from a cold disk, a browser of 280 MB has taken half a minute to begin."""
 
 
 def browser_path() -> str | None:
@@ -48,33 +46,16 @@ def browser_path() -> str | None:
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
-def opened(path: str, folder: Path) -> "Browser":
-    """A browser that answers. Where none begins, the tests that need one are skipped.
-
-    Args:
-        path: of the browser.
-        folder: for its profile.
-    """
-    try:
-        return Browser(path, folder / "first", FIRST_PATIENCE)
-    except AssertionError:
-        with suppress(AssertionError):
-            return Browser(path, folder / "second")
-    pytest.skip("the browser does not begin")
-
-
 class Browser:
     """One page at a time, in a process of its own with an empty profile.
 
     Args:
         path: of the browser.
-        folder: that is not there yet, for its profile.
-        patience: seconds until it is given up.
+        folder: for its profile.
     """
 
-    def __init__(self, path: str, folder: Path, patience: float = PATIENCE) -> None:
-        folder.mkdir()
-        self._patience = patience
+    def __init__(self, path: str, folder: Path) -> None:
+        self._patience = FIRST_PATIENCE
         read, to_browser = os.pipe()
         from_browser, write = os.pipe()
         command = [path, *OPTIONS, f"--user-data-dir={folder}", "about:blank"]

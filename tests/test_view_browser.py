@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import Browser, browser_path, opened
+from browser import Browser, browser_path
 
 from kimi_agent import Agent, Kimi, TokenUsage, ai_function
 from kimi_agent.measured import KEY
@@ -28,7 +28,7 @@ PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAO
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     assert PATH is not None
-    with opened(PATH, tmp_path_factory.mktemp("profile")) as browser:
+    with Browser(PATH, tmp_path_factory.mktemp("profile")) as browser:
         yield browser
 
 
