@@ -14,6 +14,12 @@ settings.register_profile("nightly", deadline=None)
 settings.load_profile("nightly" if "KIMI_AGENT_FUZZ" in os.environ else "suite")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors: terminals, servers and processes that end are waited for."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_sessionstart() -> None:
     """While tests are found there is hardly any garbage, and more and more to look through for it."""
     gc.disable()
