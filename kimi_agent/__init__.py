@@ -223,16 +223,16 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    # the conversation
+    # agents and rounds
     "Agent",
     "Round",
     "MessageStream",
-    # where it lasts
+    # sessions
     "Session",
     "SessionState",
     "JournalSession",
     "SQLiteSessionStore",
-    # functions
+    # functions of an agent
     "ai_function",
     "AIFunction",
     "AIParam",
@@ -244,7 +244,7 @@ __all__ = [
     "Approval",
     "LoopGuard",
     "abandoned_calls",
-    # who answers
+    # Kimi and other providers
     "Kimi",
     "KimiStreamedMessage",
     "Timeouts",
@@ -266,12 +266,12 @@ __all__ = [
     "GenerationKwargs",
     "Overrides",
     "Format",
-    # one turn, without an agent
+    # one turn without an agent: generate and step
     "generate",
     "GenerateResult",
     "step",
     "StepResult",
-    # values
+    # messages
     "Message",
     "Role",
     "ContentPart",
@@ -284,7 +284,7 @@ __all__ = [
     "ToolCall",
     "ToolCallPart",
     "TokenUsage",
-    # tools
+    # tools and toolsets
     "Tool",
     "ToolsPart",
     "ToolLike",
@@ -297,7 +297,7 @@ __all__ = [
     "MCPToolset",
     "MCPTool",
     "HandleResult",
-    # what a tool gives
+    # results of tools
     "ToolReturnValue",
     "ToolOk",
     "ToolError",
@@ -313,7 +313,7 @@ __all__ = [
     "DisplayBlock",
     "BriefDisplayBlock",
     "UnknownDisplayBlock",
-    # models that answer in raw text, and prompts for them
+    # raw-text models and prompt pipelines
     "RawTextProvider",
     "RawTextMessage",
     "BaseParser",
@@ -328,7 +328,7 @@ __all__ = [
     "PromptPipeline",
     "PipelineStep",
     "ApplyContext",
-    # what a prompt costs, and what becomes of a long conversation
+    # tokens, cost and compaction
     "KimiTokenCounter",
     "Spent",
     "UsageLimits",
@@ -343,7 +343,7 @@ __all__ = [
     "NoCompaction",
     "compacted",
     "is_compacted",
-    # frames of a stream
+    # stream frames
     "StreamFrame",
     "Append",
     "Reasoning",
@@ -355,7 +355,7 @@ __all__ = [
     "to_tool_calls",
     "to_messages",
     "to_frames",
-    # structure out of text
+    # structured output
     "MarkdownFormat",
     "records",
     "Records",
@@ -396,7 +396,7 @@ __all__ = [
     "SessionRestored",
     "to_dict",
     "from_dict",
-    # the terminal
+    # terminal
     "chat_in_terminal",
     "chat_in_terminal_async",
     "format_width",

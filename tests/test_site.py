@@ -150,7 +150,7 @@ def test_names_stand_under_what_their_package_says_of_them(monkeypatch: pytest.M
 def test_all_pages_of_the_reference_are_in_the_menu_by_their_titles():
     menu = [(title, page) for each in reference.menu() for title, page in each.items()]
     assert {page for _, page in menu} == reference.pages().keys()
-    assert menu[:2] == [("All names", "reference/index.md"), ("The conversation", "reference/the-conversation.md")]
+    assert menu[:2] == [("All names", "reference/index.md"), ("Agents and rounds", "reference/agents-and-rounds.md")]
     assert len({title for title, _ in menu}) == len(menu)
 
 

@@ -13,7 +13,7 @@ from inspect import Signature, isclass, signature
 from operator import attrgetter
 from typing import Any, Final
 
-from griffe import Alias, Class, Extension, Function, Module, Parameter, ParameterKind, Parameters
+from griffe import Alias, Attribute, Class, Extension, Function, Module, Parameter, ParameterKind, Parameters
 from pydantic import BaseModel
 
 __all__ = ["Classes"]
@@ -82,8 +82,9 @@ def _constructor(written: Class, model: type[BaseModel]) -> Function:
 
 
 def _parameter(written: Class, name: str, default: object) -> Parameter:
-    attribute = written.all_members.get(name)
-    annotation = attribute.annotation if attribute is not None and attribute.is_attribute else None
+    member = written.all_members.get(name)
+    declared = member.final_target if isinstance(member, Alias) else member
+    annotation = declared.annotation if isinstance(declared, Attribute) else None
     return Parameter(name, annotation=annotation, kind=ParameterKind.keyword_only, default=_shown(default))
 
 

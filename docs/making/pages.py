@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from functools import cache
 from html import escape, unescape
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from mkdocs_autorefs import AutorefsPlugin
 
 sys.path.append(str(Path(__file__).parents[2] / "tests"))  # where the terminal is
 
@@ -67,8 +68,8 @@ def on_startup(**_: Any) -> None:
 
 def on_config(config: MkDocsConfig, **_: Any) -> MkDocsConfig:
     """The reference stands in the menu, before the project."""
-    if config.nav:
-        config.nav.insert(-1, {"Reference": reference.menu()})
+    if nav := cast("list[Any] | None", config["nav"]):
+        nav.insert(-1, {"Reference": reference.menu()})
     return config
 
 
@@ -98,7 +99,7 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, **_: Any) -> st
     on one line."""
     if not page.file.src_uri.startswith("reference/"):
         if here := hook_of(page.file.src_uri):
-            config.plugins["autorefs"].register_anchor(page, here)
+            cast(AutorefsPlugin, config.plugins["autorefs"]).register_anchor(page, here)
         names = {name: path for name, path in _targets().items() if name != here}
         html = reference.linked(html, names, compares=page.file.src_uri.startswith("from-"))
     return _WORD.sub(r'<code class="word">\1</code>', _FRAMED.sub(_frame, html))

@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from .chaos import ChaosFault, ChaosTransport
 
 __all__ = [
-    # doubles
+    # test doubles
     "KimiServer",
     "ScriptedKimi",
-    # what goes wrong on the way
+    # faults on the way
     "ChaosFault",
     "ChaosTransport",
-    # what they were asked
+    # requests
     "AnyRequest",
     "ChatRequest",
     "ScriptedRequest",
@@ -55,14 +55,14 @@ __all__ = [
     "Step",
     "call",
     "say",
-    # how answers travel
+    # delivery
     "Delivery",
     "Gate",
-    # what the endpoints beside chat know
+    # what the other endpoints know
     "Account",
     "Formula",
     "StoredFile",
-    # what they are made of
+    # checks and personas
     "check_request",
     "persona",
 ]
