@@ -278,7 +278,7 @@ async def held(url: str, count: int) -> AsyncIterator[list[asyncio.Task[None]]]:
 
 
 async def measure_cancel(url: str, count: int) -> float:
-    """Print how long it takes until nothing is open when everything is cancelled in one go; the middle one of some tries, in seconds."""
+    """Print how long it takes until nothing is open when all is cancelled in one go; the middle of some tries."""
     print(f"{count:,} agents cancelled in one go: the last task ended, the server saw the last connection closed, CPU")
     return statistics.median([await cancelled(url, count) for _ in range(TRIES)])
 
