@@ -16,7 +16,7 @@ from weakref import ref
 
 from errands import Worker
 
-from kimi_agent import End, Message, ToolCallStarted
+from kimi_agent import Append, End, Message, Reasoning, StreamFrame, ToolCallStarted
 
 __all__ = ["WAYS", "Asking", "Hung", "Stop", "Way"]
 
@@ -33,8 +33,8 @@ HANGS: Final = 30.0
 
 # ==== reading ====
 
-Heard: TypeAlias = Callable[[Message | None], bool]
-"""Gets what was handed out, or `None` for a piece of it; says whether to leave."""
+Heard: TypeAlias = Callable[[StreamFrame | Message], bool]
+"""Gets what was handed out, a message or a piece of one; says whether to leave."""
 Reader: TypeAlias = Callable[[Any, Heard], Awaitable[None]]
 
 
@@ -46,8 +46,8 @@ async def by_message(round_: Any, heard: Heard) -> None:
 
 async def by_stream(round_: Any, heard: Heard) -> None:
     async for stream in round_:
-        async for _ in stream.frames():
-            if heard(None):
+        async for frame in stream.frames():
+            if not isinstance(frame, End) and heard(frame):
                 return
         if heard(await stream):
             return
@@ -55,8 +55,27 @@ async def by_stream(round_: Any, heard: Heard) -> None:
 
 async def by_frame(round_: Any, heard: Heard) -> None:
     async for frame in round_:
-        if heard(frame.message if isinstance(frame, End) else None):
+        if heard(frame.message if isinstance(frame, End) else frame):
             return
+
+
+class Pieces:
+    """What was heard of a message piece by piece."""
+
+    def __init__(self) -> None:
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+
+    def add(self, frame: StreamFrame) -> None:
+        """One more."""
+        if isinstance(frame, Append):
+            self._text.append(frame.text)
+        elif isinstance(frame, Reasoning):
+            self._reasoning.append(frame.text)
+
+    def differ_from(self, message: Message) -> bool:
+        """Whether they are another message than the one that they end with."""
+        return ("".join(self._text), "".join(self._reasoning)) != (message.text, message.reasoning or "")
 
 
 class Hung(Exception):
@@ -147,6 +166,9 @@ class Asking:
     def __init__(self, agent: Worker, start: Callable[[], Any], read: Reader, stop: Stop) -> None:
         self._agent, self._start, self._read, self._stop = agent, start, read, stop
         self.handed: list[Message] = []
+        self.torn: list[Message] = []
+        """Of those, what was another message when it was heard piece by piece."""
+        self._pieces = Pieces() if read is not by_message else None
         self._finished_before = len(agent.finished)
         self.finished: list[str] = []
         """What functions gave meanwhile, until it ended."""
@@ -202,12 +224,20 @@ class Asking:
             self.finished = self._agent.finished[self._finished_before :]
             self.in_threads = list(self._agent.finished_in_threads)
 
-    def _heard(self, message: Message | None) -> bool:
+    def _heard(self, heard: StreamFrame | Message) -> bool:
         self._items += 1
-        if message is not None:
-            self.handed.append(message)
+        if isinstance(heard, Message):
+            self._hear_whole(heard)
+        elif self._pieces is not None:
+            self._pieces.add(heard)
         self.stopped = self.stopped or (self._stop.how == "left" and self._items >= self._stop.items)
         return self.stopped and self._stop.how == "left"
+
+    def _hear_whole(self, message: Message) -> None:
+        self.handed.append(message)
+        if self._pieces is not None and message.role == "assistant":
+            self.torn += [message] * self._pieces.differ_from(message)
+            self._pieces = Pieces()
 
     def _waits(self, number: int) -> None:
         if self._stop.after is None and number in self._stop.at[: _TIMES.get(self._stop.how, 0)]:

@@ -85,7 +85,9 @@ def is_right(said: Sequence[Message], errand: Errand) -> bool:
         return False
     start = max(place for place, message in enumerate(said) if message.role == "user")
     results = [message.text for message in said[start:] if message.role == "tool"]
-    return said[-1].role == "assistant" and said[-1].text == errand.answer_to(results)
+    stage = sum(message.role == "assistant" for message in said[start:-1])
+    wanted = errand.answer_to(results), _reasoning(errand, _dice(errand, stage), stage)
+    return said[-1].role == "assistant" and (said[-1].text, said[-1].reasoning) == wanted
 
 
 # ==== the model ====
@@ -106,8 +108,8 @@ def _whole(said: Sequence[dict[str, Any]], *, allowed: bool) -> Reply:
     start = max(place for place, message in enumerate(said) if message["role"] == "user")
     errand, since = Errand.asked_by(said[start]["content"]), said[start + 1 :]
     stage = sum(message["role"] == "assistant" for message in since)
-    dice = Random(f"{errand.word}/{stage}")
-    reasoning = f"What does {errand.word} want in stage {stage}?" if dice.random() < 0.5 else None
+    dice = _dice(errand, stage)
+    reasoning = _reasoning(errand, dice, stage)
     size = dice.randint(8, 48)
     if stage >= len(errand.stages) or not allowed:
         results = [message["content"] for message in since if message["role"] == "tool"]
@@ -115,6 +117,15 @@ def _whole(said: Sequence[dict[str, Any]], *, allowed: bool) -> Reply:
     calls = [call(name, item=item) for name, item in errand.calls_of(stage, errand.stages[stage])]
     text = f"{errand.word} goes on." if dice.random() < 0.5 else ""
     return Reply(text, reasoning, calls, chunk_size=size)
+
+
+def _dice(errand: Errand, stage: int) -> Random:
+    return Random(f"{errand.word}/{stage}")
+
+
+def _reasoning(errand: Errand, dice: Random, stage: int) -> str | None:
+    """What the model reasons about first; `None` if it does not."""
+    return f"What does {errand.word} want in stage {stage}?" if dice.random() < 0.5 else None
 
 
 # ==== the agent ====

@@ -27,6 +27,7 @@ MUST_BE_ZERO: Final = (
     "answers wrong",
     "histories invalid",
     "results lost",
+    "pieces that differ",
     "sessions that differ",
     "tasks leaked",
     "sockets leaked",

@@ -271,6 +271,8 @@ class Conversation:
             self.found("histories invalid", wrong[0])
         if lost := [message for message in asking.handed if message not in agent.chat_history]:
             self.found("results lost", f"handed out, and not in the history: {lost[0]}")
+        if asking.torn:
+            self.found("pieces that differ", f"heard otherwise piece by piece: {asking.torn[0]}")
         results = [message.text for message in agent.chat_history if message.role == "tool"]
         said = "".join(results)
         for token in [token for token in asking.finished if token not in said]:

@@ -11,7 +11,7 @@ import re
 import socket
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, suppress
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import campaign
 import consumers
@@ -22,7 +22,7 @@ from errands import Errand, Worker, answer, is_right
 from proxy import FAULTS, Proxy
 from report import ALL_FAULTS, MUST_BE_ZERO, Finding, Report
 
-from kimi_agent import Message, RoundFinished, generate
+from kimi_agent import End, Message, RoundFinished, generate
 from kimi_agent.message import ToolCall
 from kimi_agent.testing import ScriptedKimi
 
@@ -87,6 +87,32 @@ class Wrong(Worker):
         if message.role == "assistant" and not message.tool_calls:
             message = message.copy_with(content="It is done.")
         await super().add_to_history(message)
+
+
+class Stuttering(Worker):
+    """Hands out every piece of an answer twice."""
+
+    def full_round_frames(self, query: str, **options: Any) -> Any:
+        return Twice(super().full_round_frames(query, **options))
+
+
+class Twice:
+    """A round, with every frame but the last of an answer twice."""
+
+    def __init__(self, round_: Any) -> None:
+        self._round = round_
+
+    async def __aiter__(self) -> AsyncGenerator[Any]:
+        async for frame in self._round:
+            yield frame
+            if not isinstance(frame, End):
+                yield frame
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._round.aclose()
 
 
 class Secretive(Worker):
@@ -166,6 +192,7 @@ BROKEN = {
     "results lost": Forgetful,
     "histories invalid": Incomplete,
     "answers wrong": Wrong,
+    "pieces that differ": Stuttering,
     "sessions that differ": Secretive,
     "errors outside the tree": Clumsy,
     "rounds that hang": Endless,
@@ -180,6 +207,8 @@ BROKEN = {
 @pytest.mark.parametrize("kind", BROKEN)
 async def test_an_agent_that_is_broken_on_purpose_is_found_out(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(talk, "PATIENCE", 0.01)
+    monkeypatch.setattr(talk, "WAYS", consumers.WAYS[-1:])
+    monkeypatch.setattr(talk, "STOPS", {"read": 1})
     monkeypatch.setattr(consumers, "HANGS", 0.01 if kind == "rounds that hang" else consumers.HANGS)
     report = await Campaign(seed=1, kind=BROKEN[kind]).play(range(5))
     assert kind in {finding.kind for finding in report.findings}
