@@ -486,14 +486,10 @@ class _Tracing:
     # ---- calls ----
 
     def _begin_call(self, call: ToolCall) -> _CallSpan:
-        round_, inside, name = self._round_around(), self._call_here(), self._name_of(call)
+        round_, inside = self._round_around(), self._call_here()
         parent = None if inside is not None and inside.marks == marks_here() else round_
-        attributes: Attributes = {
-            "gen_ai.tool.name": name,
-            "gen_ai.tool.call.id": call.id,
-            "gen_ai.tool.type": "function",
-        }
-        opened = _CallSpan(self._telemetry, self._start("execute_tool", name, attributes, parent), call, round_)
+        name, known = self._identity(call)
+        opened = _CallSpan(self._telemetry, self._start("execute_tool", name, known, parent), call, round_)
         self._calls.setdefault(id(call), []).append(opened)
         return opened
 
@@ -501,9 +497,15 @@ class _Tracing:
         """The innermost call that this code runs inside of, of those that are seen for the same providers."""
         return next((call for call in reversed(_calls_here.get()) if self.is_for(call.providers)), None)
 
-    def _name_of(self, call: ToolCall) -> str:
-        """Of the function, if there is one. What else a model may have written there is something that was said."""
-        return call.name if self._telemetry.content or call.name in self._agent.functions else _UNKNOWN
+    def _identity(self, call: ToolCall) -> tuple[str, Attributes]:
+        """The name of the function, if there is one, and what is known of the call.
+
+        What else a model may have written as a name is something that was said. An id often has it, too.
+        """
+        kind: Attributes = {"gen_ai.tool.type": "function"}
+        if self._telemetry.content or call.name in self._agent.functions:
+            return call.name, {"gen_ai.tool.name": call.name, "gen_ai.tool.call.id": call.id, **kind}
+        return _UNKNOWN, {"gen_ai.tool.name": _UNKNOWN, **kind}
 
     def _call_finished(self, event: ToolCallFinished) -> None:
         if (opened := next(iter(self._calls.get(id(event.call), ())), None)) is not None:

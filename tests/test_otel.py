@@ -963,7 +963,14 @@ async def test_nothing_that_was_said_is_told(telemetry: Telemetry):
 
 @pytest.mark.parametrize(("content", "name"), [(False, "_unknown"), (True, "a_secret_of_the_model")])
 async def test_a_function_that_does_not_exist_has_no_name_of_its_own(content: bool, name: str, telemetry: Telemetry):
-    await read(busy(telemetry, Reply(tool_calls=[Call("a_secret_of_the_model", id="7")]), say("done"), content=content))
+    await read(
+        busy(
+            telemetry,
+            Reply(tool_calls=[Call("a_secret_of_the_model", id="a_secret_of_the_model:0")]),
+            say("done"),
+            content=content,
+        )
+    )
     assert attributes(telemetry.named(f"execute_tool {name}"))["gen_ai.tool.name"] == name
     told = "".join(span.to_json() for span in telemetry.spans)
     assert ("secret" in told) is content
