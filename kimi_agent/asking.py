@@ -217,6 +217,7 @@ async def model_turn(agent: Asker, request: Mapping[str, Any], recording: Record
             agent._stopwatch.start()
         result = agent._stopwatch.measured(agent, await _answer(agent, request, recording))
         spending.pay(agent, result)
+        agent._handlers.observed(_completed(result))
         added = agent.add_completion_to_history(result)
         result = replace(result, message=await given(agent, "add_completion_to_history", added, Message))
         await agent._settle()
@@ -228,11 +229,15 @@ async def model_turn(agent: Asker, request: Mapping[str, Any], recording: Record
         raise
     finally:
         agent._recording = None
-    await agent._handlers.emit(StreamCompleted(result.message, result.usage, result.finish_reason, result.id))
+    await agent._handlers.hand_out(_completed(result))
     if drift is not None:
         await agent._handlers.emit(drift)
     agent.limits.after_answer(as_spent(agent.usage), result.message)
     return result
+
+
+def _completed(result: GenerateResult) -> StreamCompleted:
+    return StreamCompleted(result.message, result.usage, result.finish_reason, result.id)
 
 
 async def stream_turn(agent: Asker, turn: Turn, request: Mapping[str, Any], recording: Recording) -> GenerateResult:

@@ -303,6 +303,9 @@ class Observer(Protocol):
     It is told of an event at once, before the handlers, in the task in which it happened; also where nobody can wait,
     and where a handler would be told later. Only the end of a round that was garbage is told in the next turn of the
     event loop: whoever collects garbage may be holding the very lock that an observer wants.
+
+    Of `StreamCompleted` it is told when the answer is there and paid for, before any hook sees it. What goes wrong with
+    it then is told, too.
     """
 
     def hears(self, event_type: type[Event]) -> bool:
@@ -401,7 +404,15 @@ class Handlers:
         Raises:
             Exception: in strict mode, what the first handler raised that did; what further ones raised is logged.
         """
-        self._observed(event)
+        self.observed(event)
+        await self.hand_out(event)
+
+    async def hand_out(self, event: Event) -> None:
+        """`emit`, after observers have been told.
+
+        Raises:
+            Exception: as `emit` does.
+        """
         failed: list[Exception] = []
         await self._tell(event, failed.append if self._strict else partial(_log, event))
         for error in failed[1:]:
@@ -411,19 +422,20 @@ class Handlers:
 
     async def emit_beside(self, event: Event) -> None:
         """Like `emit`, where an error or a close is under way already: what a handler raises is logged."""
-        self._observed(event)
+        self.observed(event)
         await self._tell(event, partial(_log, event))
 
     def emit_later(self, event: Event) -> None:
         """Like `emit_beside`, from a place that cannot wait. Without an event loop only observers are told."""
-        self._observed(event)
+        self.observed(event)
         unobserved = copy(self)
         if (loop := asyncio._get_running_loop()) is not None and type(event) in unobserved:
             task = loop.create_task(unobserved.emit_beside(event))
             _telling.add(task)
             task.add_done_callback(_telling.discard)
 
-    def _observed(self, event: Event) -> None:
+    def observed(self, event: Event) -> None:
+        """Tell observers of an event."""
         for observer in self._observers:
             with _nobody_stopped(observer, f"told of {type(event).__name__}"):
                 observer.told(event)

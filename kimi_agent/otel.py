@@ -236,11 +236,16 @@ class _AnswerSpan(_OpenSpan):
         super().__init__(telemetry, span)
         self.begun = False
         """Whether anything of it has come."""
+        self._asked_for = False
         self._asked, self._streamed = asked, streamed
 
     def sent(self, body: str) -> None:
-        """A request went out for it."""
-        self.tell("gen_ai.input.messages", lambda: _as_json(map(_message, _messages_in(body))))
+        """A request went out for it, or another one: when it broke off and is continued, say."""
+        if self._asked_for:
+            self.happened("kimi_agent.asked_again", {})
+        else:
+            self._asked_for = True
+            self.tell("gen_ai.input.messages", lambda: _as_json(map(_message, _messages_in(body))))
 
     def begins(self) -> None:
         """The first of it has come."""
@@ -317,6 +322,8 @@ class _CallSpan(_OpenSpan):
     def __init__(self, telemetry: _Telemetry, span: trace.Span, call: ToolCall, round_: _RoundSpan | None) -> None:
         super().__init__(telemetry, span)
         self.call, self.round = call, round_
+        self.has_returned = False
+        """Whether its function has, so that only its result has to find its place."""
         self.tell("gen_ai.tool.call.arguments", lambda: call.arguments)
 
     def finished(self, event: ToolCallFinished) -> None:
@@ -379,10 +386,10 @@ class _Tracing:
     # ---- what an observer does ----
 
     def hears(self, event_type: type[Event]) -> bool:
-        """Of frames, the first one of an answer; of requests, what was said in them."""
+        """Of frames, the first one of an answer."""
         if event_type is StreamFrameReceived:
             return any(round_.waits_for_answer for round_ in self._rounds.values())
-        return event_type in _TOLD and (event_type is not RequestSent or self._telemetry.content)
+        return event_type in _TOLD
 
     def told(self, event: Event) -> None:
         """An event happened."""
@@ -398,6 +405,7 @@ class _Tracing:
         attached = contexts.attach(_within(opened.span))
         try:
             yield
+            opened.has_returned = True
         except BaseException as error:
             self._end_call(opened, _Ending.by(error))
             raise
@@ -426,7 +434,7 @@ class _Tracing:
     def _end_round(self, round_: _RoundSpan, event: RoundFinished) -> None:
         for call in self._open_calls():
             if call.round is round_:
-                self._end_call(call, _CANCELLED)
+                self._end_call(call, _COMPLETED if call.has_returned else _CANCELLED)
         round_.end(_Ending(event.outcome, event.error_type))
 
     def _round_here(self) -> _RoundSpan | None:
@@ -596,7 +604,7 @@ def _conversation(agent: Agent) -> Attributes:
 
 def _server(provider: ChatProvider) -> Attributes:
     """Where a provider is, if that is anywhere."""
-    with suppress(ValueError):  # half an address, a port that is none
+    with suppress(Exception):  # half an address, a port that is none, whatever a provider of somebody's does
         url = urlsplit(str(getattr(provider, "base_url", None) or ""))
         port = url.port or (80 if url.scheme == "http" else 443)
         return {"server.address": url.hostname, "server.port": port} if url.hostname else {}

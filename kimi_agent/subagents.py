@@ -330,9 +330,9 @@ class _Relay(Handlers):
     def __contains__(self, event_type: type[Event]) -> bool:
         return super().__contains__(event_type) or SubAgentEvent in self._above
 
-    async def emit(self, event: Event) -> None:
+    async def hand_out(self, event: Event) -> None:
         try:
-            await super().emit(event)
+            await super().hand_out(event)
         finally:
             if SubAgentEvent in self._above:
                 await self._above.emit(self._from_here(event))

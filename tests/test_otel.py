@@ -29,12 +29,14 @@ from kimi_agent import (
     Agent,
     Approval,
     ApprovalPending,
+    GenerateResult,
     ImageURLPart,
     JournalSession,
     Kimi,
     Message,
     RoundFinished,
     ServerError,
+    SessionError,
     SQLiteSessionStore,
     StreamCancelled,
     StreamFrameReceived,
@@ -585,6 +587,77 @@ async def test_an_answer_that_breaks_off_ends_its_round(telemetry: Telemetry):
     ]
     kinds = [kind for kind, *_ in telemetry.figures("gen_ai.client.operation.duration")]
     assert [kind.get("error.type") for kind in kinds] == [None, "StreamInterruptedError"]
+    telemetry.check()
+
+
+class Hooked(Agent):
+    """Something happens between an answer and its place in the history."""
+
+    telemetry: Telemetry
+    reached: asyncio.Event
+    happens: Callable[[], Any]
+
+    async def add_completion_to_history(self, completion: GenerateResult) -> Message:
+        assert self.telemetry.open == ["invoke_agent Hooked"]
+        self.reached.set()
+        await self.happens()
+        return await super().add_completion_to_history(completion)
+
+
+async def breaking() -> None:
+    raise SessionError("the disk is full")
+
+
+@pytest.mark.parametrize(
+    ("happens", "outcome"), [(breaking, ("failed", "SessionError")), (asyncio.Event().wait, ("closed", None))]
+)
+async def test_an_answer_that_came_whole_is_paid_for_whatever_becomes_of_it(
+    happens: Any, outcome: Any, telemetry: Telemetry
+):
+    agent = Hooked(ScriptedKimi([Reply("done", usage=USAGE)]))
+    agent.telemetry, agent.reached, agent.happens = telemetry, asyncio.Event(), happens
+    telemetry.trace(agent)
+    asking = asyncio.create_task(agent.chat_round("go"))
+    await agent.reached.wait()
+    await turns_of_the_loop(5)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    assert telemetry.outcomes() == [("invoke_agent Hooked", *outcome), ("chat kimi-k3", "completed", None)]
+    for span in telemetry.spans:
+        assert attributes(span)["gen_ai.usage.input_tokens"] == USAGE.input == agent.usage.input
+        assert attributes(span)["gen_ai.response.finish_reasons"] == ("stop",)
+    assert sum(spent for _, _, spent in telemetry.figures("gen_ai.client.token.usage")) == USAGE.total
+    telemetry.check()
+
+
+async def test_an_answer_that_is_continued_says_so_and_tells_what_was_asked_at_first(telemetry: Telemetry):
+    cut = Reply("Bergen is", chunk_size=9, delivery=Delivery(finish=False, done=False))
+    agent = busy(telemetry, cut, say(" warmer."), content=True, resume_interrupted=True)
+    assert (await agent.chat_round("Which is warmer?")).text == "Bergen is warmer."
+    span = telemetry.named("chat kimi-k3")
+    assert [event.name for event in span.events] == ["kimi_agent.asked_again"]
+    asked = json.loads(attributes(span)["gen_ai.input.messages"])
+    assert [message["role"] for message in asked] == ["user"]
+    telemetry.check()
+
+
+async def test_a_call_whose_function_has_returned_is_complete_when_its_round_is_cancelled(telemetry: Telemetry):
+    class Careful(Busy):
+        async def add_to_history(self, message: Message) -> None:
+            await super().add_to_history(message)
+            if message.role == "tool":
+                self.reached.set()
+                await asyncio.Event().wait()
+
+    agent = Careful(ScriptedKimi([calling("quick")]))
+    agent.reached = asyncio.Event()
+    telemetry.trace(agent)
+    asking = asyncio.create_task(read(agent))
+    await agent.reached.wait()
+    asking.cancel()
+    await asyncio.wait([asking])
+    assert [message.text for message in agent.chat_history if message.role == "tool"] == ["quick"]
+    assert telemetry.outcomes()[-1] == ("execute_tool quick", "completed", None)
     telemetry.check()
 
 
