@@ -329,6 +329,23 @@ async def test_a_function_that_raises_is_seen_by_the_client_and_the_server_goes_
         assert (await post(server, chat())).status_code == 200
 
 
+@pytest.mark.parametrize("given", [None, [say("a")], 5])
+async def test_a_function_that_gives_no_answer_is_told_to_the_client(given: Any) -> None:
+    async with KimiServer([lambda body: given, say("fine")]) as server:
+        response = await post(server, chat())
+        assert response.status_code == 500
+        assert f"a function of the script gave {given!r}; it has to give" in response.json()["error"]["message"]
+        assert (await post(server, chat())).status_code == 200
+
+
+async def test_the_address_is_known_once_the_server_runs() -> None:
+    server = KimiServer()
+    with pytest.raises(RuntimeError, match="it runs within `async with"):
+        server.base_url  # noqa: B018
+    async with server:
+        assert server.base_url.startswith("http://127.0.0.1:")
+
+
 async def test_an_exhausted_script_is_a_server_error_that_says_so() -> None:
     async with KimiServer([say("only one")]) as server:
         await post(server, chat())

@@ -507,6 +507,16 @@ def test_what_is_no_step_is_refused_when_the_double_is_made(step: Any) -> None:
         ScriptedKimi([say("a"), step])
 
 
+@pytest.mark.parametrize("double", [ScriptedKimi, KimiServer])
+@pytest.mark.parametrize("script", [5, say("a"), call("f")], ids=repr)
+def test_what_is_no_script_is_refused_when_the_double_is_made(
+    double: type[ScriptedKimi] | type[KimiServer], script: Any
+) -> None:
+    with pytest.raises(TypeError) as error:
+        double(script)
+    assert str(error.value) == f"a script is a list of steps, a text, or a function, not {script!r}"
+
+
 def test_a_piece_that_is_an_object_is_told_how_to_be_written() -> None:
     with pytest.raises(ValueError, match="arguments_part"):
         read('tool_call: {"name": "f"}\ntool_call_part: {"a": 1}')

@@ -166,6 +166,16 @@ async def test_an_override_that_no_request_knows_is_a_type_error() -> None:
         await frames_of(ScriptedKimi([say("fine")]), warmth=1)
 
 
+async def nothing(body: dict[str, Any]) -> Any:
+    return None
+
+
+@pytest.mark.parametrize("script", [nothing, [nothing], lambda body: None])
+async def test_a_function_that_gives_no_answer_is_a_type_error_that_says_so(script: Any) -> None:
+    with pytest.raises(TypeError, match="a function of the script gave None; it has to give a Reply"):
+        await frames_of(ScriptedKimi(script))
+
+
 async def test_an_exhausted_script_is_a_server_error() -> None:
     with pytest.raises(ServerError, match="the script is exhausted: it has no answer to request 1"):
         await frames_of(ScriptedKimi([]))

@@ -26,6 +26,7 @@ class Double:
         check: refuse what Kimi refuses. A refused request uses up no step.
 
     Raises:
+        TypeError: what is given is no script, or one of its steps is none.
         ValueError: a text of the script has a mistake.
     """
 
@@ -91,21 +92,27 @@ def own_headers(answer: Answer | Written) -> dict[str, str]:
 
 def _proofread(script: Iterable[Step]) -> Iterator[Step]:
     """The steps as they are, once it is sure that their texts can be read."""
-    steps: Iterable[Step] = [script] if isinstance(script, str) else script
-    for number, step in enumerate(steps, start=1):
+    for number, step in enumerate(_steps_of(script), start=1):
         if isinstance(step, str):
             try:
                 read(step)
             except ValueError as error:
                 raise ValueError(f"step {number} of the script: {error}") from None
         elif not callable(step):
-            _check_step(step, f"step {number} of the script")
+            _check_line(step, f"step {number} of the script is", "a step is a function,")
         yield step
 
 
-def _check_step(step: object, which: str) -> None:
-    if not isinstance(step, Answer | Call):
-        raise TypeError(f"{which} is {step!r}; a step is a Reply, a text, a function, or what docs/testing.md lists")
+def _steps_of(script: Iterable[Step]) -> Iterator[Step]:
+    try:
+        return iter([script] if isinstance(script, str) else script)
+    except TypeError:
+        raise TypeError(f"a script is a list of steps, a text, or a function, not {script!r}") from None
+
+
+def _check_line(line: object, told: str, expected: str) -> None:
+    if not isinstance(line, Answer | Call | str):
+        raise TypeError(f"{told} {line!r}; {expected} a Reply, a text, or what else docs/testing.md lists")
 
 
 async def _resolved(step: Step, body: Body) -> Answer | Written:
@@ -113,6 +120,7 @@ async def _resolved(step: Step, body: Body) -> Answer | Written:
     if callable(step):
         made = step(body)
         step = await made if isawaitable(made) else made
+        _check_line(step, "a function of the script gave", "it has to give")
     if isinstance(step, str):
         return read(step)
     return Reply(tool_calls=(step,)) if isinstance(step, Call) else step

@@ -81,9 +81,6 @@ class KimiServer(Double, Account):
     api_key: Final = "sk-test"
     """The only key that it takes."""
 
-    base_url: str
-    """Known while the server runs."""
-
     def __init__(
         self, script: ScriptSource | None = None, *, delivery: Delivery | None = None, check: bool = True
     ) -> None:
@@ -95,9 +92,21 @@ class KimiServer(Double, Account):
         """By path after the base URL: what the next requests there get in place of an answer, first in, first out."""
         self.requests: list[ChatRequest] = []
         """Every chat request with a JSON object in it, refused or not, in the order of arrival."""
+        self._base_url: str | None = None
         self._open: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: list[asyncio.Future[None]] = []
+
+    @property
+    def base_url(self) -> str:
+        """For `Kimi`. It is known once the server runs.
+
+        Raises:
+            RuntimeError: it does not run yet.
+        """
+        if self._base_url is None:
+            raise RuntimeError("the server has no address yet: it runs within `async with KimiServer(...) as server`")
+        return self._base_url
 
     @property
     def connections(self) -> int:
@@ -123,7 +132,7 @@ class KimiServer(Double, Account):
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.setblocking(False)
         self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does so for its own sockets only
-        self.base_url = f"http://127.0.0.1:{self._listener.getsockname()[1]}{PREFIX}"
+        self._base_url = f"http://127.0.0.1:{self._listener.getsockname()[1]}{PREFIX}"
         self._closing = False
         self._accepting = asyncio.create_task(self._accept())
         return self
