@@ -23,23 +23,37 @@ class GenerationKwargs(TypedDict, total=False):
     max_tokens: int
     """The old name of `max_completion_tokens`, under which it is sent."""
     temperature: float
+    """How much chance has a say in the choice of tokens. Since K2.5 Kimi has this and the next four fixed."""
     top_p: float
+    """Tokens are chosen among the likeliest that have this probability together."""
     n: int
+    """How many answers are made. The first one is read; all are paid for."""
     presence_penalty: float
+    """From -2 to 2: how much less likely a token becomes when it has been said."""
     frequency_penalty: float
+    """The same for each time that it has been said."""
     stop: str | Sequence[str]
+    """Ends the answer where it would be said, and is not in it. Up to five texts of at most 32 bytes."""
     tool_choice: str | Mapping[str, Any]
+    """Whether functions are called: `auto`, `none`, or `required`, which of Kimi's models the K3 family alone takes; an
+    object that names one is for other servers."""
     response_format: Mapping[str, Any]
+    """The form of the answer: `{"type": "json_object"}`, or of type `json_schema` and beside it a `json_schema` with a
+    `name` and a `schema`, which becomes one of Kimi's dialect."""
     reasoning_effort: str
+    """How long the K3 family thinks: `low`, `high` or `max`, which is the default."""
     thinking: Mapping[str, Any]
     """Whether Kimi K2.6 thinks: `{"type": "disabled"}`. `Kimi.with_thinking` knows what other models want."""
     prompt_cache_key: str | None
     """The same for all requests of a conversation, so that they find the same cache. An agent gives its own."""
     safety_identifier: str
+    """Your name for the end user, hashed, such that Kimi knows them apart but not who they are."""
     logprobs: bool
     """Wanted for each token of the answer; `KimiStreamedMessage.logprobs` has them."""
     top_logprobs: int
+    """How many of the likeliest tokens are told at each place of the answer: 0 to 20, beside `logprobs`."""
     prediction: Mapping[str, Any]
+    """What the answer is likely to be, so that it comes faster: `{"type": "content", "content": ...}`."""
     extra_body: Mapping[str, Any]
     """More top-level fields of the request, for what has no name here. They are sent unchecked and have the last word;
     of `thinking`, field by field."""

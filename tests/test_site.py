@@ -8,8 +8,10 @@ import logging
 import re
 import sys
 from importlib import import_module
-from inspect import signature
+from inspect import getsource, signature
+from itertools import zip_longest
 from pathlib import Path
+from typing import is_typeddict
 from xml.etree import ElementTree
 
 import pytest
@@ -28,7 +30,7 @@ from overriding import hook_of, hooks, with_declaration
 from scenes import SCENES, taken
 from screens import picture
 
-from kimi_agent import Agent
+from kimi_agent import Agent, GenerationKwargs
 
 ROOT = Path(__file__).parent.parent
 MADE = {f"pictures/{name}.svg" for name in SCENES} | {story.NAME}
@@ -124,6 +126,7 @@ def test_a_page_is_about_the_hook_that_it_is_called_after():
 # ==== the reference ====
 
 ENTRY = re.compile(r"^::: (\S+)$", re.MULTILINE)
+PACKAGES = ("kimi_agent", *reference.BESIDE)
 
 
 def entries() -> list[str]:
@@ -131,8 +134,7 @@ def entries() -> list[str]:
 
 
 def test_every_public_name_is_in_the_reference_once():
-    packages = ("kimi_agent", *reference.BESIDE)
-    public = [(package, name) for package in packages for name in import_module(package).__all__]
+    public = [(package, name) for package in PACKAGES for name in import_module(package).__all__]
     paths = entries()
     assert sorted(path.rpartition(".")[2] for path in paths) == sorted(name for _, name in public)
     assert len(set(paths)) == len(paths)
@@ -161,6 +163,22 @@ def test_the_table_of_all_names_says_of_each_what_it_is():
     assert told["kimi_agent.Role"] == "Who said a message."
     assert told["kimi_agent.generate.generate"] == "Ask a model for one message."
     assert [path for path, text in told.items() if not text] == []
+
+
+def test_each_field_of_a_dictionary_is_told_of():
+    """They are shown with or without a word, other than members of classes."""
+    public = [getattr(import_module(package), name) for package in PACKAGES for name in import_module(package).__all__]
+    dictionaries = [value for value in public if is_typeddict(value)]
+    assert GenerationKwargs in dictionaries
+    for dictionary in dictionaries:
+        written = ast.parse(getsource(dictionary)).body[0]
+        assert isinstance(written, ast.ClassDef)
+        silent = [
+            ast.unparse(field)
+            for field, told in zip_longest(written.body, written.body[1:])
+            if isinstance(field, ast.AnnAssign) and not (isinstance(told, ast.Expr) and ast.literal_eval(told.value))
+        ]
+        assert silent == [], dictionary.__name__
 
 
 def test_a_name_that_the_built_reference_tells_nothing_of_is_found():
