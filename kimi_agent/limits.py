@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from pydantic import Field
 
 from .errors import UsageLimitExceeded
 from .kimi.models import ModelInfo, Prices, model_info
+from .kinds import NUMBER, Kinds, check_kinds
 from .message import Message, TokenUsage, is_zero
 from .provider import ChatProvider
 
@@ -158,6 +159,11 @@ def as_spent(usage: TokenUsage) -> Spent:
 
 # ==== limits ====
 
+_LIMITS: Final[Kinds] = dict.fromkeys(
+    ("requests", "tool_calls", "input_tokens", "output_tokens", "cost"),
+    (NUMBER | None, "a number, or None for no limit"),
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageLimits:
@@ -171,6 +177,7 @@ class UsageLimits:
         cost: of everything, in USD.
 
     Raises:
+        TypeError: a limit is no number.
         ValueError: a limit is negative.
     """
 
@@ -181,9 +188,10 @@ class UsageLimits:
     cost: float | None = None
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if (limit := getattr(self, field.name)) is not None and not limit >= 0:
-                raise ValueError(f"the limit {field.name} is {limit}; it is 0 or more, or None for no limit")
+        check_kinds(_LIMITS, {name: getattr(self, name) for name in _LIMITS})
+        for name in _LIMITS:
+            if (limit := getattr(self, name)) is not None and not limit >= 0:
+                raise ValueError(f"the limit {name} is {limit}; it is 0 or more, or None for no limit")
 
     def before_request(
         self, spent: Spent, expected_input_tokens: int = 0, *, cached: int = 0, prices: Prices | None = None

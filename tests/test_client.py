@@ -1020,11 +1020,45 @@ def test_with_thinking_keeps_what_was_said_of_keeping() -> None:
     assert kimi.with_thinking("off").generation_kwargs == {"thinking": {"type": "disabled", "keep": "all"}}
 
 
-@pytest.mark.parametrize("options", [{"api_key": KEY + " x"}, {"timeout": -1}, {"max_retries": -1}, {"base_url": "x"}])
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"model": 5}, "model is the name of a model, such as 'kimi-k3'; not 5"),
+        ({"api_key": 5}, "api_key is text, or None; not of the type int"),
+        ({"base_url": 5}, "base_url is text, or None; not 5"),
+        ({"timeout": "5"}, "timeout is a number of seconds, Timeouts(...), or None for ever; not '5'"),
+        ({"timeout": (1, 2)}, "timeout is a number of seconds, Timeouts(...), or None for ever; not (1, 2)"),
+        ({"max_retries": "3"}, "max_retries is a number; not '3'"),
+        ({"max_retry_time": None}, "max_retry_time is a number of seconds; not None"),
+        ({"max_concurrency": "3"}, "max_concurrency is a number, or None for no limit; not '3'"),
+    ],
+)
+def test_an_argument_of_another_kind_is_named(options: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        Kimi(**{"api_key": KEY, **options})
+    assert str(caught.value) == complaint
+
+
+@pytest.mark.parametrize("name", ["connect", "first_byte", "between_chunks"])
+def test_a_timeout_is_a_number(name: str) -> None:
+    with pytest.raises(TypeError, match=f"^{name} is a number of seconds above 0, or None; not '5'$"):
+        Timeouts(**{name: "5"})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"api_key": KEY + " x"},
+        {"timeout": -1},
+        {"max_retries": -1},
+        {"base_url": "x"},
+        {"api_key": KEY.encode()},
+    ],
+)
 def test_an_error_of_the_constructor_does_not_show_the_key_in_its_variables(options: dict[str, Any]) -> None:
     try:
         Kimi(**{"api_key": KEY, **options})
-    except (ChatProviderError, ValueError) as error:
+    except (ChatProviderError, TypeError, ValueError) as error:
         shown = traceback.TracebackException.from_exception(error, capture_locals=True)
         own = [frame for frame in shown.stack if "kimi_agent" in frame.filename and "tests" not in frame.filename]
         assert own

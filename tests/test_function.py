@@ -152,6 +152,36 @@ def test_names_that_kimi_refuses_are_an_error(name: str):
         AIFunction(add, name=name)
 
 
+class Who(enum.StrEnum):
+    USER = "user"
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"after": "model"}, "after is 'assistant' or 'user'; not 'model'"),
+        ({"after": "User"}, "after is 'assistant' or 'user'; not 'User'"),
+        ({"after": None}, "after is 'assistant' or 'user'; not None"),
+        ({"name": 5}, "name is text, or None; not 5"),
+        ({"desc": 5}, "desc is text, or None; not 5"),
+        ({"json_schema": "{}"}, "json_schema is a mapping, or None; not '{}'"),
+        ({"auto_truncate": "9"}, "auto_truncate is a number of characters, or None; not '9'"),
+        ({"timeout": "9"}, "timeout is more than 0 seconds, or None; not '9'"),
+        ({"approval": "yes"}, "approval is true, false, or a function of the arguments; not 'yes'"),
+        ({"fatal": KeyError}, "fatal is a tuple of classes of exceptions; not <class 'KeyError'>"),
+    ],
+)
+def test_an_option_of_another_kind_is_named_where_it_is_said(options: dict[str, Any], complaint: str):
+    for say in (lambda: AIFunction(add, **options), lambda: ai_function(**options)):
+        with pytest.raises(FunctionSpecError) as caught:
+            say()
+        assert str(caught.value) == complaint
+
+
+def test_who_speaks_next_may_be_a_member_of_an_enum_of_texts():
+    assert AIFunction(add, after=Who.USER).after == "user"
+
+
 def test_a_lambda_needs_a_name():
     with pytest.raises(FunctionSpecError, match="pass name="):
         AIFunction(lambda: 1)

@@ -10,6 +10,7 @@ from kimi_agent.errors import KimiAgentError, UsageLimitExceeded
 from kimi_agent.kimi.models import MODELS, Prices, model_info
 from kimi_agent.limits import Spent, UsageLimits, cost_of
 from kimi_agent.message import Message, TokenUsage
+from kimi_agent.tools.allowance import LoopGuard
 
 PRICES = Prices(input=2.0, cached_input=0.2, output=10.0)
 USAGE = TokenUsage(input_other=100_000, input_cache_read=900_000, output=50_000)
@@ -147,6 +148,18 @@ def test_without_limits_nothing_is_refused():
 def test_a_negative_limit_is_refused(name: str, limit: float):
     with pytest.raises(ValueError, match=name):
         UsageLimits(**{name: limit})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_limit_is_a_number(name: str):
+    with pytest.raises(TypeError, match=f"^{name} is a number, or None for no limit; not '5'$"):
+        UsageLimits(**{name: "5"})  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("name", ["remind", "stop"])
+def test_a_guard_against_loops_counts_in_numbers(name: str):
+    with pytest.raises(TypeError, match=f"^{name} is a number, or None for never; not '5'$"):
+        LoopGuard(**{name: "5"})  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(

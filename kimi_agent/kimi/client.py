@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from ..errors import ChatProviderError, InvalidRequestError
 from ..events import RequestSent, tell
 from ..history import Repaired, is_begun, repair
+from ..kinds import NUMBER, TEXT_OR_NONE, Kinds, check_kinds
 from ..message import Message
 from ..prompt.tokens import quickly_counted
 from ..provider import GenerationKwargs, OnEvent, checked
@@ -41,6 +42,14 @@ __all__ = ["Kimi"]
 BASE_URL: Final = "https://api.moonshot.ai/v1"
 KEY_NAMES: Final = ("KIMI_API_KEY", "MOONSHOT_API_KEY")
 BASE_URL_NAMES: Final = ("KIMI_BASE_URL", "MOONSHOT_BASE_URL", "MOONSHOT_API_BASE")
+_KINDS: Final[Kinds] = {
+    "model": (str, "the name of a model, such as 'kimi-k3'"),
+    "base_url": (TEXT_OR_NONE, "text, or None"),
+    "timeout": (NUMBER | Timeouts | None, "a number of seconds, Timeouts(...), or None for ever"),
+    "max_retries": (NUMBER, "a number"),
+    "max_retry_time": (NUMBER, "a number of seconds"),
+    "max_concurrency": (NUMBER | None, "a number, or None for no limit"),
+}
 _THINKING: Final = frozenset({"thinking", "reasoning_effort"})
 
 
@@ -74,6 +83,7 @@ class Kimi:
 
     Raises:
         ChatProviderError: there is no key, it has characters that no key has, or the base URL is none.
+        TypeError: an argument is of another kind.
         ValueError: a number is out of its range.
     """
 
@@ -94,6 +104,7 @@ class Kimi:
     ) -> None:
         key = _Key(api_key or _from_environment(KEY_NAMES))
         api_key = None  # log tools print the variables of a traceback
+        check_kinds(_KINDS, locals())
         if max_concurrency is not None and max_concurrency < 1:
             raise ValueError("max_concurrency is 1 or more, or None for no limit")
         self.model_name = model
@@ -398,7 +409,7 @@ class _Key:
     """An API key whose repr does not tell it."""
 
     def __init__(self, value: str | None) -> None:
-        self._value = (value or "").strip()
+        self._value = value.strip() if isinstance(value, str) else value
 
     def __repr__(self) -> str:
         return "(the API key)"
@@ -408,7 +419,10 @@ class _Key:
 
         Raises:
             ChatProviderError: there is none, or it has characters that no key has.
+            TypeError: it is no text.
         """
+        if not isinstance(self._value, TEXT_OR_NONE):
+            raise TypeError(f"api_key is text, or None; not of the type {type(self._value).__name__}")
         if not self._value:
             raise ChatProviderError(f"no API key: pass api_key= or set {' or '.join(KEY_NAMES)}")
         if not self._value.isascii() or not self._value.isprintable() or " " in self._value:

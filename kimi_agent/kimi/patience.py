@@ -7,6 +7,7 @@ from random import uniform
 from typing import Final
 
 from ..errors import ChatProviderError
+from ..kinds import NUMBER, Kinds, check_kinds
 from .status import is_retryable
 
 __all__ = ["RETRIES", "TIMEOUTS", "Retries", "Timeouts", "hint_of"]
@@ -15,6 +16,11 @@ FIRST_DELAY: Final = 0.5
 LONGEST_DELAY: Final = 30.0
 LONGEST_HINT: Final = 60.0
 """Seconds. No server keeps a client waiting for longer, whatever its `Retry-After` says."""
+
+
+_WAITS: Final[Kinds] = dict.fromkeys(
+    ("connect", "first_byte", "between_chunks"), (NUMBER | None, "a number of seconds above 0, or None")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +40,9 @@ class Timeouts:
     between_chunks: float | None = 120.0
 
     def __post_init__(self) -> None:
-        for name in ("connect", "first_byte", "between_chunks"):
-            seconds = getattr(self, name)
+        waits = {name: getattr(self, name) for name in _WAITS}
+        check_kinds(_WAITS, waits)
+        for name, seconds in waits.items():
             if seconds is not None and not seconds > 0:
                 raise ValueError(f"{name} is a number of seconds above 0, or None; not {seconds!r}")
 

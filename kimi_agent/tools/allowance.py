@@ -6,8 +6,10 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from ..errors import ToolArgumentsError
+from ..kinds import NUMBER, Kinds, check_kinds
 from ..message import Message, ToolCall, parse_any_arguments
 
 __all__ = ["Allowance", "CallOutcome", "LoopGuard"]
@@ -54,6 +56,10 @@ class CallOutcome:
         return cls(call, message, is_model_turn, failed, should_retry)
 
 
+_TIMES: Final[Kinds] = dict.fromkeys(("remind", "stop"), (NUMBER | None, "a number, or None for never"))
+_ROUNDS: Final[Kinds] = {"max_function_rounds": (NUMBER | None, "a number, or None for no limit")}
+
+
 @dataclass(frozen=True, slots=True)
 class LoopGuard:
     """What becomes of a model that makes the same call with the same arguments again and again in one round.
@@ -65,6 +71,7 @@ class LoopGuard:
         stop: with how many the call is not run, and the model has to answer without calls; `None` for never.
 
     Raises:
+        TypeError: what should be a number is none.
         ValueError: a number is less than 2.
     """
 
@@ -72,6 +79,7 @@ class LoopGuard:
     stop: int | None = 6
 
     def __post_init__(self) -> None:
+        check_kinds(_TIMES, {"remind": self.remind, "stop": self.stop})
         for name, times in (("remind", self.remind), ("stop", self.stop)):
             if times is not None and times < 2:
                 raise ValueError(f"{name} is 2 or more, or None for never; not {times}")
@@ -96,10 +104,12 @@ class Allowance:
         guard: against calls that are always the same.
 
     Raises:
+        TypeError: `max_function_rounds` is no number.
         ValueError: `max_function_rounds` is negative.
     """
 
     def __init__(self, max_function_rounds: int | None, guard: LoopGuard) -> None:
+        check_kinds(_ROUNDS, {"max_function_rounds": max_function_rounds})
         if max_function_rounds is not None and max_function_rounds < 0:
             raise ValueError(f"max_function_rounds is 0 or more, or None for no limit; not {max_function_rounds}")
         self.calls = max_function_rounds != 0

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from types import MethodType
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict, TypeVar, Unpack, cast, get_args, overload
 
 from ..errors import FunctionCallException, FunctionSpecError, ToolArgumentsError
+from ..kinds import NUMBER, TEXT_OR_NONE, Kinds, problem
 from .approval import ApprovalRule
 from .base import NAME_RULE, Tool, ToolReturnValue, is_safe_name
 from .context import context_here
@@ -64,22 +65,45 @@ class _Options:
     fatal: tuple[type[Exception], ...] = ()
 
     def __post_init__(self) -> None:
-        if (problem := self._problem()) is not None:
-            raise FunctionSpecError(problem)
+        if (wrong := problem(_KINDS, self.as_dict())) is not None:
+            raise FunctionSpecError(wrong)
 
     def as_dict(self) -> FunctionOptions:
         """The same by name."""
         return cast(FunctionOptions, {field.name: getattr(self, field.name) for field in fields(self)})
 
-    def _problem(self) -> str | None:
-        if self.timeout is not None and not (isinstance(self.timeout, int | float) and self.timeout > 0):
-            return f"timeout is more than 0 seconds, or None; not {self.timeout!r}"
-        if not (isinstance(self.approval, bool) or callable(self.approval)):
-            return f"approval is true, false, or a function of the arguments; not {self.approval!r}"
-        kinds = self.fatal if isinstance(self.fatal, tuple) else (self.fatal,)
-        if wrong := [kind for kind in kinds if not (isinstance(kind, type) and issubclass(kind, Exception))]:
-            return f"fatal is a tuple of classes of exceptions; {wrong[0]!r} is none"
-        return None if kinds is self.fatal else f"fatal is a tuple of classes of exceptions; not {self.fatal!r}"
+
+def _is_one_of_two(after: Any) -> bool:
+    return after in get_args(After)
+
+
+def _is_mapping(schema: Any) -> bool:
+    return schema is None or isinstance(schema, Mapping)
+
+
+def _is_above_zero(timeout: Any) -> bool:
+    return timeout is None or (isinstance(timeout, NUMBER) and timeout > 0)
+
+
+def _is_rule(approval: Any) -> bool:
+    return isinstance(approval, bool) or callable(approval)
+
+
+def _are_exceptions(fatal: Any) -> bool:
+    kinds = cast(tuple[Any, ...], fatal) if isinstance(fatal, tuple) else (None,)
+    return all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds)
+
+
+_KINDS: Final[Kinds] = {
+    "after": (_is_one_of_two, "'assistant' or 'user'"),
+    "name": (TEXT_OR_NONE, "text, or None"),
+    "desc": (TEXT_OR_NONE, "text, or None"),
+    "json_schema": (_is_mapping, "a mapping, or None"),
+    "auto_truncate": (NUMBER | None, "a number of characters, or None"),
+    "timeout": (_is_above_zero, "more than 0 seconds, or None"),
+    "approval": (_is_rule, "true, false, or a function of the arguments"),
+    "fatal": (_are_exceptions, "a tuple of classes of exceptions"),
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,6 +148,8 @@ def by_name(tools: Iterable[ToolLike | Callable[..., Any]]) -> dict[str, ToolLik
     named: dict[str, ToolLike] = {}
     if isinstance(tools, AbstractAsyncContextManager):
         raise FunctionSpecError("these tools have to be entered first: async with mcp_tools(...) as tools")
+    if not isinstance(tools, Iterable):
+        raise FunctionSpecError(f"{tools!r} is no list of functions and tools; pass [...] also for one")
     for tool in map(as_tool, tools):
         _add(named, tool.base.name, tool)
     return named
