@@ -31,6 +31,7 @@ from .provider import ChatProvider, Overrides, StreamedMessage, checked
 from .resume import joined
 from .session.keeping import Keeper
 from .session.lasting import Lasting
+from .settings import check_settings, said_by_user
 from .stream import FormattedMessages, FrameByFrame, MessageStream, Recording, Round, assistant_text
 from .structured.output import Output, Snapshot, Snapshots
 from .subagents import Forking
@@ -42,7 +43,6 @@ from .tools.texts import ToolTexts, tool_error_from
 from .tools.toolset import (
     ExceptionHandleResult,
     FunctionCallResult,
-    check_bounds,
     functions_in,
     invoke,
     merged,
@@ -88,6 +88,7 @@ class Agent(Lasting, Forking, approving.Approving, calls.Calling):
 
     Raises:
         FunctionSpecError: a function cannot be described to a model, or two have one name.
+        TypeError: an argument is of another kind.
         ValueError: a number is out of its range.
     """
 
@@ -114,12 +115,14 @@ class Agent(Lasting, Forking, approving.Approving, calls.Calling):
         tool_timeout: float | None = None,
         loop_guard: LoopGuard | None = LoopGuard(),  # noqa: B008 - frozen
     ) -> None:
+        check_settings(locals())
         self.provider = provider
         system = [Message.system(text)] if (text := (system_prompt or "").strip()) else []
         self.always_included_messages: list[Message] = [*system, *(always_included_messages or ())]
         """The beginning of every prompt."""
         self.chat_history: list[Message] = list(chat_history or ())
         """What has been said. Change it as you like between two rounds: the next prompt shows it."""
+        history.check_messages(self)
         usual = min(provider.context_window // 10, 8192)
         self.desired_response_tokens = usual if desired_response_tokens is None else desired_response_tokens
         self.retry_attempts = retry_attempts
@@ -127,9 +130,6 @@ class Agent(Lasting, Forking, approving.Approving, calls.Calling):
         self.resume_interrupted = resume_interrupted
         self.prompt_cache_key = uuid4().hex
         """Sent with each request, so that they all find the same cache; saved with the conversation."""
-        if min(self.desired_response_tokens, retry_attempts) < 0 or not 0 < trim_ratio <= 1:
-            raise ValueError("desired_response_tokens and retry_attempts are 0 or more; trim_ratio is in (0, 1]")
-        check_bounds(tool_timeout, max_parallel_tools)
         self.max_parallel_tools, self.tool_timeout = max_parallel_tools, tool_timeout
         self.loop_guard: LoopGuard = loop_guard or LoopGuard(None, None)
         self.functions: dict[str, ToolLike] = merged(functions_of(self), functions_in(functions or ()))
@@ -163,12 +163,13 @@ class Agent(Lasting, Forking, approving.Approving, calls.Calling):
             overrides: for the request; see `GenerationKwargs`. `include_functions=False` leaves the functions out.
 
         Raises:
+            TypeError: the query is nothing to say, or no request knows an override.
             ChatProviderError: the model did not answer. What the user said stays in the history; `None` tries again.
             PromptError: what the user said does not fit the window.
         """
-        request = self._chat_request(overrides)
+        request, said = self._chat_request(overrides), said_by_user(query)
         async with Turn(self, self._turns).whole():
-            await self._begin_round(query)
+            await self._begin_round(said)
             return (await asking.model_turn(self, request)).message
 
     async def chat_round_str(self, query: Query, **overrides: Unpack[Overrides]) -> str:
@@ -177,11 +178,11 @@ class Agent(Lasting, Forking, approving.Approving, calls.Calling):
 
     def chat_round_stream(self, query: Query, **overrides: Unpack[Overrides]) -> MessageStream:
         """Like `chat_round`, as a stream. Nothing happens before the stream is iterated or awaited."""
-        request = self._chat_request(overrides)
+        request, said = self._chat_request(overrides), said_by_user(query)
 
         async def produce(recording: Recording) -> GenerateResult:
             async with Turn(self, self._turns).whole():
-                await self._begin_round(query)
+                await self._begin_round(said)
                 return await asking.model_turn(self, request, recording)
 
         return MessageStream("assistant", produce)
@@ -197,7 +198,7 @@ class Agent(Lasting, Forking, approving.Approving, calls.Calling):
             overrides: for each request; see `GenerationKwargs`.
 
         Raises:
-            TypeError: an override that no request knows.
+            TypeError: the query is nothing to say, or no request knows an override.
             ValueError: `max_function_rounds` is negative.
             ChatProviderError: while iterating: the model did not answer. Everything until then is in the history.
             PromptError: while iterating: the newest messages do not fit the window.
@@ -286,6 +287,7 @@ class Agent(Lasting, Forking, approving.Approving, calls.Calling):
             PromptTooLong: the always included messages and the functions do not fit.
             MessageTooLong: the newest user message and the newest exchange do not fit.
         """
+        history.check_messages(self)
         await self._keeper.restore(self)
         return await asking.prompt(self, include_functions, overrides)
 
@@ -414,13 +416,13 @@ class Agent(Lasting, Forking, approving.Approving, calls.Calling):
         approvals: Iterable[Approval] | None = None,
     ) -> Round[Item]:
         turn, allowance = Turn(self, self._turns), Allowance(max_function_rounds, self.loop_guard)
-        steps = self._steps(turn, query, allowance, checked(overrides), streamed, check, approvals)
+        steps = self._steps(turn, said_by_user(query), allowance, checked(overrides), streamed, check, approvals)
         return Round(turn, steps, advance)
 
     async def _steps(
         self,
         turn: Turn,
-        query: Query,
+        said: Message | None,
         allowance: Allowance,
         request: dict[str, Any],
         streamed: bool,
@@ -429,7 +431,7 @@ class Agent(Lasting, Forking, approving.Approving, calls.Calling):
     ) -> AsyncGenerator[Any, None]:
         """The loop of a round. It cleans nothing up at its `yield`s: that is its turn's work."""
         await turn.begin()
-        await self._begin_round(query, resumes=approvals is not None)
+        await self._begin_round(said, resumes=approvals is not None)
         taken_up = None if approvals is None else await approving.take_up(self, approvals, allowance)
         while True:
             asked = request if allowance.calls else {**request, "tool_choice": "none"}
@@ -471,14 +473,13 @@ class Agent(Lasting, Forking, approving.Approving, calls.Calling):
         request = checked(overrides)
         return request if request.get("include_functions") else {"tool_choice": "none", **request}
 
-    async def _begin_round(self, query: Query, *, resumes: bool = False) -> None:
+    async def _begin_round(self, said: Message | None, *, resumes: bool = False) -> None:
         await self._keeper.begin(self)
         if not resumes:
             await approving.give_up(self)
-        message = None if query is None else Message.user(query)
-        await self._handlers.emit(RoundStarted(message))
-        if message is not None:
-            await added(self, message)
+        await self._handlers.emit(RoundStarted(said))
+        if said is not None:
+            await added(self, said)
 
     # ==== internals: a call ====
 

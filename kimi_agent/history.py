@@ -19,12 +19,14 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
 from .message import Message, TextPart, ThinkPart, ToolCall, once_per_value
 
 __all__ = [
     "Repaired",
     "calls_of",
+    "check_messages",
     "is_begun",
     "is_empty",
     "open_calls",
@@ -34,6 +36,28 @@ __all__ = [
     "remove",
     "repair",
 ]
+
+
+class Said(Protocol):
+    """The messages of a conversation, which is an agent's."""
+
+    always_included_messages: list[Message]
+    chat_history: list[Message]
+
+
+def check_messages(conversation: Said) -> None:
+    """Make sure that what stands in the lists of a conversation, which anybody may change, are messages.
+
+    Raises:
+        TypeError: naming the first that is none.
+    """
+    for name in ("always_included_messages", "chat_history"):
+        messages: Sequence[Any] = getattr(conversation, name)
+        if not all(issubclass(kind, Message) for kind in set(map(type, messages))):
+            place = next(at for at, item in enumerate(messages) if not isinstance(item, Message))
+            kind = type(messages[place]).__name__
+            better = "Message.model_validate(...)" if kind == "dict" else "Message.user(...)"
+            raise TypeError(f"item {place} of {name} is a {kind}, and no Message; use {better}")
 
 
 def calls_of(message: Message) -> tuple[ToolCall, ...]:

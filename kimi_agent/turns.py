@@ -29,7 +29,7 @@ from loguru import logger
 
 from .errors import ApprovalPending, RoundInProgressError
 from .events import Handlers, RoundFinished
-from .history import open_calls, placed
+from .history import check_messages, open_calls, placed
 from .hooks import added
 from .message import Message, ToolCall
 from .tools.allowance import CallOutcome
@@ -55,6 +55,7 @@ def marks_here() -> tuple[object, ...]:
 class Conversation(Protocol):
     """What a turn needs of an agent."""
 
+    always_included_messages: list[Message]
     chat_history: list[Message]
     texts: ToolTexts
     _handlers: Handlers
@@ -232,11 +233,13 @@ class Turn:
 
         Raises:
             RoundInProgressError: asked from inside the round that has it.
+            TypeError: something else than a message stands among the messages.
         """
         self._owner, self._loop = _running_task(), asyncio.get_running_loop()
         await self._turns.take(self)
-        self._began = True
+        check_messages(self.conversation)
         self._left_open = open_calls(self.conversation.chat_history)
+        self._began = True
 
     def belongs_to(self, round_: Closable) -> None:
         """Tell which round a newer one has to close."""
@@ -309,11 +312,12 @@ class Turn:
 
         Raises:
             RoundInProgressError: asked from inside the round that has the turn.
+            TypeError: something else than a message stands among the messages.
         """
         self._is_round = is_round
         with self.running():
-            await self.begin()
             try:
+                await self.begin()
                 yield
             except BaseException as error:
                 await self.close(finished_by(error))
@@ -437,14 +441,16 @@ class Turn:
 
     def _end(self, outcome: Outcome) -> None:
         self.ended = outcome
-        if not self.is_lost():
-            self._stop()
-        for answer in self._missing_answers():
-            self._add_now(answer)
-        self._stop_watching()
-        self._turns.release(self)
-        if self._closed is not None:
-            _grant(self._closed)
+        try:
+            if not self.is_lost():
+                self._stop()
+            for answer in self._missing_answers():
+                self._add_now(answer)
+        finally:  # who put something else than messages into the history has to be told, and can mend it
+            self._stop_watching()
+            self._turns.release(self)
+            if self._closed is not None:
+                _grant(self._closed)
 
     def drop(self) -> None:
         """Nobody holds the round any more. It may have been collected in another thread than its own."""

@@ -3,8 +3,10 @@
 import asyncio
 import gc
 import json
+import re
 import weakref
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, Self
@@ -906,6 +908,109 @@ async def test_loading_within_a_round_is_refused_and_closes_one_that_was_left(tm
 def test_numbers_out_of_their_range_are_refused(options: dict[str, Any]):
     with pytest.raises(ValueError, match=next(iter(options))):
         Agent(ScriptedKimi([]), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"provider": "kimi-k3"}, "provider is a ChatProvider, such as Kimi(); not 'kimi-k3'"),
+        ({"provider": Kimi}, "provider is a ChatProvider, such as Kimi(); not <class 'kimi_....client.Kimi'>"),
+        ({"provider": None}, "provider is a ChatProvider, such as Kimi(); not None"),
+        ({"system_prompt": 5}, "system_prompt is text, or None; not 5"),
+        ({"desired_response_tokens": "9"}, "desired_response_tokens is a number, or None; not '9'"),
+        ({"retry_attempts": "2"}, "retry_attempts is a number; not '2'"),
+        ({"retry_attempts": None}, "retry_attempts is a number; not None"),
+        ({"trim_ratio": "1"}, "trim_ratio is a number; not '1'"),
+        ({"compaction": 5}, "compaction is a Compaction(...), or compactors; not 5"),
+        ({"limits": 5}, "limits is UsageLimits(...), or None for no limits; not 5"),
+        ({"loop_guard": 3}, "loop_guard is a LoopGuard(...), or None for nothing; not 3"),
+        ({"functions": full}, "{full!r} is no list of functions and tools; pass [...] also for one"),
+    ],
+)
+def test_an_argument_of_another_kind_is_named(options: dict[str, Any], complaint: str):
+    with pytest.raises(TypeError) as caught:
+        Agent(**{"provider": ScriptedKimi([]), **options})
+    assert str(caught.value) == complaint.replace("{full!r}", repr(full))
+
+
+BAD_LISTS: list[tuple[Any, str]] = [
+    ("Be brief", "is a list of messages, such as [Message.user(...)], or None; not 'Be brief'"),
+    (Message.user("x"), "is a list of messages, such as [Message.user(...)], or None; not Message("),
+    ({"role": "user"}, "is a list of messages, such as [Message.user(...)], or None; not {'role': 'user'}"),
+    (5, "is a list of messages, such as [Message.user(...)], or None; not 5"),
+]
+
+
+@pytest.mark.parametrize("name", ["chat_history", "always_included_messages"])
+@pytest.mark.parametrize(("wrong", "complaint"), BAD_LISTS)
+def test_what_is_no_list_of_messages_is_refused(name: str, wrong: Any, complaint: str):
+    with pytest.raises(TypeError, match=f"^{re.escape(f'{name} {complaint}')}"):
+        Agent(ScriptedKimi([]), **{name: wrong})
+
+
+@pytest.mark.parametrize("name", ["chat_history", "always_included_messages"])
+@pytest.mark.parametrize(
+    ("wrong", "complaint"),
+    [
+        ({"role": "user", "content": "hi"}, "is a dict, and no Message; use Message.model_validate(...)"),
+        ("hi", "is a str, and no Message; use Message.user(...)"),
+    ],
+)
+async def test_what_is_no_message_is_named_wherever_it_would_be_used(
+    tmp_path: Path, name: str, wrong: Any, complaint: str
+):
+    complaint = re.escape(f"item 1 of {name} {complaint}")
+    with pytest.raises(TypeError, match=complaint):
+        Agent(ScriptedKimi([]), **{name: iter([Message.user("a"), wrong])})
+    agent = Agent(ScriptedKimi([say("b")]))
+    getattr(agent, name).extend([Message.user("a"), wrong])
+    with pytest.raises(TypeError, match=complaint):
+        await agent.get_prompt()
+    with pytest.raises(TypeError, match=complaint):
+        await agent.chat_round("hi")
+    with pytest.raises(TypeError, match=complaint):
+        await full(agent)
+    with pytest.raises(TypeError, match=complaint):
+        agent.save(saved := tmp_path / "chat.json")
+    assert not saved.exists()
+    getattr(agent, name).remove(wrong)
+    assert await agent.chat_round_str("now") == "b"
+
+
+async def test_a_function_that_puts_no_message_into_the_history_leaves_an_agent_that_can_be_mended():
+    class Spoiling(Agent):
+        @ai_function()
+        async def spoil(self) -> str:
+            self.chat_history.append({"role": "user"})  # pyright: ignore[reportArgumentType]
+            return "done"
+
+    agent = Spoiling(ScriptedKimi([call("spoil"), say("ok")]))
+    with pytest.raises((AttributeError, TypeError)):
+        await full(agent)
+    agent.chat_history.clear()
+    assert await agent.chat_round_str("again") == "ok"
+
+
+@pytest.mark.parametrize("wrong", [Message.user("hi"), {"role": "user", "content": "hi"}, 5, ["a", 5], b"hi"])
+@pytest.mark.parametrize(
+    "method", ["full_round", "full_round_str", "full_round_stream", "full_round_frames", "chat_round_stream"]
+)
+def test_a_query_that_is_nothing_to_say_is_refused_at_once(method: str, wrong: Any):
+    with pytest.raises(TypeError, match=r"^a query is text, a content part, a list of both, or None; not "):
+        getattr(Agent(ScriptedKimi([])), method)(wrong)
+
+
+@pytest.mark.parametrize("ask", [Agent.chat_round, Agent.chat_round_str, partial(Agent.structured, kind=int)])
+async def test_a_message_is_no_query_and_the_error_says_where_it_goes(ask: Any):
+    agent = Agent(ScriptedKimi([]))
+    with pytest.raises(TypeError, match=r"put messages into agent\.chat_history$"):
+        await ask(agent, query=Message.user("hi"))
+    assert agent.chat_history == []
+
+
+def test_a_number_of_function_rounds_is_a_number():
+    with pytest.raises(TypeError, match="max_function_rounds is a number, or None for no limit; not '3'"):
+        Agent(ScriptedKimi([])).full_round("x", max_function_rounds="3")  # pyright: ignore[reportArgumentType]
 
 
 def test_a_negative_number_of_function_rounds_is_no_way_to_say_for_ever():

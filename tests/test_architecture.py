@@ -19,7 +19,7 @@ from kimi_agent.events import Handlers, RoundFinished
 PACKAGE = Path(kimi_agent.__file__).parent
 
 STEPS = (
-    ("errors", "hooks"),
+    ("errors", "hooks", "kinds"),
     ("message",),
     ("tools.base",),
     ("events",),
@@ -29,7 +29,7 @@ STEPS = (
     ("generate",),
     ("prompt", "frames", "resume"),
     ("stream",),
-    ("spending", "measured"),
+    ("spending", "measured", "settings"),
     ("session", "structured", "calls", "approving"),
     ("asking",),
     ("subagents",),

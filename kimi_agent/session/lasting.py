@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from typing import Self
 
 from ..errors import RoundInProgressError
+from ..history import check_messages
 from ..turns import Conversation, Turn, Turns
 from .keeping import Kept, entered, give_back, state_of
 
@@ -25,8 +26,10 @@ class Lasting(Kept, Conversation):
         Raises:
             SessionError: it could not be written, and the old file is as it was; or the agent has a session which was
                 not restored yet.
+            TypeError: something else than a message stands among the messages.
         """
         self._keeper.check_restored()
+        check_messages(self)
         from . import file
 
         file.save(path, state_of(self))
