@@ -188,6 +188,26 @@ def test_a_name_that_the_built_reference_tells_nothing_of_is_found():
 
 
 @pytest.mark.parametrize(
+    ("html", "broken"),
+    [
+        ("<td><code>get_prompt</code></td>", "<td><code>get_<wbr>prompt</code></td>"),
+        (
+            '<td>a <code class="word">EventLog(a)</code></td>',
+            '<td>a <code class="word">Event<wbr>Log(<wbr>a)</code></td>',
+        ),
+        ("<td>get_prompt of EventLog</td>", "<td>get_prompt of EventLog</td>"),
+        ("<td><code>--no-log &quot;a b&quot;</code></td>", "<td><code>--no-log &quot;a b&quot;</code></td>"),
+        ("<p><code>get_prompt</code></p>", "<p><code>get_prompt</code></p>"),
+    ],
+)
+def test_a_long_name_in_a_table_may_break_where_a_word_ends(html: str, broken: str):
+    pytest.importorskip("mkdocs", reason="the extra `docs` is not installed")
+    import pages
+
+    assert pages.breakable(html) == broken
+
+
+@pytest.mark.parametrize(
     ("html", "linked"),
     [
         ("<code>Agent</code>", "[<code>Agent</code>]"),

@@ -102,7 +102,21 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, **_: Any) -> st
             cast(AutorefsPlugin, config.plugins["autorefs"]).register_anchor(page, here)
         names = {name: path for name, path in _targets().items() if name != here}
         html = reference.linked(html, names, compares=page.file.src_uri.startswith("from-"))
-    return _WORD.sub(r'<code class="word">\1</code>', _FRAMED.sub(_frame, html))
+    return breakable(_WORD.sub(r'<code class="word">\1</code>', _FRAMED.sub(_frame, html)))
+
+
+_CELL: Final = re.compile(r"<td.*?</td>", re.DOTALL)
+_CODE: Final = re.compile(r"(<code[^>]*>)([^<]+)")
+_END_OF_WORD: Final = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[a-z][_.(=])(?=\w)")
+
+
+def breakable(html: str) -> str:
+    """A page with names in the cells of its tables that may break where a word ends, as they have to on a phone."""
+
+    def broken(code: re.Match[str]) -> str:
+        return code[1] + _END_OF_WORD.sub("<wbr>", code[2])
+
+    return _CELL.sub(lambda cell: _CODE.sub(broken, cell[0]), html)
 
 
 @cache
