@@ -208,7 +208,10 @@ class RequestTooLargeError(APIStatusError):
 
 
 class RateLimitError(APIStatusError):
-    """429. Too many requests or tokens a minute, or the servers are busy. Wait `retry_after` seconds and try again."""
+    """429. Too many requests or tokens a minute, or the servers are busy. Wait `retry_after` seconds and try again.
+
+    A 5xx whose `type` says the same is one, too.
+    """
 
 
 class QuotaExceededError(APIStatusError):

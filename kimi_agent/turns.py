@@ -41,6 +41,8 @@ __all__ = ["Conversation", "Turn", "Turns", "finished_by", "marks_here"]
 Outcome: TypeAlias = Literal["completed", "waiting", "failed", "closed"]
 
 _CLOSED: Final = RoundFinished("closed")
+_BEGAN: Final = "began another one"
+_LOADED: Final = "loaded another conversation"
 
 _inside: Final[ContextVar[tuple[object, ...]]] = ContextVar("kimi_agent_turns", default=())
 """The marks of the turns that this code runs inside of, the innermost last. Tools, hooks and handlers inherit it; who
@@ -138,7 +140,7 @@ class Turns:
         return holder if holder is not None and asyncio.current_task() in holder.tasks() else None
 
     def end_suspended(self) -> None:
-        """Close a round that nobody works on at the moment.
+        """Close a round that nobody works on at the moment: another conversation is loaded.
 
         Raises:
             RoundInProgressError: somebody does.
@@ -148,7 +150,7 @@ class Turns:
             return
         if not (holder.is_lost() or holder.is_superseded()):
             raise RoundInProgressError("a round of this agent is running; wait for its end, or close it")
-        holder.superseded = True
+        holder.superseded = _LOADED
         holder.close_now()
 
     async def _wait(self, turn: Turn) -> None:
@@ -183,7 +185,7 @@ class Turns:
     def _look_again(self, watched: ReferenceType[Turn], task: asyncio.Task[Any]) -> None:
         holder = watched()
         if holder is not None and self._waiting and self._current is holder and holder.is_superseded():
-            holder.superseded = True
+            holder.superseded = _BEGAN
             holder.close_now()
 
 
@@ -209,8 +211,8 @@ class Turn:
         self.mark = object()
         """What code that runs inside of the turn carries in its context."""
         self.ended: Outcome | None = None
-        self.superseded = False
-        """A newer round of the same task took the turn; the old one cannot be resumed."""
+        self.superseded = ""
+        """What its agent did in its place, so that it cannot be resumed; `""` for nothing."""
         self._turns = turns
         self._began = False
         self._is_round = True
@@ -276,7 +278,7 @@ class Turn:
 
     async def supersede(self) -> None:
         """Close the round that has the turn, for a newer one."""
-        self.superseded = True
+        self.superseded = _BEGAN
         round_ = self._round() if self._round is not None else None
         if round_ is not None:
             await round_.aclose()

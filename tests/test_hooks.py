@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from kimi_agent import Agent, FunctionCallResult, ai_function
+from kimi_agent import Agent, Approval, FunctionCallResult, ai_function
 from kimi_agent.history import problems
 from kimi_agent.testing import ScriptedKimi, call, say
 
@@ -79,6 +79,19 @@ async def test_a_wrong_answer_to_a_call_is_the_result_of_the_call(answer: Any, c
     assert len(results) == 2
     value = await agent.call_tool("act")
     assert value.return_value.is_error
+
+
+async def test_approving_need_not_be_async():
+    class Mine(Agent):
+        @ai_function(approval=True)
+        async def act(self) -> str:
+            return "done"
+
+        def approve_function_call(self, call: Any, function: Any) -> Any:
+            return Approval.approve()
+
+    agent = Mine(ScriptedKimi([call("act"), say("The end.")]))
+    assert [message.text async for message in agent.full_round("Go.")] == ["", "done", "The end."]
 
 
 async def test_a_hook_that_gives_what_can_be_awaited_need_not_be_async():
