@@ -35,7 +35,7 @@ from kimi_agent.errors import (
 from kimi_agent.kimi import http
 from kimi_agent.kimi.http import HttpTransport
 from kimi_agent.kimi.status import ANSWERS, error_in, retry_after, status_error
-from kimi_agent.testing import KimiServer, say
+from kimi_agent.testing import Delivery, Gate, KimiServer, Reply, say
 
 KEY = "sk-do-not-tell-0123456789"
 
@@ -422,9 +422,11 @@ def test_the_transport_does_not_tell_the_key() -> None:
 # ==== pools ====
 
 
+BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}).encode()
+
+
 async def asked(transport: HttpTransport, server: KimiServer) -> None:
-    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
-    response = await transport.post("/chat/completions", json.dumps(body).encode())
+    response = await transport.post("/chat/completions", BODY)
     while await response.read() is not None:
         pass
     await response.aclose()
@@ -453,6 +455,37 @@ async def test_the_last_one_who_leaves_closes_the_pool_and_it_opens_again() -> N
         await asked(transport, server)
         assert server.connections == 1
         await transport.aclose()
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_an_answer_whose_reader_is_cancelled_twice_leaves_no_socket_open(turns: int) -> None:
+    """The second cancel comes that many turns of the event loop later, while httpx closes after the first one."""
+    gate = Gate(2)
+
+    async def read() -> None:
+        while await response.read() is not None:
+            reading.set()
+
+    async with KimiServer(lambda _: Reply("Four degrees.", delivery=Delivery(gate=gate))) as server:
+        transport, reading = HttpTransport(server.base_url, server.api_key), asyncio.Event()
+        response = await transport.post("/chat/completions", BODY)
+        reader = asyncio.create_task(read())
+        await gate.reached()
+        await reading.wait()
+        await turns_of_the_loop(10)  # now it waits for what the gate holds
+        reader.cancel()
+        await turns_of_the_loop(turns)
+        reader.cancel()
+        await asyncio.wait([reader])
+        await response.aclose()
+        async with asyncio.timeout(5):
+            await server.until(lambda: server.connections == 0)
+        await transport.aclose()
+
+
+async def turns_of_the_loop(number: int) -> None:
+    for _ in range(number):
+        await asyncio.sleep(0)
 
 
 async def test_closing_what_was_never_used_does_nothing() -> None:

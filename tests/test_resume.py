@@ -224,6 +224,18 @@ async def test_what_all_requests_cost_is_added_up_and_the_estimate_learns_nothin
     assert agent.usage.output >= 1
 
 
+async def test_what_a_host_counted_before_the_break_is_spent_too() -> None:
+    def counting(text: str, tokens: int, reason: str | None) -> Recorded:
+        usage = {"prompt_tokens": 10, "completion_tokens": tokens, "total_tokens": 10 + tokens}
+        choice = {"index": 0, "delta": {"content": text}, "finish_reason": reason}
+        return Recorded([{"choices": [choice], "usage": usage}], Delivery(done=False))
+
+    pieces = [counting("Bergen is", 2, None), counting(" warmer,", 3, None), counting(" by three.", 4, "stop")]
+    async with KimiServer(pieces) as server, await agent_for(server) as agent:
+        assert (await agent.chat_round("Which is warmer?")).text == "Bergen is warmer, by three."
+    assert (agent.usage.requests, agent.usage.input, agent.usage.output) == (3, 30, 9)
+
+
 async def test_the_handlers_see_each_request_and_one_answer() -> None:
     sent: list[RequestSent] = []
     async with KimiServer(cutting(2600)) as server, await agent_for(server) as agent:

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kimi_agent import Agent
+from kimi_agent import Agent, AIFunction
 from kimi_agent.errors import (
     APIConnectionError,
     APIEmptyResponseError,
@@ -46,7 +46,19 @@ from kimi_agent.kimi.answer import KimiStreamedMessage
 from kimi_agent.kimi.client import Kimi
 from kimi_agent.kimi.patience import Retries, Timeouts
 from kimi_agent.message import Message
-from kimi_agent.testing import Delivery, Failure, Fault, Gate, HangUp, KimiServer, RawBody, Reply, ScriptSource, say
+from kimi_agent.testing import (
+    Delivery,
+    Failure,
+    Fault,
+    Gate,
+    HangUp,
+    KimiServer,
+    RawBody,
+    Reply,
+    ScriptSource,
+    call,
+    say,
+)
 
 OVERLOADED = Failure(429, "engine_overloaded_error", "The engine is currently overloaded")
 BUSY = Failure(503, "server_unavailable", "busy")
@@ -264,6 +276,22 @@ async def test_an_error_that_may_pass_is_asked_again_and_the_answer_comes(
         assert await answered(kimi, on_event=told.append) == "Hi"
         assert len(server.requests) == 3
     assert [event.error_type for event in told if isinstance(event, RequestRetried)] == [kind.__name__] * 2
+
+
+async def test_a_round_with_two_calls_makes_two_requests_and_tells_of_both() -> None:
+    async def look(place: str) -> str:
+        """Look."""
+        return f"{place}: 4"
+
+    told: list[bytes] = []
+    calls = Reply(tool_calls=[call("look", place="Oslo"), call("look", place="Bergen")])
+    async with kimi_with([calls, say("Four in both.")]) as (kimi, server):
+        agent = Agent(kimi, functions=[AIFunction(look)])
+        agent.on(RequestSent, lambda event: told.append(event.body.encode()))
+        said = [message.text async for message in agent.full_round("How warm?")]
+        assert said[1:] == ["Oslo: 4", "Bergen: 4", "Four in both."]
+        assert [request.raw for request in server.requests] == told
+    assert len(told) == 2
 
 
 @pytest.mark.parametrize(("failure", "kind"), REFUSED, ids=name_of)

@@ -23,7 +23,7 @@ import pytest
 from pydantic import SerializationInfo, ValidationInfo, field_serializer, field_validator
 from timing import untraced
 
-from kimi_agent import history
+from kimi_agent import Agent, history
 from kimi_agent.errors import SessionConflictError, SessionError
 from kimi_agent.limits import Spent
 from kimi_agent.message import ContentPart, ImageURLPart, MediaURL, Message, ToolCall
@@ -32,6 +32,7 @@ from kimi_agent.session.blobs import get_ctx
 from kimi_agent.session.ledger import BEGIN, Ledger
 from kimi_agent.session.sqlite import SQLiteSessionStore
 from kimi_agent.session.state import Session, SessionState, WindowState
+from kimi_agent.testing import ScriptedKimi, say
 
 SEQUENCES = int(os.environ.get("KIMI_AGENT_STORES", "10"))
 """How many random sequences of operations are compared with a model."""
@@ -558,6 +559,39 @@ async def test_a_locked_database_is_an_error_and_goes_on_when_it_is_free(store, 
         assert await texts_of(store.open("x")) == ["a"]
     await session.append(said("c"))
     assert await texts_of(session) == ["a", "c"]
+
+
+SYNCHRONOUS = ["OFF", "NORMAL", "FULL"]
+"""When SQLite waits for the disk, by the number that its `PRAGMA synchronous` gives."""
+
+
+@pytest.mark.parametrize(("mode", "waits"), [("wal", "NORMAL"), ("delete", "FULL")])
+async def test_a_database_that_the_power_cut_finds_half_way_stays_whole(path, monkeypatch, mode: str, waits: str):
+    """With a log SQLite waits before it takes anything out of it; where no log can be, with each transaction."""
+    if mode != "wal":
+        monkeypatch.setattr(schema, "_to_wal", lambda connection: mode)
+    async with SQLiteSessionStore(path) as store:
+        for connects in range(2):
+            await store.open(str(connects)).append(said("a"))
+            connection = store._opened.connection
+            assert connection.execute("PRAGMA journal_mode").fetchall() == [(mode,)]
+            assert connection.execute("PRAGMA synchronous").fetchall() == [(SYNCHRONOUS.index(waits),)]
+            await store.aclose()  # used again, it opens again
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="this platform does not name its descriptors")
+async def test_a_round_has_ended_when_the_disk_has_all_of_it(store, path, monkeypatch):
+    agent = Agent(ScriptedKimi([say("b")]), session=store.open("x"))
+    kept: list[int] = []
+
+    def sync(descriptor: int) -> None:
+        if os.readlink(f"/proc/self/fd/{descriptor}") == f"{path}-wal":
+            kept.append(query(path, "SELECT count(*) FROM texts")[0][0])
+
+    monkeypatch.setattr(os, "fsync", sync)
+    async for _ in agent.full_round("a"):
+        pass
+    assert kept[-1:] == [2]
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="this platform does not name its descriptors")

@@ -344,6 +344,16 @@ async def test_a_whole_round_as_frames():
     assert end.usage is not None
 
 
+async def test_reasoning_comes_before_the_text_that_came_in_the_same_piece_of_the_network():
+    answers = [Reply("Four.", "hm", delivery=Delivery(whole=True)), Reply("Five.", "oh", delivery=Delivery(whole=True))]
+    async with KimiServer(answers) as server, Kimi(api_key=server.api_key, base_url=server.base_url) as kimi:
+        agent = Agent(kimi)
+        of_stream = [frame async for frame in agent.chat_round_stream("?").frames()]
+        of_round = [frame async for frame in agent.full_round_frames("?")]
+    assert of_stream[:-1] == [Reasoning("hm"), Append("Four.")]
+    assert of_round[:-1] == [Reasoning("oh"), Append("Five.")]
+
+
 async def test_breaking_out_of_frames_leaves_a_valid_history():
     agent = agent_for(call("get_weather", city="Oslo"), say("ok"))
     async for frame in agent.full_round_frames("?"):
