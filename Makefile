@@ -78,7 +78,7 @@ $(VENV)/dev-ready: pyproject.toml $(VENV)/ready
 	@touch $@
 
 $(VENV)/docs-ready: pyproject.toml $(VENV)/ready
-	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[cli,docs]'
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch $@
 
 clean:
