@@ -20,7 +20,7 @@ def problem(kinds: Kinds, given: Mapping[str, object]) -> str | None:
     """What is wrong with the first argument that is of another kind, in a sentence; `None` if all are right."""
     for name, (kind, words) in kinds.items():
         value = given[name]
-        if not (isinstance(value, kind) if isinstance(kind, type | UnionType) else kind(value)):
+        if not (isinstance(value, kind) if isinstance(kind, (type, UnionType)) else kind(value)):
             return f"{name} is {words}; not {reprlib.repr(value)}"
     return None
 

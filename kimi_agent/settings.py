@@ -24,7 +24,7 @@ def _is_provider(value: Any) -> bool:
 
 
 def _is_compaction(value: Any) -> bool:
-    return isinstance(value, (Compaction, Compactor, type, Iterable))
+    return isinstance(value, (Compaction, Iterable, type, Compactor))
 
 
 def _is_list(value: Any) -> bool:
