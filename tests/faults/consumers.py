@@ -7,6 +7,7 @@ the package, and at the same one again for the same seed, as far as the network 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from contextvars import copy_context
 from functools import partial
@@ -16,7 +17,7 @@ from weakref import ref
 
 from errands import Worker
 
-from kimi_agent import Append, End, Message, Reasoning, StreamFrame, ToolCallStarted
+from kimi_agent import Append, End, Message, Reasoning, StreamFrame, ToolCallStarted, ToolResult
 
 __all__ = ["WAYS", "Asking", "Hung", "Stop", "Way"]
 
@@ -65,6 +66,8 @@ class Pieces:
     def __init__(self) -> None:
         self._text: list[str] = []
         self._reasoning: list[str] = []
+        self.in_order = True
+        """Whether all reasoning came before all text, as Kimi sends it."""
 
     def add(self, frame: StreamFrame) -> None:
         """One more."""
@@ -72,6 +75,7 @@ class Pieces:
             self._text.append(frame.text)
         elif isinstance(frame, Reasoning):
             self._reasoning.append(frame.text)
+            self.in_order = self.in_order and not self._text
 
     def differ_from(self, message: Message) -> bool:
         """Whether they are another message than the one that they end with."""
@@ -168,6 +172,10 @@ class Asking:
         self.handed: list[Message] = []
         self.torn: list[Message] = []
         """Of those, what was another message when it was heard piece by piece."""
+        self.disordered: list[Message] = []
+        """Of those, what had reasoning behind its text then."""
+        self.results: list[ToolResult] = []
+        """What was handed out as frames of calls."""
         self._pieces = Pieces() if read is not by_message else None
         self._finished_before = len(agent.finished)
         self.finished: list[str] = []
@@ -192,6 +200,12 @@ class Asking:
             or self._stop.how == "closed"
             or (self._stop.is_orderly and self._stop.how != "cancelled twice")
         )
+
+    @property
+    def answered(self) -> Counter[str]:
+        """The ids of the calls whose results were handed out, by message or else by frame."""
+        said = Counter(message.tool_call_id or "" for message in self.handed if message.role == "tool")
+        return said or Counter(result.tool_call_id for result in self.results)
 
     async def outcome(self) -> BaseException | None:
         """What was raised."""
@@ -228,6 +242,8 @@ class Asking:
         self._items += 1
         if isinstance(heard, Message):
             self._hear_whole(heard)
+        elif isinstance(heard, ToolResult):
+            self.results.append(heard)
         elif self._pieces is not None:
             self._pieces.add(heard)
         self.stopped = self.stopped or (self._stop.how == "left" and self._items >= self._stop.items)
@@ -237,6 +253,7 @@ class Asking:
         self.handed.append(message)
         if self._pieces is not None and message.role == "assistant":
             self.torn += [message] * self._pieces.differ_from(message)
+            self.disordered += [message] * (not self._pieces.in_order)
             self._pieces = Pieces()
 
     def _waits(self, number: int) -> None:

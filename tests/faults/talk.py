@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import httpx
 import proxy
+from books import Books, Wrong
 from consumers import WAYS, Asking, Hung, Stop
 from errands import Errand, Worker, is_asked, is_right
 from report import Finding, Report
@@ -32,6 +33,7 @@ from kimi_agent import (
     SQLiteSessionStore,
     StreamInterruptedError,
     StreamStarted,
+    ToolResult,
 )
 from kimi_agent.errors import BadRequestError, InvalidRequestError
 from kimi_agent.history import problems
@@ -107,6 +109,7 @@ class Conversation:
         self._refusals = 0
         self._falsified = 0
         self._events: Counter[str] = Counter()
+        self._books = Books(place.server)
 
     async def play(self, rounds: int) -> None:
         """Play it; some agents are left, and others go on."""
@@ -141,6 +144,7 @@ class Conversation:
         agent.on(StreamStarted, lambda _: self._events.update(["begun"]))
         agent.on(RequestSent, lambda _: self._events.update(["sent"]))
         agent.on(RequestRetried, self._retried)
+        self._books.keep(agent)
         async with agent:
             if agent.chat_history != said:
                 self.found("sessions that differ", _difference(agent.chat_history, said))
@@ -172,12 +176,17 @@ class Conversation:
         self._tell(f"round {self.round}: {errand.question}")
         self._events.clear()
         self._falsified = self._falsified_answers()
+        self._books.begin(agent)
+        faults = self._faults()
         await self._go_away_perhaps()
         endings = [await self._ask(agent, errand.question)]
         while not (endings[-1] == "read" or is_right(agent.chat_history, errand) or self._gives_up(endings)):
             endings.append(await self._go_on(agent, errand))
         self._report.rounds += 1
-        self._judge(agent, errand, endings[-1], stopped="stopped" in endings)
+        stopped = "stopped" in endings
+        undisturbed = faults == self._faults() and not self._events["retried"] and {*endings} <= {"read", "waits"}
+        self._judge(agent, errand, endings[-1], stopped=stopped)
+        self._find(self._books.after_question(agent, stopped=stopped, undisturbed=undisturbed))
 
     def _gives_up(self, endings: Sequence[str]) -> bool:
         return len(endings) > MOST or self._dice.random() < 0.2
@@ -221,6 +230,7 @@ class Conversation:
         self._check_history(agent, asking)
         await self._check_leaks()
         await self._check_disk(agent, asking)
+        self._find(self._books.after_reading(agent, asking.answered, stopped=asking.stopped))
         return ending
 
     def _ending(self, asking: Asking, error: BaseException | None) -> str:
@@ -242,12 +252,26 @@ class Conversation:
         self._tell(f"  !! {kind}: {text}")
         self._report.findings.append(Finding(self.round, kind, text))
 
+    def _find(self, wrong: Iterable[Wrong]) -> None:
+        for each in wrong:
+            self.found(*each)
+
+    def _faults(self) -> int:
+        """How many have struck until now."""
+        chaos = self._transport.injected.total() if self._transport else 0
+        return self._place.proxy.injected.total() + self._report.injected["refused"] + chaos
+
     def _falsified_answers(self) -> int:
         return sum(self._transport.injected[name] for name in _FALSIFYING) if self._transport else 0
 
+    @property
+    def _was_falsified(self) -> bool:
+        """Whether that happened to an answer to this question."""
+        return self._falsified_answers() > self._falsified
+
     def _judge(self, agent: Worker, errand: Errand, ending: str, *, stopped: bool) -> None:
         """Whether the answer is right, and what it took to get it."""
-        falsified = self._falsified_answers() > self._falsified
+        falsified = self._was_falsified
         right = is_right(agent.chat_history, errand)
         if right and not (stopped or falsified or self._events["rejected"]):
             right = all(token in agent.chat_history[-1].text for token in errand.tokens)
@@ -273,6 +297,11 @@ class Conversation:
             self.found("results lost", f"handed out, and not in the history: {lost[0]}")
         if asking.torn:
             self.found("pieces that differ", f"heard otherwise piece by piece: {asking.torn[0]}")
+        if asking.disordered and not self._was_falsified:
+            self.found("pieces that differ", f"heard its text before its reasoning: {asking.disordered[0]}")
+        for result in asking.results:
+            if not any(_is_frame_of(result, message) for message in agent.chat_history):
+                self.found("pieces that differ", f"not a result of the history: {result}")
         results = [message.text for message in agent.chat_history if message.role == "tool"]
         said = "".join(results)
         for token in [token for token in asking.finished if token not in said]:
@@ -326,6 +355,13 @@ def _must_not_be(error: BaseException) -> str | None:
     if isinstance(error, BadRequestError | InvalidRequestError):
         return "requests refused as invalid"
     return None if isinstance(error, ChatProviderError) else "errors outside the tree"
+
+
+def _is_frame_of(result: ToolResult, message: Message) -> bool:
+    """Whether a message of a tool says what a frame said."""
+    value = result.return_value
+    said = message.role, message.tool_call_id, message.text, bool(message.is_tool_call_error)
+    return said == ("tool", result.tool_call_id, value.output, value.is_error)
 
 
 def _difference(some: Sequence[Message], others: Sequence[Message]) -> str:

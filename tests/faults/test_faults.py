@@ -11,6 +11,7 @@ import re
 import socket
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, suppress
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import campaign
@@ -22,9 +23,21 @@ from errands import Errand, Worker, answer, is_right
 from proxy import FAULTS, Proxy
 from report import ALL_FAULTS, MUST_BE_ZERO, Finding, Report
 
-from kimi_agent import End, Message, RoundFinished, generate
+from kimi_agent import (
+    End,
+    Message,
+    Reasoning,
+    RoundFinished,
+    StreamCompleted,
+    StreamFrame,
+    ToolOk,
+    ToolResult,
+    generate,
+)
+from kimi_agent.limits import Spent
 from kimi_agent.message import ToolCall
 from kimi_agent.testing import ScriptedKimi
+from kimi_agent.tools.allowance import CallOutcome
 
 ROUNDS = int(os.environ.get("KIMI_AGENT_FAULTS", "300"))
 SHARES = campaign.shares(ROUNDS, conversations=math.ceil(ROUNDS / 3 / talk.TALK))
@@ -89,24 +102,62 @@ class Wrong(Worker):
         await super().add_to_history(message)
 
 
-class Stuttering(Worker):
-    """Hands out every piece of an answer twice."""
+class Altering(Worker):
+    """Hands out other frames than those of its messages."""
 
     def full_round_frames(self, query: str, **options: Any) -> Any:
-        return Twice(super().full_round_frames(query, **options))
+        return Altered(super().full_round_frames(query, **options), self.altered)
+
+    def altered(self, frames: list[StreamFrame]) -> list[StreamFrame]:
+        """The frames of a message, as they are handed out."""
+        raise NotImplementedError
 
 
-class Twice:
-    """A round, with every frame but the last of an answer twice."""
+class Stuttering(Altering):
+    """Hands out every piece of an answer twice."""
 
-    def __init__(self, round_: Any) -> None:
-        self._round = round_
+    def altered(self, frames: list[StreamFrame]) -> list[StreamFrame]:
+        return [*frames[:-1], *frames]
+
+
+class Muddled(Altering):
+    """Hands out what it reasoned behind what it says."""
+
+    def altered(self, frames: list[StreamFrame]) -> list[StreamFrame]:
+        return sorted(frames, key=lambda frame: (isinstance(frame, End), isinstance(frame, Reasoning)))
+
+
+class Fanciful(Altering):
+    """Hands out other results than the history has."""
+
+    def altered(self, frames: list[StreamFrame]) -> list[StreamFrame]:
+        return [
+            frame.copy_with(return_value=ToolOk(output="something")) if isinstance(frame, ToolResult) else frame
+            for frame in frames
+        ]
+
+
+class Reticent(Altering):
+    """Hands out no results."""
+
+    def altered(self, frames: list[StreamFrame]) -> list[StreamFrame]:
+        return [frame for frame in frames if not isinstance(frame, ToolResult)]
+
+
+class Altered:
+    """A round whose frames are altered, message by message."""
+
+    def __init__(self, round_: Any, alter: Callable[[list[StreamFrame]], list[StreamFrame]]) -> None:
+        self._round, self._alter = round_, alter
 
     async def __aiter__(self) -> AsyncGenerator[Any]:
+        frames: list[StreamFrame] = []
         async for frame in self._round:
-            yield frame
-            if not isinstance(frame, End):
-                yield frame
+            frames.append(frame)
+            if isinstance(frame, End | ToolResult):
+                for each in self._alter(frames):
+                    yield each
+                frames = []
 
     async def __aenter__(self) -> Self:
         return self
@@ -121,6 +172,30 @@ class Secretive(Worker):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.on(RoundFinished, lambda _: self.chat_history.append(Message.user("psst")))
+
+
+class Discreet(Worker):
+    """Tells nobody that a call has finished."""
+
+    async def _commit(self, outcome: CallOutcome) -> None:
+        await super()._commit(replace(outcome, duration=None))
+
+
+class Curious(Worker):
+    """Asks everything twice, once without a word."""
+
+    async def get_prompt(self, include_functions: bool = True, **overrides: Any) -> list[Message]:
+        prompt = await super().get_prompt(include_functions, **overrides)
+        await (await self.provider.generate("", [], prompt)).aclose()
+        return prompt
+
+
+class Forgiving(Worker):
+    """Counts no answer."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.on(StreamCompleted, lambda _: setattr(self, "usage", Spent()))
 
 
 class Clumsy(Worker):
@@ -188,29 +263,38 @@ def _cleaned_up() -> Iterator[None]:
     Grasping.sockets.clear()
 
 
-BROKEN = {
-    "results lost": Forgetful,
-    "histories invalid": Incomplete,
-    "answers wrong": Wrong,
-    "pieces that differ": Stuttering,
-    "sessions that differ": Secretive,
-    "errors outside the tree": Clumsy,
-    "rounds that hang": Endless,
-    "requests refused as invalid": Rude,
-    "tasks leaked": Littering,
-    "sockets leaked": Grasping,
-    "complaints of the event loop": Careless,
+BROKEN: dict[type[Worker], str] = {
+    Forgetful: "results lost",
+    Reticent: "results lost",
+    Incomplete: "histories invalid",
+    Wrong: "answers wrong",
+    Stuttering: "pieces that differ",
+    Muddled: "pieces that differ",
+    Fanciful: "pieces that differ",
+    Discreet: "events that differ",
+    Curious: "requests nobody asked for",
+    Forgiving: "usage that differs",
+    Secretive: "sessions that differ",
+    Clumsy: "errors outside the tree",
+    Endless: "rounds that hang",
+    Rude: "requests refused as invalid",
+    Littering: "tasks leaked",
+    Grasping: "sockets leaked",
+    Careless: "complaints of the event loop",
 }
+"""Agents that are broken on purpose, and as what each is found out."""
 
 
 @pytest.mark.usefixtures("_cleaned_up")
-@pytest.mark.parametrize("kind", BROKEN)
-async def test_an_agent_that_is_broken_on_purpose_is_found_out(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("broken", "kind"), BROKEN.items(), ids=[broken.__name__ for broken in BROKEN])
+async def test_an_agent_that_is_broken_on_purpose_is_found_out(
+    broken: type[Worker], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(talk, "PATIENCE", 0.01)
     monkeypatch.setattr(talk, "WAYS", consumers.WAYS[-1:])
     monkeypatch.setattr(talk, "STOPS", {"read": 1})
     monkeypatch.setattr(consumers, "HANGS", 0.01 if kind == "rounds that hang" else consumers.HANGS)
-    report = await Campaign(seed=1, kind=BROKEN[kind]).play(range(5))
+    report = await Campaign(seed=1, kind=broken).play(range(5))
     assert kind in {finding.kind for finding in report.findings}
 
 
@@ -220,7 +304,7 @@ def test_a_fault_that_never_strikes_is_found_out() -> None:
     report.endings["answered right"] = 1_600
     report.find_what_is_missing()
     assert report.findings == [Finding(0, "faults that never struck", ALL_FAULTS[0])]
-    assert {*BROKEN, "faults that never struck", "answers too seldom right"} == set(MUST_BE_ZERO)
+    assert {*BROKEN.values(), "faults that never struck", "answers too seldom right"} == set(MUST_BE_ZERO)
 
 
 def test_an_agent_that_answers_with_errors_alone_is_found_out() -> None:
