@@ -287,9 +287,9 @@ class Agent(Lasting, Forking, approving.Approving, calls.Calling):
             PromptTooLong: the always included messages and the functions do not fit.
             MessageTooLong: the newest user message and the newest exchange do not fit.
         """
-        history.check_messages(self)
         await self._keeper.restore(self)
-        return await asking.prompt(self, include_functions, overrides)
+        with history.naming_what_is_no_message(self):
+            return await asking.prompt(self, include_functions, overrides)
 
     async def compact(self) -> bool:
         """Make the history shorter now, as `compaction` says; whether that was possible."""

@@ -18,7 +18,8 @@ input.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from .message import Message, TextPart, ThinkPart, ToolCall, once_per_value
@@ -29,6 +30,7 @@ __all__ = [
     "check_messages",
     "is_begun",
     "is_empty",
+    "naming_what_is_no_message",
     "open_calls",
     "paired",
     "placed",
@@ -58,6 +60,20 @@ def check_messages(conversation: Said) -> None:
             kind = type(messages[place]).__name__
             better = "Message.model_validate(...)" if kind == "dict" else "Message.user(...)"
             raise TypeError(f"item {place} of {name} is a {kind}, and no Message; use {better}")
+
+
+@contextmanager
+def naming_what_is_no_message(conversation: Said) -> Generator[None]:
+    """Say which item is no message where that is why something failed. A long history is not looked through before.
+
+    Raises:
+        TypeError: naming the first that is none.
+    """
+    try:
+        yield
+    except AttributeError:
+        check_messages(conversation)
+        raise
 
 
 def calls_of(message: Message) -> tuple[ToolCall, ...]:

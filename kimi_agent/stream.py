@@ -415,7 +415,7 @@ class Round(Generic[Item]):
         """
         turn = self._turn
         if turn.superseded:
-            raise RoundInProgressError("this round was closed because its agent began another one")
+            raise RoundInProgressError(f"this round was closed because its agent {turn.superseded}")
         if turn.is_closing:
             await turn.until_ended()
         if turn.ended is not None:

@@ -29,7 +29,7 @@ from loguru import logger
 
 from .errors import ApprovalPending, RoundInProgressError
 from .events import Handlers, RoundFinished
-from .history import check_messages, open_calls, placed
+from .history import naming_what_is_no_message, open_calls, placed
 from .hooks import added
 from .message import Message, ToolCall
 from .tools.allowance import CallOutcome
@@ -239,8 +239,8 @@ class Turn:
         """
         self._owner, self._loop = _running_task(), asyncio.get_running_loop()
         await self._turns.take(self)
-        check_messages(self.conversation)
-        self._left_open = open_calls(self.conversation.chat_history)
+        with naming_what_is_no_message(self.conversation):
+            self._left_open = open_calls(self.conversation.chat_history)
         self._began = True
 
     def belongs_to(self, round_: Closable) -> None:

@@ -899,7 +899,6 @@ async def test_loading_within_a_round_is_refused_and_closes_one_that_was_left(tm
         await anext(left)
 
 
-@pytest.mark.xfail(strict=True, reason="`Round.__anext__` does not say yet what `Turn.superseded` says")
 async def test_a_round_that_was_closed_by_loading_says_so(tmp_path: Path):
     agent = Agent(ScriptedKimi([say("Hello.")]))
     agent.save(tmp_path / "chat.json")
