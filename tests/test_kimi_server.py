@@ -485,10 +485,13 @@ async def test_a_stream_that_stalls_stays_open_until_the_client_closes_it(whole:
     received = b""
     async with KimiServer([LONG], delivery=Delivery(stop_after=300, stop="stall", whole=whole)) as server:
         async with client_of(server) as client:
-            async with client.stream("POST", "/chat/completions", json=streamed(), timeout=0.02) as response:
-                with pytest.raises(httpx.ReadTimeout):
-                    async for piece in response.aiter_raw():
-                        received += piece
+            async with client.stream("POST", "/chat/completions", json=streamed()) as response:
+                pieces = response.aiter_raw()
+                while len(received) < 300:
+                    received += await anext(pieces)
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.02):
+                        received += await anext(pieces)
                 assert server.connections == 1
             await server.until(lambda: server.connections == 0)
     assert len(received) == 300
