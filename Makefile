@@ -4,6 +4,8 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 SEED ?= $(shell date +%s)
 
+unexport PYTHONDONTWRITEBYTECODE  # hundreds of processes are started here: what they run is compiled once
+
 .PHONY: demo test nightly faults check docs contracts coverage lowest pythons package bench peers clean
 
 demo: $(VENV)/ready  ## an agent with tools, in the terminal
