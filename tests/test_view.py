@@ -570,8 +570,8 @@ def test_each_answer_has_the_window_of_its_own_model():
     )
 
 
-def ran(began: float, seconds: float, name: str = "look", *, failed: bool = False) -> Call:
-    return Call(name, MeasuredCall(began=began, seconds=seconds), failed)
+def ran(began: float, seconds: float, name: str = "look", *, failed: bool = False, answer: int = 0) -> Call:
+    return Call(name, MeasuredCall(began=began, seconds=seconds), failed, answer)
 
 
 def test_the_time_line_has_everything_where_it_was():
@@ -590,6 +590,12 @@ def test_the_time_line_has_everything_where_it_was():
     ]
     assert "answer 1: RateLimitError: busy, again after 500 ms" in titles(figure)
     assert timeline.time_line([], []) is None
+
+
+def test_what_happened_in_one_millisecond_stands_in_the_order_of_the_conversation():
+    asked = [answered(number, began=100.0, seconds=0.0) for number in (1, 2)]
+    figure = timeline.time_line(asked, [ran(100.0, 0.0, "look", answer=1), ran(100.0, 0.0, "find", answer=2)])
+    assert [row[1] for row in numbers(figure)] == ["answer 1", "look", "answer 2", "find"]
 
 
 def labels(figure: drawing.Figure | None, line: int = 0) -> list[str]:

@@ -64,11 +64,13 @@ class Call:
         name: of the function.
         took: what it took.
         failed: whether it went wrong.
+        answer: the number of the one that made it.
     """
 
     name: str
     took: MeasuredCall
     failed: bool = False
+    answer: int = 0
 
 
 _PAPER: Final = 600

@@ -102,7 +102,7 @@ class _Turn:
         """Its calls that were measured."""
         results = [(call, result) for call, result in self.calls if result is not None]
         return [
-            Call(call.name, took, bool(result.is_tool_call_error))
+            Call(call.name, took, bool(result.is_tool_call_error), self.number)
             for call, result in results
             if (took := of_call(result)) is not None
         ]
